@@ -1,0 +1,210 @@
+#include "context.h"
+
+#include <math.h>
+#include <new>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu.h"
+
+fth_status fth_context::fail(fth_status status, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+char* fth_context::reserve(size_t bytes) {
+  constexpr size_t kHugePage = size_t(2) << 20;
+  if (bytes <= scratch_bytes) return scratch;
+  // Half as much again, so that slowly growing steps do not allocate each time.
+  const size_t wanted = (bytes + bytes / 2 + kHugePage - 1) / kHugePage * kHugePage;
+  void* fresh = nullptr;
+  if (posix_memalign(&fresh, kHugePage, wanted) != 0) {
+    fail(FTH_OUT_OF_MEMORY, "context: scratch of %zu bytes could not be allocated", wanted);
+    return nullptr;
+  }
+  madvise(fresh, wanted, MADV_HUGEPAGE);
+  free(scratch);
+  scratch = static_cast<char*>(fresh);
+  scratch_bytes = wanted;
+  return scratch;
+}
+
+namespace fth {
+
+bool Check::that(bool condition, const char* format, ...) {
+  if (condition || !ok()) return condition;
+  const int prefix = snprintf(ctx_->message, sizeof ctx_->message, "%s: ", function_);
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(ctx_->message + prefix, sizeof ctx_->message - size_t(prefix), format, arguments);
+  va_end(arguments);
+  status_ = FTH_INVALID_ARGUMENT;
+  return false;
+}
+
+bool Check::at_least(const char* name, int64_t value, int64_t least) {
+  return that(value >= least, "%s must be at least %lld, got %lld", name, (long long)least, (long long)value);
+}
+
+bool Check::range(const char* name, int64_t value, int64_t least, int64_t most) {
+  return that(value >= least && value <= most, "%s must be in %lld..%lld, got %lld", name, (long long)least,
+              (long long)most, (long long)value);
+}
+
+bool Check::finite(const char* name, float value) {
+  return that(isfinite(value), "%s must be a finite number, got %g", name, double(value));
+}
+
+bool Check::pointer(const char* name, const void* p, size_t alignment, bool required) {
+  if (p == nullptr) return that(!required, "%s must not be null", name);
+  return that(reinterpret_cast<uintptr_t>(p) % alignment == 0, "%s must be aligned to %zu bytes, got address %p", name,
+              alignment, p);
+}
+
+bool Check::disjoint(const char* a_name, const void* a, int64_t a_bytes, const char* b_name, const void* b,
+                     int64_t b_bytes) {
+  if (a == nullptr || b == nullptr || a_bytes <= 0 || b_bytes <= 0) return true;
+  const uintptr_t x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
+  return that(x + uintptr_t(a_bytes) <= y || y + uintptr_t(b_bytes) <= x, "%s and %s must not overlap", a_name, b_name);
+}
+
+bool Check::depths(const fth_row* rows, int64_t count, int32_t depths) {
+  if (!ok()) return false;
+  for (int64_t i = 0; i < count; i++)
+    if (rows[i].depth < 0 || rows[i].depth >= depths)
+      return that(false, "rows[%lld].depth must be in 0..%d, got %d", (long long)i, depths - 1, rows[i].depth);
+  return true;
+}
+
+}  // namespace fth
+
+namespace {
+
+// Decides the instruction set from the argument and FATHOM_ISA; -2 for an unknown name.
+int32_t choose_isa(int32_t cap, const char* name) {
+  const int32_t best = fth::best_isa();
+  if (cap == FTH_ISA_AUTO) {
+    if (name == nullptr || name[0] == 0) return best;
+    cap = -2;
+    for (int32_t isa = FTH_ISA_SCALAR; isa <= FTH_ISA_AVX512; isa++)
+      if (strcmp(name, fth_isa_name(isa)) == 0) cap = isa;
+    if (cap == -2) return -2;
+  }
+  return cap < best ? cap : best;
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t fth_abi(void) { return FTH_ABI; }
+int32_t fth_isa_best(void) { return fth::best_isa(); }
+
+const char* fth_isa_name(int32_t isa) {
+  switch (isa) {
+    case FTH_ISA_SCALAR: return "scalar";
+    case FTH_ISA_AVX2: return "avx2";
+    case FTH_ISA_AVX512: return "avx512";
+    default: return "unknown";
+  }
+}
+
+int32_t fth_cuda_device_count(void) { return 0; }
+
+fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_t isa, char* message,
+                              int64_t message_bytes, fth_context** out) {
+  const size_t room = message == nullptr || message_bytes < 0 ? 0 : size_t(message_bytes);
+  const auto refuse = [&](fth_status status, const char* format, auto... values) {
+    if (room > 0) snprintf(message, room, format, values...);
+    return status;
+  };
+  if (room > 0) message[0] = 0;
+  if (out == nullptr) return refuse(FTH_INVALID_ARGUMENT, "%s", "fth_context_create: out must not be null");
+  *out = nullptr;
+  if (backend == FTH_CUDA)
+    return refuse(FTH_UNSUPPORTED, "%s", "fth_context_create: this library was built without CUDA; use a CPU context");
+  if (backend != FTH_CPU)
+    return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: backend must be 0 (CPU) or 1 (CUDA), got %d", backend);
+  constexpr int kMostWorkers = 1024;
+  if (workers_or_device < 0 || workers_or_device > kMostWorkers)
+    return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: workers must be in 0..%d, got %d", kMostWorkers,
+                  workers_or_device);
+  if (isa < FTH_ISA_AUTO || isa > FTH_ISA_AVX512)
+    return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: isa must be in -1..2, got %d", isa);
+  const char* name = getenv("FATHOM_ISA");
+  const int32_t chosen = choose_isa(isa, name);
+  if (chosen == -2)
+    return refuse(FTH_INVALID_ARGUMENT,
+                  "fth_context_create: FATHOM_ISA must be scalar, avx2 or avx512, got \"%.64s\"", name);
+
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignof(fth_context), sizeof(fth_context)) != 0)
+    return refuse(FTH_OUT_OF_MEMORY, "%s", "fth_context_create: no memory for the context");
+  fth_context* ctx = new (memory) fth_context();
+  ctx->message[0] = 0;
+  const int workers = workers_or_device > 0 ? workers_or_device : fth::usable_cores();
+  ctx->info = {FTH_CPU, chosen, fth::best_isa(), chosen == FTH_ISA_AVX512 && fth::has_bf16_dot(), workers, 0,
+               fth::l2_bytes(), fth::l3_bytes()};
+  if (!ctx->pool.start(workers)) {
+    free(ctx);
+    return refuse(FTH_OUT_OF_MEMORY, "fth_context_create: %d worker threads could not be started", workers);
+  }
+  *out = ctx;
+  return FTH_OK;
+}
+
+void fth_context_destroy(fth_context* ctx) {
+  if (ctx == nullptr) return;
+  ctx->pool.stop();
+  free(ctx->scratch);
+  free(ctx);
+}
+
+const char* fth_context_message(const fth_context* ctx) { return ctx == nullptr ? "" : ctx->message; }
+
+fth_status fth_context_info(fth_context* ctx, fth_info* out) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_context_info");
+  if (!check.array("out", out)) return check.status();
+  *out = ctx->info;
+  return FTH_OK;
+}
+
+fth_status fth_synchronize(fth_context* ctx) {
+  FTH_ENTER(ctx);
+  return FTH_OK;
+}
+
+fth_status fth_nop(fth_context* ctx, const void*, const void*, const void*, const void*, void*) {
+  return ctx == nullptr ? FTH_INVALID_ARGUMENT : FTH_OK;
+}
+
+fth_status fth_memory_map(int64_t bytes, void** out) {
+  constexpr size_t kHugePage = size_t(2) << 20;
+  if (out == nullptr) return FTH_INVALID_ARGUMENT;
+  *out = nullptr;
+  if (bytes <= 0 || bytes > (int64_t(1) << 46)) return FTH_INVALID_ARGUMENT;
+  // One huge page more than asked for, so that an aligned start can be cut out.
+  const size_t wanted = size_t(fth::round_up(bytes, 4096)), total = wanted + kHugePage;
+  char* mapped = static_cast<char*>(mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (mapped == MAP_FAILED) return FTH_OUT_OF_MEMORY;
+  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(mapped) % kHugePage) % kHugePage;
+  if (skip > 0) munmap(mapped, skip);
+  if (skip < kHugePage) munmap(mapped + skip + wanted, kHugePage - skip);
+  madvise(mapped + skip, wanted, MADV_HUGEPAGE);
+  *out = mapped + skip;
+  return FTH_OK;
+}
+
+void fth_memory_unmap(void* memory, int64_t bytes) {
+  if (memory != nullptr && bytes > 0) munmap(memory, size_t(fth::round_up(bytes, 4096)));
+}
+
+}  // extern "C"
