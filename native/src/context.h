@@ -9,6 +9,10 @@
 
 namespace fth {
 
+// Limits of what a call may ask for; products of them do not overflow 64 bits.
+constexpr int64_t kMostFeatures = int64_t(1) << 24;
+constexpr int64_t kMostRows = int64_t(1) << 30;
+
 // Offsets of temporaries in one scratch allocation, each 64-byte aligned.
 class Layout {
  public:

@@ -6,9 +6,6 @@
 
 namespace fth {
 
-constexpr int64_t kMostFeatures = int64_t(1) << 24;
-constexpr int64_t kMostRows = int64_t(1) << 30;
-
 inline int64_t element_bytes(int32_t type) { return type == FTH_F32 ? 4 : 2; }
 // Elements from row to row of a contiguous x that is multiplied by weights of `type`.
 inline int64_t x_stride(int64_t in, int32_t type) { return type == FTH_BF16 ? round_up(in, 2) : in; }
