@@ -1,0 +1,95 @@
+// Attention of rows over lists of entries in a pool, or over dense K,V with a depth mask:
+//   out = sum_k softmax_k(scale * q.k + bias) v   over the items a row sees.
+//
+// A row's bits are a function of the row. A list is read in *chunks* of 64 items counted from its item 0; each chunk is
+// one step of the online softmax, and a chunk is the same arithmetic whether it is a page of the pool read in place or
+// items gathered from anywhere. Eight chunks make a *piece* with its own (max, sum, out); pieces merge in list order.
+// What a row sees of a chunk is one 64-bit mask. K and V of items it does not see reach nothing, not even as 0 * V.
+//
+// With bf16 K,V every instruction set rounds scale * q and the softmax weights to bf16 before the products (the sum of
+// the weights takes them unrounded). Sums are fp32.
+#pragma once
+#include <cstdint>
+
+#include "fathom/fathom.h"
+#include "../kv/kv.h"
+
+namespace fth::attention {
+
+constexpr int64_t kChunk = kv::kPage;
+constexpr int64_t kPiece = 8 * kChunk;
+constexpr int32_t kVectors = 30;  // most query vectors (rows x heads) of a tile: five register blocks of six
+
+struct Args {
+  const fth_row* rows;
+  int64_t heads, kv_heads, head_dim;
+  float scale;
+  const float* q;  // rows of [heads, head_dim]
+  int64_t q_stride;
+  void* out;       // rows of [heads, head_dim], f32 or bf16
+  int64_t out_stride;
+  bool out_bf16;
+  bool kv_bf16;
+  bool masked;     // which of the two forms
+
+  // List form.
+  const int32_t* entries;
+  const int32_t* entry_position;  // or null: an item's index in its list
+  kv::Pool pool;
+  int64_t layer;
+
+  // Mask form: strides in elements, the list is the positions of rows[i].sequence.
+  const void* k;
+  const void* v;
+  int64_t sequence_stride, token_stride, head_stride;
+  const int32_t* reach;  // [sequences, tokens]; item t counts iff reach >= depth
+  int64_t tokens;
+
+  int32_t bias_kind, bias_center;
+  int64_t bias_width;
+  const float* bias;
+};
+
+// Rows [row, row + rows) read one list; together they see nothing outside its items [begin, end).
+struct Tile {
+  int32_t row, rows, begin, end;
+};
+
+// A tile's heads are handled in parts: the heads of one kv head, split evenly if they are more than kVectors.
+static inline int64_t parts_per_group(const Args& a) { return (a.heads / a.kv_heads + kVectors - 1) / kVectors; }
+static inline int64_t parts(const Args& a) { return a.kv_heads * parts_per_group(a); }
+
+// Softmax state of `vectors` query vectors: max [kVectors], sum [kVectors], out [vectors][padded head_dim].
+static inline int64_t state_floats(const Args& a, int64_t vectors) {
+  return 2 * 32 + vectors * kv::padded(a.head_dim);
+}
+
+// What one thread needs.
+struct alignas(64) Workspace {
+  float query[kVectors * kv::kMostHeadDim];        // scale * q in the form that the products read
+  float weight[kVectors * kChunk];                 // scores, then softmax weights
+  float bias[kVectors * kChunk];
+  float sum[kVectors * 16];                        // lanes of the running sums
+  float factor[32];
+  float piece[2 * 32 + kVectors * kv::kMostHeadDim];
+  float total[2 * 32 + kVectors * kv::kMostHeadDim];
+  uint32_t k_tile[kChunk * kv::kMostHeadDim];      // gathered chunk, laid out as a page's
+  uint32_t v_tile[kChunk * kv::kMostHeadDim];
+};
+
+// All of a tile's part: writes the output.
+using Whole = void(const Args&, const Tile&, int64_t part, Workspace&);
+// One piece of it: writes a state.
+using Piece = void(const Args&, const Tile&, int64_t part, int64_t piece, Workspace&, float* state);
+// Merges `pieces` states, `stride` floats apart, in order into `total`; `first`: total holds nothing yet.
+using Merge = void(const Args&, const Tile&, int64_t part, const float* states, int64_t stride, int64_t pieces,
+                   bool first, float* total);
+// Writes the output from a total.
+using Finish = void(const Args&, const Tile&, int64_t part, const float* total);
+
+namespace scalar { Whole whole; }
+namespace avx2 { Whole whole; Piece piece; Merge merge; Finish finish; }
+namespace avx512 { Whole whole; Piece piece; Merge merge; Finish finish; }
+namespace avx512bf16 { Whole whole; Piece piece; }  // bf16 K,V with AVX512-BF16 dot products
+
+}  // namespace fth::attention

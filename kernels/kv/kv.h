@@ -1,0 +1,55 @@
+// The K,V pool. A *page* is 64 entries; the pool is [page][layer][kv_head]{K tile, V tile}. Inside a tile both products of
+// attention read memory in order, 64 columns wide:
+//   K tile  f32 [head_dim][64 keys]               bf16 [head_dim / 2][64 keys][2]
+//   V tile  f32 per block of 64 dims [64 keys][w]  bf16 [32 key pairs][w][2]     (w: 64, the last block's is narrower)
+// V's dims are padded to a multiple of 16. Slots of entries that were never written hold anything.
+#pragma once
+#include <cstdint>
+
+#include "fathom/fathom.h"
+
+namespace fth::kv {
+
+constexpr int64_t kPage = 64;
+constexpr int64_t kMostHeadDim = 256;
+
+struct Pool {
+  char* data;
+  int64_t layers, kv_heads, head_dim;
+  bool bf16;
+};
+
+static inline int64_t element_bytes(bool bf16) { return bf16 ? 2 : 4; }
+static inline int64_t padded(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+static inline int64_t k_tile_bytes(const Pool& p) { return kPage * p.head_dim * element_bytes(p.bf16); }
+static inline int64_t v_tile_bytes(const Pool& p) { return kPage * padded(p.head_dim) * element_bytes(p.bf16); }
+static inline int64_t head_bytes(const Pool& p) { return k_tile_bytes(p) + v_tile_bytes(p); }
+static inline int64_t page_bytes(const Pool& p) { return p.layers * p.kv_heads * head_bytes(p); }
+// Where the K tile of (page, layer, kv head) begins; its V tile follows.
+static inline char* tile(const Pool& p, int64_t page, int64_t layer, int64_t head) {
+  return p.data + page * page_bytes(p) + (layer * p.kv_heads + head) * head_bytes(p);
+}
+
+// Index of element (key 0..63, dim) in a tile.
+static inline int64_t k_index(bool bf16, int64_t key, int64_t dim) {
+  return bf16 ? dim / 2 * (2 * kPage) + key * 2 + dim % 2 : dim * kPage + key;
+}
+static inline int64_t v_index(bool bf16, int64_t head_dim, int64_t key, int64_t dim) {
+  const int64_t block = dim / 64, column = dim % 64, rest = padded(head_dim) - block * 64;
+  const int64_t width = rest < 64 ? rest : 64;
+  return block * 64 * kPage + (bf16 ? (key / 2 * width + column) * 2 + key % 2 : key * width + column);
+}
+
+struct Args {
+  Pool pool;
+  int64_t layer;
+  const int32_t* entry;   // of item i: entry[i * entry_stride]; -1 skips the item
+  int64_t entry_stride;
+};
+
+// Items [begin, end): stores k, v [items, kv_heads, head_dim] (`stride` floats between items), or reads them back.
+using Write = void(const Args&, const float* k, const float* v, int64_t stride, int64_t begin, int64_t end);
+using Read = void(const Args&, float* k, float* v, int64_t begin, int64_t end);
+namespace scalar { Write write; Read read; }
+
+}  // namespace fth::kv
