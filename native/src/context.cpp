@@ -83,6 +83,14 @@ bool Check::depths(const fth_row* rows, int64_t count, int32_t depths) {
   return true;
 }
 
+bool Check::indices(const char* name, const int32_t* index, int64_t count, int64_t limit) {
+  if (!ok()) return false;
+  for (int64_t i = 0; i < count; i++)
+    if (index[i] < 0 || index[i] >= limit)
+      return that(false, "%s[%lld] must be in 0..%lld, got %d", name, (long long)i, (long long)limit - 1, index[i]);
+  return true;
+}
+
 }  // namespace fth
 
 namespace {

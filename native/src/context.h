@@ -88,6 +88,8 @@ class Check {
   bool disjoint(const char* a_name, const void* a, int64_t a_bytes, const char* b_name, const void* b, int64_t b_bytes);
   // Every rows[i].depth is in [0, depths).
   bool depths(const fth_row* rows, int64_t count, int32_t depths);
+  // Every index[i] is in [0, limit).
+  bool indices(const char* name, const int32_t* index, int64_t count, int64_t limit);
 
  private:
   fth_context* ctx_;

@@ -1,0 +1,22 @@
+// Rows back to their places: x[index[i]] += gate[i] * y[i]. The product is rounded before it is added, so all targets
+// give the same bits. (Gathering rows is a memory copy and needs no kernel.)
+#pragma once
+#include <cstdint>
+
+namespace fth::compact {
+
+struct Args {
+  const int32_t* index;  // [rows], all different
+  const float* gate;     // [rows] or null: 1
+  const float* y;        // [rows, width]
+  float* x;
+  int64_t width;
+};
+
+// Rows [begin, end) of y.
+using ScatterAdd = void(const Args&, int64_t begin, int64_t end);
+namespace scalar { ScatterAdd scatter_add; }
+namespace avx2 { ScatterAdd scatter_add; }
+namespace avx512 { ScatterAdd scatter_add; }
+
+}  // namespace fth::compact

@@ -1,0 +1,90 @@
+#include "compact/compact.h"
+
+#include <string.h>
+
+#include "context.h"
+
+namespace {
+
+bool ascending(const int32_t* index, int64_t count) {
+  for (int64_t i = 1; i < count; i++)
+    if (index[i] <= index[i - 1]) return false;
+  return true;
+}
+
+// No index occurs twice; `seen` has a bit per target, all indices are in range.
+bool check_distinct(fth::Check& check, const int32_t* index, int64_t count, int64_t target_count, uint64_t* seen) {
+  memset(seen, 0, size_t(fth::ceil_div(target_count, 64)) * sizeof *seen);
+  for (int64_t i = 0; i < count; i++) {
+    uint64_t& word = seen[index[i] / 64];
+    const uint64_t bit = uint64_t(1) << index[i] % 64;
+    if (!check.that((word & bit) == 0, "index[%lld] must differ from all before it, got %d again", (long long)i, index[i]))
+      return false;
+    word |= bit;
+  }
+  return true;
+}
+
+}  // namespace
+
+extern "C" {
+
+fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int64_t count, const int32_t* index,
+                      const float* x, float* y) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_gather");
+  check.range("width", width, 1, fth::kMostFeatures);
+  check.range("source_count", source_count, 0, fth::kMostRows);
+  check.range("count", count, 0, fth::kMostRows);
+  const bool any = count > 0;
+  check.array("index", index, any);
+  check.array("x", x, any);
+  check.array("y", y, any);
+  if (!check.ok()) return check.status();
+  const int64_t row_bytes = int64_t(width) * 4;
+  check.disjoint("index", index, count * 4, "y", y, count * row_bytes);
+  check.disjoint("x", x, source_count * row_bytes, "y", y, count * row_bytes);
+  check.indices("index", index, count, source_count);
+  if (!check.ok()) return check.status();
+
+  fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) memcpy(y + i * width, x + int64_t(index[i]) * width, size_t(row_bytes));
+  });
+  return FTH_OK;
+}
+
+fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
+                           const float* gate, const float* y, float* x) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_scatter_add");
+  check.range("width", width, 1, fth::kMostFeatures);
+  check.range("target_count", target_count, 0, fth::kMostRows);
+  check.range("count", count, 0, fth::kMostRows);
+  const bool any = count > 0;
+  check.array("index", index, any);
+  check.array("gate", gate, false);
+  check.array("y", y, any);
+  check.array("x", x, any);
+  if (!check.ok()) return check.status();
+  const int64_t row_bytes = int64_t(width) * 4, x_bytes = target_count * row_bytes;
+  check.disjoint("index", index, count * 4, "x", x, x_bytes);
+  check.disjoint("gate", gate, count * 4, "x", x, x_bytes);
+  check.disjoint("y", y, count * row_bytes, "x", x, x_bytes);
+  check.indices("index", index, count, target_count);
+  if (!check.ok()) return check.status();
+  if (!ascending(index, count)) {
+    fth::Layout layout;
+    layout.add<uint64_t>(fth::ceil_div(target_count, 64));
+    char* seen = ctx->reserve(layout.bytes());
+    if (seen == nullptr) return FTH_OUT_OF_MEMORY;
+    if (!check_distinct(check, index, count, target_count, reinterpret_cast<uint64_t*>(seen))) return check.status();
+  }
+
+  const fth::compact::Args args{index, gate, y, x, width};
+  const auto kernel = fth::for_isa(ctx, fth::compact::scalar::scatter_add, fth::compact::avx2::scatter_add,
+                                   fth::compact::avx512::scatter_add);
+  fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
+  return FTH_OK;
+}
+
+}  // extern "C"
