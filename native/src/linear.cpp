@@ -119,6 +119,10 @@ void packed_row(const WeightShape& shape, const void* packed, int64_t row, float
   for (int64_t i = 0; i < shape.in; i++) out[i] = load(shape.type, panel, packed_index(shape.type, j % linear::kPanel, i));
 }
 
+void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out) {
+  for (int64_t i = 0; i < count; i++) out[i] = load(source_type, source, i) * scale;
+}
+
 DepthGroups group_by_depth(const fth_row* rows, const int32_t* subset, int64_t count, int32_t depths, int32_t* order,
                            int32_t* begin) {
   const auto row = [&](int64_t i) { return subset == nullptr ? int32_t(i) : subset[i]; };

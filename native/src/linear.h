@@ -26,6 +26,8 @@ void pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_
                int32_t source_type, const void* source, void* packed);
 // Row `row` of W as fp32.
 void packed_row(const WeightShape& shape, const void* packed, int64_t row, float* out);
+// Elements of a checkpoint's tensor (FTH_F32, FTH_BF16 or FTH_F16) as fp32, times scale.
+void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out);
 
 // LoRA pairs of one linear in one buffer: for each depth A [rank, in], then B [w_rows, rank], each packed.
 struct LoraShape {
