@@ -35,6 +35,7 @@ void rows(const Args& a, int64_t begin, int64_t end) {
       __m256 y = _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + k, lanes), mean), scale);
       if (gain != nullptr) y = _mm256_mul_ps(y, _mm256_maskload_ps(gain + k, lanes));
       if (bias != nullptr) y = _mm256_add_ps(y, _mm256_maskload_ps(bias + k, lanes));
+      if (a.residual != nullptr) y = _mm256_add_ps(y, _mm256_maskload_ps(a.residual + i * n + k, lanes));
       if (a.y != nullptr) _mm256_maskstore_ps(a.y + i * n + k, lanes, y);
       if (a.y_bf16 != nullptr) {
         alignas(16) uint16_t eight[8];
@@ -42,6 +43,7 @@ void rows(const Args& a, int64_t begin, int64_t end) {
         memcpy(a.y_bf16 + i * a.stride_bf16 + k, eight, size_t(n - k < 8 ? n - k : 8) * 2);
       }
     }
+    if (a.y_bf16 != nullptr && a.stride_bf16 > n) a.y_bf16[i * a.stride_bf16 + n] = 0;
   }
 }
 

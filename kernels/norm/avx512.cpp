@@ -33,9 +33,11 @@ void rows(const Args& a, int64_t begin, int64_t end) {
       __m512 y = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, x + k), mean), scale);
       if (gain != nullptr) y = _mm512_mul_ps(y, _mm512_maskz_loadu_ps(lanes, gain + k));
       if (bias != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes, bias + k));
+      if (a.residual != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes, a.residual + i * n + k));
       if (a.y != nullptr) _mm512_mask_storeu_ps(a.y + i * n + k, lanes, y);
       if (a.y_bf16 != nullptr) _mm256_mask_storeu_epi16(a.y_bf16 + i * a.stride_bf16 + k, lanes, bf16_of_16(y));
     }
+    if (a.y_bf16 != nullptr && a.stride_bf16 > n) a.y_bf16[i * a.stride_bf16 + n] = 0;
   }
 }
 

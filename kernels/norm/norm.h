@@ -1,6 +1,7 @@
 // RMSNorm and LayerNorm over rows.
 //   RMS:   y = x / sqrt(mean(x^2) + eps) * gain
 //   Layer: y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * gain + bias
+// A residual, if there is one, is added to the result.
 #pragma once
 #include <cstdint>
 
@@ -9,16 +10,17 @@
 namespace fth::norm {
 
 struct Args {
-  const float* x;       // [rows, width]
-  const fth_row* rows;  // depth of each row, or null: all 0
-  const float* gain;    // [depths, width] or null
-  const float* bias;    // [depths, width] or null
-  float* y;             // [rows, width] or null; may be x
-  uint16_t* y_bf16;     // [rows, stride_bf16] or null: the result rounded to bf16
+  const float* x;         // [rows, width]
+  const fth_row* rows;    // depth of each row, or null: all 0
+  const float* gain;      // [depths, width] or null
+  const float* bias;      // [depths, width] or null
+  const float* residual;  // [rows, width] or null
+  float* y;               // [rows, width] or null; may be x or residual
+  uint16_t* y_bf16;       // [rows, stride_bf16] or null: the result rounded to bf16; width odd: a zero behind the row
   int64_t width;
   int64_t stride_bf16;
   float eps;
-  bool layer;           // LayerNorm
+  bool layer;             // LayerNorm
 };
 
 // Rows [begin, end).

@@ -22,9 +22,11 @@ void rows(const Args& a, int64_t begin, int64_t end) {
       float y = (x[k] - mean) * scale;
       if (a.gain != nullptr) y *= a.gain[depth * a.width + k];
       if (a.bias != nullptr) y += a.bias[depth * a.width + k];
+      if (a.residual != nullptr) y += a.residual[i * a.width + k];
       if (a.y != nullptr) a.y[i * a.width + k] = y;
       if (a.y_bf16 != nullptr) a.y_bf16[i * a.stride_bf16 + k] = bf16_of_float(y);
     }
+    if (a.y_bf16 != nullptr && a.stride_bf16 > a.width) a.y_bf16[i * a.stride_bf16 + a.width] = 0;
   }
 }
 

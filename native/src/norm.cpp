@@ -27,7 +27,7 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   if (rows != nullptr) check.depths(rows, count, shape->depths);
   if (!check.ok()) return check.status();
 
-  const fth::norm::Args args{x,     shape->depths > 1 ? rows : nullptr, gain, bias, y, nullptr, shape->width, 0,
+  const fth::norm::Args args{x,     shape->depths > 1 ? rows : nullptr, gain, bias, nullptr, y, nullptr, shape->width, 0,
                              shape->eps, shape->kind == FTH_LAYER_NORM};
   const auto kernel = fth::for_isa(ctx, fth::norm::scalar::rows, fth::norm::avx2::rows, fth::norm::avx512::rows);
   // A piece of about 16 K elements is worth handing to another thread.

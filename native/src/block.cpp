@@ -1,0 +1,490 @@
+#include "block.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "attention.h"
+#include "kv.h"
+#include "norm/norm.h"
+#include "rope.h"
+#include "simd/scalar.h"
+
+namespace fth {
+
+BlockPlan::BlockPlan(const fth_block_shape& s) {
+  const int64_t d = s.hidden_size, f = s.intermediate_size, q_size = int64_t(s.heads) * s.head_dim,
+                kv_size = int64_t(s.kv_heads) * s.head_dim;
+  int64_t at = 0;
+  const auto take = [&](int64_t bytes) {
+    const int64_t begin = at;
+    at += round_up(bytes, 64);
+    return begin;
+  };
+  const auto linear = [&](int64_t in, int64_t out, bool glu, int64_t rank) {
+    LinearPart part{{in, out, s.weight_type, glu}, {in, rank, glu ? 2 * out : out, s.weight_type, s.depths}, -1, -1, -1};
+    part.weight = take(part.shape.bytes());
+    if (s.bias) part.bias = take(part.shape.rows() * 4);
+    if (rank > 0) part.lora = take(part.lora_shape.bytes());
+    return part;
+  };
+  q = linear(d, q_size, false, s.lora_rank[FTH_Q]);
+  k = linear(d, kv_size, false, s.lora_rank[FTH_K]);
+  v = linear(d, kv_size, false, s.lora_rank[FTH_V]);
+  o = linear(q_size, d, false, s.lora_rank[FTH_O]);
+  mlp_in = linear(d, f, s.glu != 0, (s.glu ? s.lora_rank[FTH_GATE] : 0) + s.lora_rank[FTH_UP]);
+  down = linear(f, d, false, s.lora_rank[FTH_DOWN]);
+  for (int i = 0; i < 6; i++) {
+    const bool used = s.norm_placement & 1 << i % 3;
+    gain[i] = used ? take(norm_sets(s) * d * 4) : -1;
+    norm_bias[i] = used && s.norm == FTH_LAYER_NORM ? take(norm_sets(s) * d * 4) : -1;
+  }
+  layer_bytes = at;
+  first_layer = round_up(s.rotary_dim / 2 * 4, 64);
+  bytes = first_layer + s.layers * layer_bytes;
+}
+
+namespace {
+
+void check_shape(Check& check, const fth_block_shape* s) {
+  if (!check.array("shape", s)) return;
+  check.range("shape.layers", s->layers, 1, 1024);
+  check.range("shape.depths", s->depths, 1, 1024);
+  check.range("shape.hidden_size", s->hidden_size, 1, 1 << 20);
+  check.range("shape.intermediate_size", s->intermediate_size, 1, 1 << 20);
+  check.range("shape.kv_heads", s->kv_heads, 1, 1024);
+  check.range("shape.heads", s->heads, 1, 1024);
+  if (!check.ok()) return;
+  check.that(s->heads % s->kv_heads == 0, "shape.heads must be a multiple of kv_heads (%d), got %d", s->kv_heads, s->heads);
+  check.that(s->head_dim >= 16 && s->head_dim <= 256 && s->head_dim % 8 == 0,
+             "shape.head_dim must be a multiple of 8 in 16..256, got %d", s->head_dim);
+  check.range("shape.weight_type", s->weight_type, FTH_F32, FTH_BF16);
+  check.range("shape.kv_type", s->kv_type, FTH_F32, FTH_BF16);
+  check.range("shape.norm", s->norm, FTH_RMS_NORM, FTH_LAYER_NORM);
+  check.range("shape.norm_placement", s->norm_placement, 0, FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST);
+  check.range("shape.norm_per_depth", s->norm_per_depth, 0, 1);
+  check.range("shape.activation", s->activation, FTH_IDENTITY, FTH_SILU);
+  check.range("shape.glu", s->glu, 0, 1);
+  check.range("shape.bias", s->bias, 0, 1);
+  check.range("shape.rope_style", s->rope_style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);
+  check.that(s->rotary_dim >= 0 && s->rotary_dim <= s->head_dim && s->rotary_dim % 2 == 0,
+             "shape.rotary_dim must be even and in 0..head_dim (%d), got %d", s->head_dim, s->rotary_dim);
+  for (int i = 0; i < 7; i++)
+    check.that(s->lora_rank[i] >= 0 && s->lora_rank[i] <= 1 << 16, "shape.lora_rank[%d] must be in 0..65536, got %d", i,
+               s->lora_rank[i]);
+  check.that(s->glu || s->lora_rank[FTH_GATE] == 0, "shape.lora_rank[4] must be 0 without a gate (glu = 0), got %d",
+             s->lora_rank[FTH_GATE]);
+  check.that(s->norm_eps >= 0 && isfinite(s->norm_eps), "shape.norm_eps must be a finite number >= 0, got %g",
+             double(s->norm_eps));
+  check.finite("shape.attention_scale", s->attention_scale);
+}
+
+// Temporaries of one step, as offsets into the scratch.
+struct StepScratch {
+  size_t x, q, k, v, attended, mlp, branch, rope, writers, order, begin, writers_order, writers_begin, entry_words,
+      attention;
+  LoraScratch lora[6];
+
+  StepScratch(Layout& layout, const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count)
+      : x(layout.add<char>(count * row_bytes(s, s.hidden_size))),
+        q(layout.add<float>(count * plan.q.shape.out)),
+        k(layout.add<float>(count * plan.k.shape.out)),
+        v(layout.add<float>(count * plan.v.shape.out)),
+        attended(layout.add<char>(count * row_bytes(s, plan.o.shape.in))),
+        mlp(layout.add<char>(count * row_bytes(s, plan.down.shape.in))),
+        branch(layout.add<float>(s.norm_placement & FTH_NORM_BRANCH ? count * s.hidden_size : 0)),
+        rope(layout.add<float>(rope_table_floats(s.rotary_dim, count))),
+        writers(layout.add<int32_t>(count)),
+        order(layout.add<int32_t>(count)),
+        begin(layout.add<int32_t>(s.depths + 1)),
+        writers_order(layout.add<int32_t>(count)),
+        writers_begin(layout.add<int32_t>(s.depths + 1)),
+        entry_words(layout.add<int32_t>(check_entries_words(count))),
+        attention(layout.add<char>(int64_t(attention_scratch_bytes(ctx, s.heads, s.kv_heads, s.head_dim, count)))),
+        lora{lora_of(layout, plan.q, count), lora_of(layout, plan.k, count),      lora_of(layout, plan.v, count),
+             lora_of(layout, plan.o, count), lora_of(layout, plan.mlp_in, count), lora_of(layout, plan.down, count)} {}
+
+  // Bytes of one activation row as input of a product.
+  static int64_t row_bytes(const fth_block_shape& s, int64_t width) {
+    return x_stride(width, s.weight_type) * element_bytes(s.weight_type);
+  }
+  static LoraScratch lora_of(Layout& layout, const LinearPart& part, int64_t count) {
+    return LoraScratch(layout, part.lora_shape, part.lora < 0 ? 0 : count);
+  }
+};
+
+// One call of fth_block whose arguments are checked. Activations that enter a product are stored in the weights' type by
+// whoever makes them.
+class Step {
+ public:
+  Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, int64_t count, const fth_row* rows,
+       const char* weights, const kv::Pool& pool, const int32_t* entries, float* hidden, const StepScratch& at,
+       char* scratch)
+      : ctx_(ctx), s_(shape), plan_(plan), count_(count), rows_(rows), weights_(weights), pool_(pool),
+        entries_(entries), hidden_(hidden), at_(at), scratch_(scratch), bf16_(shape.weight_type == FTH_BF16) {
+    int32_t* writers = temporary<int32_t>(at.writers);
+    for (int64_t i = 0; i < count; i++)
+      if (rows[i].entry >= 0) writers[writer_count_++] = int32_t(i);
+    bool lora = false;
+    for (int rank : shape.lora_rank) lora |= rank > 0;
+    if (lora) {
+      all_ = group_by_depth(rows, nullptr, count, shape.depths, temporary<int32_t>(at.order), temporary<int32_t>(at.begin));
+      writing_ = group_by_depth(rows, writers, writer_count_, shape.depths, temporary<int32_t>(at.writers_order),
+                                temporary<int32_t>(at.writers_begin));
+    }
+    if (shape.rope_style != FTH_ROPE_NONE && shape.rotary_dim > 0)
+      rope_table(ctx, count, rows, reinterpret_cast<const float*>(weights + plan.frequency), shape.rotary_dim,
+                 temporary<float>(at.rope));
+  }
+
+  void run() {
+    attention::Args attention{};
+    attention.rows = rows_;
+    attention.heads = s_.heads;
+    attention.kv_heads = s_.kv_heads;
+    attention.head_dim = s_.head_dim;
+    attention.scale = s_.attention_scale;
+    attention.q = temporary<float>(at_.q);
+    attention.q_stride = attention.out_stride = plan_.q.shape.out;
+    attention.out = temporary<char>(at_.attended);
+    attention.out_bf16 = bf16_;
+    attention.kv_bf16 = s_.kv_type == FTH_BF16;
+    attention.entries = entries_;
+    attention.pool = pool_;
+    for (int32_t layer = 0; layer < s_.layers; layer++) {
+      layer_ = weights_ + plan_.first_layer + layer * plan_.layer_bytes;
+      norm_in(FTH_ATTENTION_PRE_NORM);
+      project(layer);
+      attention.layer = layer;
+      run_attention(ctx_, attention, count_, temporary<char>(at_.attention));
+      norm_out(FTH_ATTENTION_PRE_NORM, plan_.o, 3, temporary<char>(at_.attended));
+      norm_in(FTH_MLP_PRE_NORM);
+      LinearCall in = call(plan_.mlp_in, 4, input_);
+      in.product.activation = s_.activation;
+      emit(in.product, at_.mlp, s_.intermediate_size);
+      run_linears(ctx_, &in, 1);
+      norm_out(FTH_MLP_PRE_NORM, plan_.down, 5, temporary<char>(at_.mlp));
+    }
+  }
+
+ private:
+  template <class T>
+  T* temporary(size_t offset) const { return reinterpret_cast<T*>(scratch_ + offset); }
+  const float* vector(int64_t offset) const {
+    return offset < 0 ? nullptr : reinterpret_cast<const float*>(layer_ + offset);
+  }
+
+  norm::Args norm_args(int part) const {
+    norm::Args a{};
+    a.rows = s_.norm_per_depth ? rows_ : nullptr;
+    a.gain = vector(plan_.gain[part - FTH_ATTENTION_PRE_NORM]);
+    a.bias = vector(plan_.norm_bias[part - FTH_ATTENTION_PRE_NORM]);
+    a.width = s_.hidden_size;
+    a.eps = s_.norm_eps;
+    a.layer = s_.norm == FTH_LAYER_NORM;
+    return a;
+  }
+  void run_norm(const norm::Args& args) {
+    const auto kernel = for_isa(ctx_, norm::scalar::rows, norm::avx2::rows, norm::avx512::rows);
+    parallel(ctx_, count_, 16384 / s_.hidden_size, [&](int64_t b, int64_t e, int) { kernel(args, b, e); });
+  }
+
+  // Sets input_, what the next products read: norm(hidden), or hidden itself.
+  void norm_in(int pre) {
+    input_ = temporary<char>(at_.x);
+    if (s_.norm_placement & FTH_NORM_PRE) {
+      norm::Args args = norm_args(pre);
+      args.x = hidden_;
+      if (bf16_) {
+        args.y_bf16 = temporary<uint16_t>(at_.x);
+        args.stride_bf16 = x_stride(s_.hidden_size, FTH_BF16);
+      } else {
+        args.y = temporary<float>(at_.x);
+      }
+      run_norm(args);
+    } else if (bf16_) {
+      round_rows(ctx_, hidden_, s_.hidden_size, count_, temporary<uint16_t>(at_.x));
+    } else {
+      input_ = hidden_;
+    }
+  }
+
+  // hidden += W in, with the norms that stand behind it.
+  void norm_out(int pre, const LinearPart& part, int index, const char* in) {
+    const bool branch = s_.norm_placement & FTH_NORM_BRANCH;
+    LinearCall out = call(part, index, in);
+    out.product.y = branch ? temporary<float>(at_.branch) : hidden_;
+    out.product.y_stride = s_.hidden_size;
+    out.product.residual = branch ? nullptr : hidden_;
+    out.product.residual_stride = s_.hidden_size;
+    run_linears(ctx_, &out, 1);
+    if (branch) {
+      norm::Args args = norm_args(pre + 1);
+      args.x = temporary<float>(at_.branch);
+      args.residual = args.y = hidden_;
+      run_norm(args);
+    }
+    if (s_.norm_placement & FTH_NORM_POST) {
+      norm::Args args = norm_args(pre + 2);
+      args.x = args.y = hidden_;
+      run_norm(args);
+    }
+  }
+
+  // Product number `index` on all rows, its output still open.
+  LinearCall call(const LinearPart& part, int index, const void* x) const {
+    LinearCall c{};
+    c.weight_type = s_.weight_type;
+    c.product.weight = layer_ + part.weight;
+    c.product.k = part.shape.in;
+    c.product.n = part.shape.out;
+    c.product.glu = part.shape.glu;
+    c.product.streamed = is_streamed(ctx_, plan_.bytes);
+    c.product.x = x;
+    c.product.x_stride = x_stride(part.shape.in, s_.weight_type);
+    c.product.count = count_;
+    c.product.bias = vector(part.bias);
+    if (part.lora >= 0) {
+      c.lora = layer_ + part.lora;
+      c.lora_shape = part.lora_shape;
+      c.lora_inner = temporary<char>(at_.lora[index].inner);
+      c.lora_addend = temporary<float>(at_.lora[index].addend);
+      c.groups = &all_;
+    }
+    return c;
+  }
+  // Sends a product to a buffer that the next product reads.
+  void emit(linear::Args& product, size_t to, int64_t width) const {
+    if (bf16_) {
+      product.y_bf16 = temporary<uint16_t>(to);
+      product.y_bf16_stride = x_stride(width, FTH_BF16);
+    } else {
+      product.y = temporary<float>(to);
+      product.y_stride = width;
+    }
+  }
+
+  // q for all rows, k and v for those that write an entry; rope; store.
+  void project(int32_t layer) {
+    LinearCall calls[3] = {call(plan_.q, 0, input_), call(plan_.k, 1, input_), call(plan_.v, 2, input_)};
+    const size_t to[3] = {at_.q, at_.k, at_.v};
+    for (int i = 0; i < 3; i++) {
+      calls[i].product.y = temporary<float>(to[i]);
+      calls[i].product.y_stride = calls[i].product.n;
+      if (i > 0 && writer_count_ < count_) {
+        calls[i].product.rows = temporary<int32_t>(at_.writers);
+        calls[i].product.count = writer_count_;
+        calls[i].groups = &writing_;
+      }
+    }
+    run_linears(ctx_, calls, writer_count_ > 0 ? 3 : 1);
+
+    if (s_.rope_style != FTH_ROPE_NONE && s_.rotary_dim > 0) {
+      rope::Args rope{temporary<float>(at_.rope), temporary<float>(at_.q), plan_.q.shape.out, s_.heads, s_.head_dim,
+                      s_.rotary_dim / 2, s_.rope_style == FTH_ROPE_INTERLEAVED};
+      run_rope(ctx_, count_, rope);
+      rope.x = temporary<float>(at_.k);
+      rope.stride = plan_.k.shape.out;
+      rope.heads = s_.kv_heads;
+      if (writer_count_ > 0) run_rope(ctx_, count_, rope);
+    }
+    if (writer_count_ > 0)
+      run_kv_write(ctx_, {pool_, layer, &rows_->entry, kRowWords}, count_, temporary<float>(at_.k),
+                   temporary<float>(at_.v), plan_.k.shape.out);
+  }
+
+  fth_context* ctx_;
+  const fth_block_shape& s_;
+  const BlockPlan& plan_;
+  int64_t count_;
+  const fth_row* rows_;
+  const char* weights_;
+  kv::Pool pool_;
+  const int32_t* entries_;
+  float* hidden_;
+  const StepScratch& at_;
+  char* scratch_;
+  bool bf16_;
+  int64_t writer_count_ = 0;
+  DepthGroups all_{}, writing_{};
+  const char* layer_ = nullptr;   // weights of the layer that runs
+  const void* input_ = nullptr;
+};
+
+// W's rows that a part fills, and where its weight lies among those of its product.
+struct Target {
+  const LinearPart* part;
+  int64_t first, rows;          // of W
+  int64_t rank_first, rank;     // of the product's LoRA
+};
+
+Target target_of(const BlockPlan& plan, const fth_block_shape& s, int32_t part) {
+  const int64_t f = s.intermediate_size, gate = s.glu ? s.lora_rank[FTH_GATE] : 0;
+  switch (part) {
+    case FTH_Q: return {&plan.q, 0, plan.q.shape.out, 0, s.lora_rank[FTH_Q]};
+    case FTH_K: return {&plan.k, 0, plan.k.shape.out, 0, s.lora_rank[FTH_K]};
+    case FTH_V: return {&plan.v, 0, plan.v.shape.out, 0, s.lora_rank[FTH_V]};
+    case FTH_O: return {&plan.o, 0, plan.o.shape.out, 0, s.lora_rank[FTH_O]};
+    case FTH_GATE: return {&plan.mlp_in, 0, f, 0, gate};
+    case FTH_UP: return {&plan.mlp_in, s.glu ? f : 0, f, gate, s.lora_rank[FTH_UP]};
+    default: return {&plan.down, 0, plan.down.shape.out, 0, s.lora_rank[FTH_DOWN]};
+  }
+}
+
+float element(const void* source, int32_t type, int64_t i) {
+  return type == FTH_F32    ? static_cast<const float*>(source)[i]
+         : type == FTH_BF16 ? float_of_bf16(static_cast<const uint16_t*>(source)[i])
+                            : float_of_f16(static_cast<const uint16_t*>(source)[i]);
+}
+void copy_scaled(const void* source, int32_t type, float scale, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i++) to[i] = scale * element(source, type, i);
+}
+
+// B of gate or up: its columns of the product's wider B, zero elsewhere. False without memory.
+bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, const void* source, void* packed) {
+  const LoraShape& lora = t.part->lora_shape;
+  if (t.rank == lora.rank) {
+    pack_rows(ctx, lora.b(), t.first, t.rows, scale, type, source, packed);
+    return true;
+  }
+  float* wide = reinterpret_cast<float*>(ctx->reserve(size_t(t.rows * lora.rank) * 4));
+  if (wide == nullptr) return false;
+  memset(wide, 0, size_t(t.rows * lora.rank) * 4);
+  for (int64_t r = 0; r < t.rows; r++)
+    for (int64_t k = 0; k < t.rank; k++) wide[r * lora.rank + t.rank_first + k] = element(source, type, r * t.rank + k);
+  pack_rows(ctx, lora.b(), t.first, t.rows, scale, FTH_F32, wide, packed);
+  return true;
+}
+
+}  // namespace
+}  // namespace fth
+
+extern "C" {
+
+fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t* bytes) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_block_bytes");
+  fth::check_shape(check, shape);
+  check.array("bytes", bytes);
+  if (!check.ok()) return check.status();
+  *bytes = fth::BlockPlan(*shape).bytes;
+  return FTH_OK;
+}
+
+fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_t layer, int32_t depth, int32_t part,
+                          int32_t kind, float scale, int32_t source_type, const void* source, void* weights) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_block_pack");
+  fth::check_shape(check, shape);
+  if (!check.ok()) return check.status();
+  const bool norm = part >= FTH_ATTENTION_PRE_NORM && part <= FTH_MLP_POST_NORM, linear = part >= FTH_Q && part <= FTH_DOWN;
+  check.range("part", part, FTH_Q, FTH_ROPE_FREQUENCY);
+  check.range("kind", kind, FTH_WEIGHT, FTH_LORA_B);
+  check.range("layer", layer, 0, shape->layers - 1);
+  check.range("source_type", source_type, FTH_F32, FTH_F16);
+  check.finite("scale", scale);
+  check.pointer("source", source, source_type == FTH_F32 ? 4 : 2);
+  check.pointer("weights", weights, 4);
+  if (!check.ok()) return check.status();
+  const bool lora = kind >= FTH_LORA_A;
+  const int32_t depths = norm ? fth::BlockPlan::norm_sets(*shape) : linear && lora ? shape->depths : 1;
+  check.range("depth", depth, 0, depths - 1);
+  if (linear) {
+    check.that(part != FTH_GATE || shape->glu, "part FTH_GATE needs shape.glu = 1");
+    check.that(kind != FTH_BIAS || shape->bias, "a bias needs shape.bias = 1");
+    check.that(!lora || shape->lora_rank[part] > 0, "LoRA of part %d needs shape.lora_rank[%d] > 0", part, part);
+  } else if (norm) {
+    const int32_t placement = 1 << (part - FTH_ATTENTION_PRE_NORM) % 3;
+    check.that(shape->norm_placement & placement, "part %d is not used by shape.norm_placement %d", part,
+               shape->norm_placement);
+    check.that(kind <= FTH_BIAS, "kind of a norm must be FTH_WEIGHT or FTH_BIAS, got %d", kind);
+    check.that(kind != FTH_BIAS || shape->norm == FTH_LAYER_NORM, "the bias of a norm needs shape.norm = FTH_LAYER_NORM");
+  } else {
+    check.that(kind == FTH_WEIGHT && layer == 0, "the frequencies are one FTH_WEIGHT of layer 0");
+  }
+  if (!check.ok()) return check.status();
+
+  const fth::BlockPlan plan(*shape);
+  char* base = static_cast<char*>(weights);
+  char* at = base + plan.first_layer + layer * plan.layer_bytes;
+  if (!linear) {
+    const int index = part - FTH_ATTENTION_PRE_NORM, width = norm ? shape->hidden_size : shape->rotary_dim / 2;
+    char* to = !norm ? base + plan.frequency : at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]);
+    fth::copy_scaled(source, source_type, scale, width, reinterpret_cast<float*>(to) + int64_t(depth) * width);
+    return FTH_OK;
+  }
+  const fth::Target t = fth::target_of(plan, *shape, part);
+  const fth::LoraShape& pair = t.part->lora_shape;
+  switch (kind) {
+    case FTH_WEIGHT: fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight); break;
+    case FTH_BIAS:
+      fth::copy_scaled(source, source_type, scale, t.rows, reinterpret_cast<float*>(at + t.part->bias) + t.first);
+      break;
+    case FTH_LORA_A:
+      fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source, at + t.part->lora + pair.a_offset(depth));
+      break;
+    default:
+      if (!fth::pack_lora_b(ctx, t, scale, source_type, source, at + t.part->lora + pair.b_offset(depth)))
+        return FTH_OUT_OF_MEMORY;
+  }
+  return FTH_OK;
+}
+
+fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t count, int64_t* bytes) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_block_scratch_bytes");
+  fth::check_shape(check, shape);
+  check.range("count", count, 0, fth::kMostRows);
+  check.array("bytes", bytes);
+  if (!check.ok()) return check.status();
+  fth::Layout layout;
+  fth::StepScratch(layout, ctx, *shape, fth::BlockPlan(*shape), count);
+  *bytes = int64_t(layout.bytes());
+  return FTH_OK;
+}
+
+fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t count, const fth_row* rows,
+                     const void* weights, const int32_t* entries, int64_t entry_count, int64_t pool_entries, void* pool,
+                     float* hidden) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_block");
+  fth::check_shape(check, shape);
+  check.range("count", count, 0, fth::kMostRows);
+  check.at_least("entry_count", entry_count, 0);
+  const bool any = count > 0;
+  check.array("rows", rows, any);
+  check.pointer("weights", weights, 4, any);
+  check.array("entries", entries, any && entry_count > 0);
+  check.pointer("pool", pool, 4, any);
+  check.array("hidden", hidden, any);
+  check.that(pool_entries >= 0 && pool_entries % 64 == 0, "pool_entries must be a multiple of 64, got %lld",
+             (long long)pool_entries);
+  if (!check.ok()) return check.status();
+  const fth_kv_shape kv{shape->layers, shape->kv_heads, shape->head_dim, shape->kv_type, pool_entries};
+  if (!fth::check_kv(check, "pool", kv)) return check.status();
+  const fth::BlockPlan plan(*shape);
+  const int64_t hidden_bytes = count * shape->hidden_size * 4, pool_bytes = fth::pool_bytes(kv);
+  check.disjoint("hidden", hidden, hidden_bytes, "pool", pool, pool_bytes);
+  check.disjoint("hidden", hidden, hidden_bytes, "weights", weights, plan.bytes);
+  check.disjoint("hidden", hidden, hidden_bytes, "rows", rows, count * int64_t(sizeof(fth_row)));
+  check.disjoint("hidden", hidden, hidden_bytes, "entries", entries, entry_count * 4);
+  check.disjoint("pool", pool, pool_bytes, "weights", weights, plan.bytes);
+  check.disjoint("pool", pool, pool_bytes, "rows", rows, count * int64_t(sizeof(fth_row)));
+  check.disjoint("pool", pool, pool_bytes, "entries", entries, entry_count * 4);
+  if (!check.ok() || !any) return check.status();
+
+  fth::Layout layout;
+  const fth::StepScratch at(layout, ctx, *shape, plan, count);
+  char* scratch = ctx->reserve(layout.bytes());
+  if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
+  check.depths(rows, count, shape->depths);
+  fth::check_rows(check, rows, count, entries, entry_count, pool_entries);
+  fth::check_entries(check, "rows[%lld].entry", &rows->entry, fth::kRowWords, count, pool_entries,
+                     reinterpret_cast<int32_t*>(scratch + at.entry_words));
+  if (!check.ok()) return check.status();
+
+  fth::Step(ctx, *shape, plan, count, rows, static_cast<const char*>(weights), fth::pool_of(kv, pool), entries, hidden, at,
+            scratch).run();
+  return FTH_OK;
+}
+
+}  // extern "C"

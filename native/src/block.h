@@ -1,0 +1,28 @@
+// Where everything lies in a block's weight buffer.
+#pragma once
+#include "linear.h"
+
+namespace fth {
+
+// One linear of a layer: its packed weight, bias and LoRA pairs. Offsets are from the start of the layer; -1: absent.
+struct LinearPart {
+  WeightShape shape;
+  LoraShape lora_shape;
+  int64_t weight, bias, lora;
+};
+
+// The frequencies come first, then the layers, all of one size. Gate and up are one glu product, and their LoRA pairs one
+// of rank gate + up: A stacks both, B is block-diagonal.
+struct BlockPlan {
+  explicit BlockPlan(const fth_block_shape& shape);
+
+  // How many vectors of a norm there are, one per depth or one for all.
+  static int32_t norm_sets(const fth_block_shape& s) { return s.norm_per_depth ? s.depths : 1; }
+
+  LinearPart q, k, v, o, mlp_in, down;
+  int64_t gain[6], norm_bias[6];  // by part - FTH_ATTENTION_PRE_NORM: [norm sets][hidden_size]
+  int64_t frequency = 0;          // offset in the buffer
+  int64_t first_layer, layer_bytes, bytes;
+};
+
+}  // namespace fth
