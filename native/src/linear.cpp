@@ -185,7 +185,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
 }
 
 void round_rows(fth_context* ctx, const float* x, int64_t in, int64_t count, uint16_t* y) {
-  const auto kernel = for_isa(ctx, linear::scalar::round, linear::scalar::round, linear::scalar::round);
+  const auto kernel = for_isa(ctx, linear::scalar::round, linear::avx2::round, linear::avx512::round);
   parallel(ctx, count, 16384 / in, [&](int64_t begin, int64_t end, int) {
     kernel(x, in, in, y, x_stride(in, FTH_BF16), begin, end);
   });
@@ -193,8 +193,9 @@ void round_rows(fth_context* ctx, const float* x, int64_t in, int64_t count, uin
 
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
   using namespace linear;
-  if (weight_type == FTH_F32) return for_isa(ctx, scalar::panels_f32, scalar::panels_f32, scalar::panels_f32);
-  return for_isa(ctx, scalar::panels_bf16, scalar::panels_bf16, scalar::panels_bf16);
+  if (weight_type == FTH_F32) return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
+  if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
+  return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
 }
 
 bool is_streamed(const fth_context* ctx, int64_t bytes) {

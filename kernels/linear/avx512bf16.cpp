@@ -1,0 +1,18 @@
+#include "avx512.h"
+
+namespace fth::linear::avx512bf16 {
+namespace {
+
+struct Dot {
+  static constexpr int kParts = 1;
+  static __m512 part(int, __m512 step) { return step; }
+  static __m512 fma(__m512 chain, __m512 w, __m512 x) { return _mm512_dpbf16_ps(chain, (__m512bh)w, (__m512bh)x); }
+};
+
+}  // namespace
+
+void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels_of_bf16<Vector, Tile<Dot>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+
+}  // namespace fth::linear::avx512bf16

@@ -1,0 +1,124 @@
+// What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
+//   V   vectors of a target: see Vector in avx2.h and avx512.h
+//   T   its register tile: T::rows and T::pair advance chains of up to T::kRows rows over one panel, and of up to
+//       T::kPairRows rows over two.
+// Both weight types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
+#pragma once
+#include "linear.h"
+
+namespace fth::linear {
+namespace {
+
+// 1 / (1 + exp(-z)) within a few ulp; below -88 it is 0.
+template <class V>
+typename V::F sigmoid(typename V::F z) {
+  const typename V::F one = V::set(1.f);
+  return V::select_below(z, -88.f, V::set(0.f), V::div(one, V::add(one, V::exp(V::sub(V::set(0.f), z)))));
+}
+
+// erfc(|z| / sqrt 2) / 2 = exp(-z^2 / 2) u P(u), u = 1 / (1 + |z| / sqrt 8): a fit of erfcx(t) / 2 over t < 10 with a
+// relative error below 3e-7. For negative z it is the normal distribution function itself, without cancellation.
+template <class V>
+typename V::F gelu(typename V::F z) {
+  constexpr float kP[] = {0.141043201f, 0.141187668f, 0.121551804f, 0.101343781f, -0.0133136921f,
+                          0.139034897f, -0.243601143f, 0.142288089f, -0.0295346081f};
+  const typename V::F one = V::set(1.f), u = V::div(one, V::fma(V::abs(z), V::set(0.353553391f), one));
+  typename V::F p = V::set(kP[8]);
+  for (int i = 7; i >= 0; i--) p = V::fma(p, u, V::set(kP[i]));
+  p = V::mul(V::mul(p, u), V::exp(V::mul(V::mul(z, z), V::set(-0.5f))));
+  return V::mul(z, V::select_below(z, 0.f, p, V::sub(one, p)));
+}
+
+template <class V>
+typename V::F activate(int32_t activation, typename V::F z) {
+  switch (activation) {
+    case FTH_RELU: return V::max(V::set(0.f), z);
+    case FTH_GELU: return gelu<V>(z);
+    case FTH_GELU_TANH: {  // (1 + tanh(w)) / 2 = sigmoid(2 w)
+      const typename V::F cubic = V::fma(V::mul(z, z), V::set(0.0713548163f), V::set(1.59576912f));
+      return V::mul(z, sigmoid<V>(V::mul(z, cubic)));
+    }
+    case FTH_SILU: return V::mul(z, sigmoid<V>(z));
+    default: return z;
+  }
+}
+
+// From 64 finished chains of a row (128 with glu) to the output.
+template <class V>
+void finish(const Args& a, int64_t row, int64_t panel, const float* chains, const float* value_chains) {
+  const float* addend = a.addend == nullptr ? nullptr : a.addend + row * a.addend_stride;
+  const int64_t first = panel * kPanel, end = first + kPanel < a.n ? first + kPanel : a.n;
+  for (int64_t j = first; j < end; j += V::kLanes) {
+    const int64_t lanes = a.n - j;  // all from V::kLanes on
+    const auto preactivation = [&](const float* z, int64_t feature) {
+      typename V::F v = V::load(z + (j - first), V::kLanes);
+      if (a.bias != nullptr) v = V::add(v, V::load(a.bias + feature, lanes));
+      if (addend != nullptr) v = V::add(v, V::load(addend + feature, lanes));
+      return v;
+    };
+    typename V::F y = activate<V>(a.activation, preactivation(chains, j));
+    if (a.glu) y = V::mul(y, preactivation(value_chains, a.n + j));
+    if (a.gate != nullptr) y = V::mul(y, V::set(a.gate[row]));
+    if (a.residual != nullptr) y = V::add(y, V::load(a.residual + row * a.residual_stride + j, lanes));
+    if (a.y != nullptr) V::store(a.y + row * a.y_stride + j, lanes, y);
+    if (a.y_bf16 != nullptr) V::store_bf16(a.y_bf16 + row * a.y_bf16_stride + j, lanes, y);
+  }
+  if (a.y_bf16 != nullptr && end == a.n && a.n % 2 != 0) a.y_bf16[row * a.y_bf16_stride + a.n] = 0;
+}
+
+constexpr int64_t kStepBytes = kPanel * 4;
+constexpr int64_t kBlockSteps = 1024;  // 256 KiB of a panel: stays in the L2 cache beside kRowChunk rows of x
+
+// All chains of `rows` rows over `panels` (1 or 2) neighbouring panels into z.
+template <class T>
+void product(const char* const* x, int64_t rows, const char* w, int64_t steps, int panels, bool ahead, float (*z)[kRowChunk * kPanel]) {
+  const int64_t blocks = (steps + kBlockSteps - 1) / kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
+  const char* at[T::kRows];
+  if constexpr (T::kPairRows > 0) {
+    if (panels == 2 && rows <= T::kPairRows)
+      return T::pair(int(rows), x, w, w + steps * kStepBytes, steps, ahead, z[0], z[1]);
+  }
+  for (int p = 0; p < panels; p++, w += steps * kStepBytes)
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
+      for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
+        for (int64_t r = 0; r < size; r++) at[r] = x[first + r] + begin * 4;
+        T::rows(int(size), at, w + begin * kStepBytes, end - begin, block == 0, ahead && tile == 0, z[p] + first * kPanel);
+      }
+    }
+}
+
+template <class V, class T>
+void panels(const Args& a, int64_t steps, int64_t x_row_bytes, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  alignas(64) float z[2][kRowChunk * kPanel];
+  const char* x[kRowChunk];
+  const auto row_at = [&](int64_t place) { return a.rows == nullptr ? place : int64_t(a.rows[place]); };
+  const int64_t halves = a.glu ? 2 : 1, end = panel_end * halves;
+  for (int64_t first = row_begin; first < row_end; first += kRowChunk) {
+    const int64_t rows = row_end - first < kRowChunk ? row_end - first : kRowChunk;
+    for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * x_row_bytes;
+    for (int64_t p = panel_begin * halves; p < end; p += 2) {
+      const int pair = p + 1 < end ? 2 : 1;
+      product<T>(x, rows, static_cast<const char*>(a.weight) + p * steps * kStepBytes, steps, pair, a.streamed, z);
+      for (int64_t r = 0; r < rows; r++) {
+        const float* chains[] = {z[0] + r * kPanel, z[1] + r * kPanel};
+        if (a.glu) finish<V>(a, row_at(first + r), p / 2, chains[0], chains[1]);
+        else
+          for (int i = 0; i < pair; i++) finish<V>(a, row_at(first + r), p + i, chains[i], nullptr);
+      }
+    }
+  }
+}
+
+template <class V, class T>
+void panels_of_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<V, T>(a, a.k, a.x_stride * 4, panel_begin, panel_end, row_begin, row_end);
+}
+template <class V, class T>
+void panels_of_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<V, T>(a, (a.k + 1) / 2, a.x_stride * 2, panel_begin, panel_end, row_begin, row_end);
+}
+
+}  // namespace
+}  // namespace fth::linear

@@ -1,0 +1,335 @@
+// Linear layers against the formula in double, on every instruction set, with every buffer against a guard page.
+#include "linear/linear.h"
+
+#include "simd/scalar.h"
+#include "test.h"
+
+using test::Guarded;
+
+namespace {
+
+double activate(int32_t activation, double z) {
+  switch (activation) {
+    case FTH_RELU: return z < 0 ? 0 : z;
+    case FTH_GELU: return 0.5 * z * erfc(-z / sqrt(2.0));
+    case FTH_GELU_TANH: return 0.5 * z * (1 + tanh(sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
+    case FTH_SILU: return z / (1 + exp(-z));
+    default: return z;
+  }
+}
+
+struct Options {
+  int32_t in, out, type, activation, glu, residual, rank;
+  bool bias;
+};
+
+// A linear layer with random contents, packed, and what it should give.
+struct Layer {
+  static constexpr int32_t kDepths = 3;
+  Options o;
+  fth_linear_shape shape;
+  int64_t w_rows;
+  Guarded<float> w, bias, a, b;
+  Guarded<char>*packed = nullptr, *lora = nullptr;
+
+  Layer(const Options& options, uint64_t seed)
+      : o(options),
+        shape{o.in, o.out, o.type, o.activation, o.glu, o.residual, o.rank, o.rank ? kDepths : 0},
+        w_rows(o.out * (1 + o.glu)), w(w_rows * o.in), bias(w_rows), a(kDepths * o.rank * o.in), b(kDepths * w_rows * o.rank) {
+    test::Random random(seed);
+    random.fill(w, w.size(), 2.f / sqrtf(float(o.in)));
+    random.fill(bias, bias.size());
+    random.fill(a, a.size(), 1.f / sqrtf(float(o.in)));
+    random.fill(b, b.size());
+  }
+  ~Layer() { delete packed; delete lora; }
+
+  void pack(const test::Context& ctx) {
+    int64_t bytes = 0;
+    EXPECT_OK(ctx, fth_linear_bytes(ctx, &shape, &bytes));
+    delete packed;
+    packed = new Guarded<char>(bytes);
+    memset(*packed, 0xff, size_t(bytes));  // NaN: whatever is not packed shows
+    const int64_t half = w_rows / 2;
+    EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, half, w_rows - half, FTH_F32, w + half * o.in, *packed));
+    EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, half, FTH_F32, w, *packed));
+    if (o.rank == 0) return;
+    EXPECT_OK(ctx, fth_lora_bytes(ctx, &shape, &bytes));
+    delete lora;
+    lora = new Guarded<char>(bytes);
+    memset(*lora, 0xff, size_t(bytes));
+    for (int32_t d = 0; d < kDepths; d++)
+      EXPECT_OK(ctx, fth_lora_pack(ctx, &shape, d, 0.5f, FTH_F32, a + int64_t(d) * o.rank * o.in, b + d * w_rows * o.rank, *lora));
+  }
+
+  fth_status run(const test::Context& ctx, int64_t count, const fth_row* rows, const float* x, const float* r, const float* g, float* y) {
+    return fth_linear(ctx, &shape, count, rows, x, *packed, o.bias ? bias.get() : nullptr, o.rank ? lora->get() : nullptr, r, g, y);
+  }
+
+  double stored(float v) const { return o.type == FTH_BF16 ? float_of_bf16(bf16_of_float(v)) : v; }
+
+  // z of W's row j, and a bound on the error of its fp32 evaluation.
+  double preactivation(int64_t j, int32_t depth, const float* x, double* bound) const {
+    double z = 0, size = 0, slack = 0;
+    for (int64_t k = 0; k < o.in; k++) {
+      const double term = stored(w[j * o.in + k]) * stored(x[k]);
+      z += term;
+      size += fabs(term);
+    }
+    if (o.bias) { z += bias[j]; size += fabs(bias[j]); }
+    for (int64_t t = 0; t < o.rank; t++) {
+      double inner = 0, inner_size = 0;
+      for (int64_t k = 0; k < o.in; k++) {
+        const double term = stored(a[(int64_t(depth) * o.rank + t) * o.in + k]) * stored(x[k]);
+        inner += term;
+        inner_size += fabs(term);
+      }
+      const double factor = stored(b[(depth * w_rows + j) * o.rank + t] * 0.5f);
+      z += factor * inner;
+      size += fabs(factor * inner);
+      // A x is itself a sum of `in` terms, and rounded to bf16 before B.
+      slack += fabs(factor) * (inner_size * (o.in + 2) * 0x1p-24 + (o.type == FTH_BF16 ? fabs(inner) * 0x1p-8 : 0));
+    }
+    // A chain of n rounded additions errs by at most n 2^-24 of the sum of magnitudes; the dot instruction rounds twice
+    // per pair and drops subnormals.
+    *bound = size * (o.in + o.rank + 4) * 0x1p-24 + slack + 1e-30;
+    return z;
+  }
+};
+
+// |act'| stays below 1.2, and act itself is good to about 8 ulp of max(|z|, tiny).
+double activation_bound(double z, double bound) { return 1.2 * bound + fabs(z) * 8 * 0x1p-24; }
+
+void compare(int32_t isa, const Options& o, int64_t count, int32_t workers) {
+  test::Context ctx(isa, workers);
+  Layer layer(o, uint64_t(o.in * 31 + o.out + count));
+  layer.pack(ctx);
+  test::Random random(9);
+  Guarded<float> x(count * o.in), r(count * o.out), g(count), y(count * o.out);
+  Guarded<fth_row> rows(count);
+  random.fill(x, x.size(), 2.f);
+  random.fill(r, r.size());
+  random.fill(g, count);
+  for (int64_t i = 0; i < count; i++) { rows[i] = test::row(); rows[i].depth = int32_t(random.below(Layer::kDepths)); }
+  const bool in_place = o.residual != 0 && count % 2 == 0;
+  if (in_place) y.copy_from(r);
+  EXPECT_OK(ctx, layer.run(ctx, count, rows, x, in_place ? y.get() : r.get(), g, y));
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t j = 0; j < o.out; j++) {
+      double bound, value_bound, z = layer.preactivation(j, rows[i].depth, x + i * o.in, &bound);
+      double want = activate(o.activation, z);
+      bound = activation_bound(z, bound);
+      if (o.glu) {
+        const double value = layer.preactivation(o.out + j, rows[i].depth, x + i * o.in, &value_bound);
+        bound = bound * (fabs(value) + value_bound) + fabs(want) * value_bound;
+        want *= value;
+      }
+      if (o.residual == FTH_RESIDUAL_GATED) { want *= g[i]; bound *= fabs(g[i]); }
+      if (o.residual != 0) want += r[i * o.out + j];
+      bound += (fabs(want) + 1e-30) * 4 * 0x1p-24 + fabs(o.residual ? r[i * o.out + j] : 0) * 0x1p-24;
+      EXPECT(fabs(y[i * o.out + j] - want) <= bound, "isa %d in %d out %d type %d act %d glu %d count %d row %d feature %d: %g, want %g +- %g",
+             isa, o.in, o.out, o.type, o.activation, o.glu, int(count), int(i), int(j), y[i * o.out + j], want, bound);
+    }
+}
+
+}  // namespace
+
+TEST(matches_the_formula) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_F32, FTH_BF16}) {
+      for (int32_t in : {1, 2, 17, 64, 129})
+        for (int32_t out : {1, 15, 64, 65, 200})
+          for (int64_t count : {1, 2, 3, 5, 16})
+            for (int32_t options = 0; options < 4; options++)
+              compare(isa, {in, out, type, (in + out + options) % 5, options & 1, options % 3, options & 2 ? 5 : 0, (options & 1) != 0}, count, 1 + options % 2);
+      // Several blocks of k, several chunks of rows.
+      compare(isa, {4403, 67, type, FTH_SILU, 1, FTH_RESIDUAL_ADD, 0, true}, 7, 2);
+      compare(isa, {33, 70, type, FTH_GELU, 0, FTH_RESIDUAL_GATED, 9, true}, 203, 2);
+    }
+}
+
+TEST(bits_do_not_depend_on_workers_or_company) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_F32, FTH_BF16})
+      for (int32_t glu : {0, 1}) {
+        const Options o{2501, 450, type, FTH_SILU, glu, FTH_RESIDUAL_GATED, 6, true};
+        const int64_t most = isa == FTH_ISA_SCALAR ? 8 : 150;
+        test::Context single(isa, 1), several(isa, 3);
+        Layer layer(o, 3);
+        layer.pack(single);
+        test::Random random(4);
+        Guarded<float> x(most * o.in), r(most * o.out), g(most), y(most * o.out), other(most * o.out);
+        Guarded<fth_row> rows(most);
+        random.fill(x, x.size());
+        random.fill(r, r.size());
+        random.fill(g, most);
+        for (int64_t i = 0; i < most; i++) { rows[i] = test::row(); rows[i].depth = int32_t(random.below(Layer::kDepths)); }
+        EXPECT_OK(single, layer.run(single, most, rows, x, r, g, y));
+        // Every tile height, one row to all, in another place of the batch.
+        for (int64_t count : {int64_t(1), int64_t(2), int64_t(3), int64_t(4), int64_t(5), int64_t(6), int64_t(7), most - 1}) {
+          const int64_t first = (most - count) / 2;
+          EXPECT_OK(several, layer.run(several, count, rows + first, x + first * o.in, r + first * o.out, g + first, other));
+          EXPECT(memcmp(other, y + first * o.out, sizeof(float) * size_t(count * o.out)) == 0, "isa %d type %d glu %d count %d", isa, type, glu, int(count));
+        }
+      }
+}
+
+// Every activation over its whole range, through a weight of 1.
+TEST(activations_are_accurate) {
+  const int64_t count = 4001;
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t activation = FTH_IDENTITY; activation <= FTH_SILU; activation++) {
+      test::Context ctx(isa);
+      const fth_linear_shape shape{1, 1, FTH_F32, activation, 0, 0, 0, 0};
+      const float one = 1;
+      Guarded<float> packed(64), x(count), y(count);
+      EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, 1, FTH_F32, &one, packed));
+      for (int64_t i = 0; i < count; i++) x[i] = float(i - count / 2) * 0.01f;
+      x[0] = -3e38f; x[1] = 3e38f; x[2] = -1e20f; x[3] = -90.f; x[4] = 90.f; x[5] = 1e-30f; x[6] = -104.f; x[7] = 89.f;
+      EXPECT_OK(ctx, fth_linear(ctx, &shape, count, nullptr, x, packed, nullptr, nullptr, nullptr, nullptr, y));
+      for (int64_t i = 0; i < count; i++) {
+        const double want = activate(activation, double(x[i]));
+        EXPECT(fabs(y[i] - want) <= activation_bound(want, 0) + fmin(fabs(double(x[i])), 12) * 4 * 0x1p-24,
+               "isa %d activation %d at %g: %g, want %g", isa, activation, x[i], y[i], want);
+      }
+      x[0] = NAN;
+      EXPECT_OK(ctx, fth_linear(ctx, &shape, 1, nullptr, x, packed, nullptr, nullptr, nullptr, nullptr, y));
+      EXPECT(isnan(y[0]), "isa %d activation %d hides NaN: %g", isa, activation, y[0]);
+    }
+}
+
+// Row lists, bf16 output and the variants that a context of this machine would not choose.
+TEST(kernels_work_on_listed_rows) {
+  using namespace fth::linear;
+  const int64_t k = 37, n = 77, total = 40, padded_k = 38, padded_n = 78;
+  Layer layer({int32_t(k), int32_t(n), FTH_BF16, FTH_SILU, 0, 0, 0, true}, 8);
+  test::Context ctx;
+  layer.pack(ctx);
+  test::Random random(2);
+  Guarded<float> x(total * k), addend(total * n), y(total * n);
+  Guarded<uint16_t> rounded(total * padded_k), narrow(total * padded_n);
+  Guarded<int32_t> list(13);
+  random.fill(x, x.size());
+  random.fill(addend, addend.size());
+  for (int64_t i = 0; i < 13; i++) list[i] = int32_t(38 - 3 * i);
+  Panels* kernels[] = {scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16};
+  Round* rounds[] = {scalar::round, avx2::round, avx512::round};
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+    memset(rounded, 0xff, sizeof(uint16_t) * size_t(rounded.size()));
+    rounds[isa](x, k, k, rounded, padded_k, 0, total);
+    memset(y, 0, sizeof(float) * size_t(y.size()));
+    memset(narrow, 0xff, sizeof(uint16_t) * size_t(narrow.size()));
+    Args a{};
+    a.weight = *layer.packed; a.k = k; a.n = n; a.activation = FTH_SILU;
+    a.x = rounded.get(); a.x_stride = padded_k; a.rows = list; a.count = 13;
+    a.bias = layer.bias; a.addend = addend; a.addend_stride = n;
+    a.y = y; a.y_stride = n; a.y_bf16 = narrow; a.y_bf16_stride = padded_n;
+    kernels[isa](a, 0, 2, 0, 13);
+    for (int64_t row = 0; row < total; row++) {
+      const bool listed = row >= 2 && (38 - row) % 3 == 0;
+      for (int64_t j = 0; j < n; j++) {
+        double bound, z = layer.preactivation(j, 0, x + row * k, &bound) + double(addend[row * n + j]);
+        const double want = listed ? activate(FTH_SILU, z) : 0;
+        EXPECT(fabs(y[row * n + j] - want) <= activation_bound(z, bound + 3e-7), "isa %d row %d feature %d: %g, want %g", isa, int(row), int(j), y[row * n + j], want);
+        EXPECT(narrow[row * padded_n + j] == (listed ? bf16_of_float(y[row * n + j]) : 0xffff), "isa %d row %d feature %d", isa, int(row), int(j));
+      }
+      EXPECT(narrow[row * padded_n + n] == (listed ? 0 : 0xffff), "isa %d row %d", isa, int(row));
+    }
+  }
+}
+
+TEST(packs_every_source_type) {
+  test::Context ctx;
+  const fth_linear_shape shape{3, 70, FTH_F32, 0, 0, 0, 0, 0};
+  Guarded<float> packed(2 * 3 * 64), one(3), y(70);
+  Guarded<uint16_t> source(70 * 3);
+  one[0] = 0; one[1] = 1; one[2] = 0;
+  for (int32_t type : {FTH_BF16, FTH_F16}) {
+    for (int64_t i = 0; i < source.size(); i++) source[i] = uint16_t(0x3800 + i);
+    EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, 70, type, source, packed));
+    EXPECT_OK(ctx, fth_linear(ctx, &shape, 1, nullptr, one, packed, nullptr, nullptr, nullptr, nullptr, y));
+    for (int64_t j = 0; j < 70; j++) {
+      const float want = type == FTH_BF16 ? float_of_bf16(source[j * 3 + 1]) : float_of_f16(source[j * 3 + 1]);
+      EXPECT(y[j] == want, "type %d feature %d: %g, want %g", type, int(j), y[j], want);
+    }
+  }
+}
+
+TEST(refuses_bad_arguments) {
+  test::Context ctx;
+  const fth_linear_shape good{4, 8, FTH_F32, FTH_SILU, 1, FTH_RESIDUAL_GATED, 2, 3};
+  Guarded<float> x(8), y(16), r(16), g(2), bias(16), w(64), a(8), b(32), packed(512), lora(3 * (256 + 128));
+  Guarded<fth_row> rows(2);
+  rows[0] = rows[1] = test::row();
+  int64_t bytes = 0;
+  EXPECT_OK(ctx, fth_linear_bytes(ctx, &good, &bytes));
+  EXPECT(bytes == 2 * 4 * 64 * 4, "%lld", (long long)bytes);
+  EXPECT_OK(ctx, fth_lora_bytes(ctx, &good, &bytes));
+  EXPECT(bytes == 3 * (4 + 2) * 64 * 4, "%lld", (long long)bytes);
+
+  const auto refused_shape = [&](const char* word, auto change) {
+    fth_linear_shape shape = good;
+    change(shape);
+    EXPECT_REFUSED(ctx, word, fth_linear_bytes(ctx, &shape, &bytes));
+    EXPECT_REFUSED(ctx, word, fth_linear_pack(ctx, &shape, 0, 8, FTH_F32, w, packed));
+    EXPECT_REFUSED(ctx, word, fth_linear(ctx, &shape, 2, rows, x, packed, bias, lora, r, g, y));
+    EXPECT_REFUSED(ctx, word, fth_lora_bytes(ctx, &shape, &bytes));
+  };
+  refused_shape("shape.in_features must be in 1..16777216, got 0", [](auto& s) { s.in_features = 0; });
+  refused_shape("out_features", [](auto& s) { s.out_features = -1; });
+  refused_shape("out_features", [](auto& s) { s.out_features = INT32_MAX; });
+  refused_shape("weight_type", [](auto& s) { s.weight_type = FTH_F16; });
+  refused_shape("activation", [](auto& s) { s.activation = 5; });
+  refused_shape("glu", [](auto& s) { s.glu = 2; });
+  refused_shape("residual", [](auto& s) { s.residual = 3; });
+  refused_shape("lora_rank", [](auto& s) { s.lora_rank = -1; });
+  refused_shape("lora_depths", [](auto& s) { s.lora_depths = 0; });
+  EXPECT_REFUSED(ctx, "shape must not be null", fth_linear_bytes(ctx, nullptr, &bytes));
+  EXPECT_REFUSED(ctx, "bytes must not be null", fth_linear_bytes(ctx, &good, nullptr));
+  EXPECT_REFUSED(ctx, "bytes must not be null", fth_lora_bytes(ctx, &good, nullptr));
+  const fth_linear_shape plain{4, 8, FTH_F32, 0, 0, 0, 0, 0};
+  EXPECT_REFUSED(ctx, "shape.lora_rank must be at least 1", fth_lora_bytes(ctx, &plain, &bytes));
+
+  EXPECT_REFUSED(ctx, "first", fth_linear_pack(ctx, &good, -1, 1, FTH_F32, w, packed));
+  EXPECT_REFUSED(ctx, "first", fth_linear_pack(ctx, &good, 17, 0, FTH_F32, w, packed));
+  EXPECT_REFUSED(ctx, "count must be in 0..6, got 7", fth_linear_pack(ctx, &good, 10, 7, FTH_F32, w, packed));
+  EXPECT_REFUSED(ctx, "count", fth_linear_pack(ctx, &good, 0, -1, FTH_F32, w, packed));
+  EXPECT_REFUSED(ctx, "source_type", fth_linear_pack(ctx, &good, 0, 1, 3, w, packed));
+  EXPECT_REFUSED(ctx, "source must not be null", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, nullptr, packed));
+  EXPECT_REFUSED(ctx, "packed must not be null", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, w, nullptr));
+  EXPECT_REFUSED(ctx, "source must be aligned", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, reinterpret_cast<char*>(w.get()) + 1, packed));
+  EXPECT_REFUSED(ctx, "must not overlap", fth_linear_pack(ctx, &good, 0, 8, FTH_F32, packed + 4, packed));
+
+  EXPECT_REFUSED(ctx, "depth must be in 0..2, got 3", fth_lora_pack(ctx, &good, 3, 1.f, FTH_F32, a, b, lora));
+  EXPECT_REFUSED(ctx, "scale", fth_lora_pack(ctx, &good, 0, INFINITY, FTH_F32, a, b, lora));
+  EXPECT_REFUSED(ctx, "source_type", fth_lora_pack(ctx, &good, 0, 1.f, -1, a, b, lora));
+  EXPECT_REFUSED(ctx, "a must not be null", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, nullptr, b, lora));
+  EXPECT_REFUSED(ctx, "b must not be null", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, a, nullptr, lora));
+  EXPECT_REFUSED(ctx, "packed must not be null", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, a, b, nullptr));
+  EXPECT_REFUSED(ctx, "must not overlap", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, a, lora, lora));
+
+  EXPECT_OK(ctx, fth_linear_pack(ctx, &good, 0, 16, FTH_F32, w, packed));
+  for (int32_t d = 0; d < 3; d++) EXPECT_OK(ctx, fth_lora_pack(ctx, &good, d, 1.f, FTH_F32, a, b, lora));
+  const auto run = [&](int64_t count, const fth_row* at, const float* in, const void* weight, const void* pairs, const float* residual, const float* gate, float* out) {
+    return fth_linear(ctx, &good, count, at, in, weight, bias, pairs, residual, gate, out);
+  };
+  EXPECT_OK(ctx, run(2, rows, x, packed, lora, r, g, y));
+  EXPECT_OK(ctx, run(2, rows, x, packed, lora, y, g, y));
+  EXPECT_OK(ctx, run(2, nullptr, x, packed, nullptr, r, g, y));
+  EXPECT_OK(ctx, run(0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "count must be in", run(-1, rows, x, packed, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "count must be in", run(INT64_MAX, rows, x, packed, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "rows must not be null", run(2, nullptr, x, packed, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "x must not be null", run(2, rows, nullptr, packed, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "packed must not be null", run(2, rows, x, nullptr, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "residual must not be null", run(2, rows, x, packed, lora, nullptr, g, y));
+  EXPECT_REFUSED(ctx, "gate must not be null", run(2, rows, x, packed, lora, r, nullptr, y));
+  EXPECT_REFUSED(ctx, "y must not be null", run(2, rows, x, packed, lora, r, g, nullptr));
+  EXPECT_REFUSED(ctx, "x and y must not overlap", run(2, rows, y, packed, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "residual and y must not overlap", run(2, rows, x, packed, lora, y - 1, g, y));
+  EXPECT_REFUSED(ctx, "gate and y must not overlap", run(2, rows, x, packed, lora, r, y, y));
+  EXPECT_REFUSED(ctx, "packed and y must not overlap", run(2, rows, x, y, lora, r, g, y));
+  rows[1].depth = 3;
+  EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..2, got 3", run(2, rows, x, packed, lora, r, g, y));
+  EXPECT_REFUSED(ctx, "lora must be null", fth_linear(ctx, &plain, 1, rows, x, packed, nullptr, lora, nullptr, nullptr, y));
+}
