@@ -7,7 +7,6 @@
 #include "kv.h"
 #include "norm/norm.h"
 #include "rope.h"
-#include "simd/scalar.h"
 
 namespace fth {
 
@@ -330,15 +329,6 @@ Target target_of(const BlockPlan& plan, const fth_block_shape& s, int32_t part) 
   }
 }
 
-float element(const void* source, int32_t type, int64_t i) {
-  return type == FTH_F32    ? static_cast<const float*>(source)[i]
-         : type == FTH_BF16 ? float_of_bf16(static_cast<const uint16_t*>(source)[i])
-                            : float_of_f16(static_cast<const uint16_t*>(source)[i]);
-}
-void copy_scaled(const void* source, int32_t type, float scale, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i++) to[i] = scale * element(source, type, i);
-}
-
 // B of gate or up: its columns of the product's wider B, zero elsewhere. False without memory.
 bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, const void* source, void* packed) {
   const LoraShape& lora = t.part->lora_shape;
@@ -349,8 +339,9 @@ bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, c
   float* wide = reinterpret_cast<float*>(ctx->reserve(size_t(t.rows * lora.rank) * 4));
   if (wide == nullptr) return false;
   memset(wide, 0, size_t(t.rows * lora.rank) * 4);
-  for (int64_t r = 0; r < t.rows; r++)
-    for (int64_t k = 0; k < t.rank; k++) wide[r * lora.rank + t.rank_first + k] = element(source, type, r * t.rank + k);
+  const char* narrow = static_cast<const char*>(source);
+  for (int64_t r = 0; r < t.rows; r++, narrow += t.rank * element_bytes(type))
+    convert(type, narrow, t.rank, 1, wide + r * lora.rank + t.rank_first);
   pack_rows(ctx, lora.b(), t.first, t.rows, scale, FTH_F32, wide, packed);
   return true;
 }
@@ -409,7 +400,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   if (!linear) {
     const int index = part - FTH_ATTENTION_PRE_NORM, width = norm ? shape->hidden_size : shape->rotary_dim / 2;
     char* to = !norm ? base + plan.frequency : at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]);
-    fth::copy_scaled(source, source_type, scale, width, reinterpret_cast<float*>(to) + int64_t(depth) * width);
+    fth::convert(source_type, source, width, scale, reinterpret_cast<float*>(to) + int64_t(depth) * width);
     return FTH_OK;
   }
   const fth::Target t = fth::target_of(plan, *shape, part);
@@ -417,7 +408,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   switch (kind) {
     case FTH_WEIGHT: fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight); break;
     case FTH_BIAS:
-      fth::copy_scaled(source, source_type, scale, t.rows, reinterpret_cast<float*>(at + t.part->bias) + t.first);
+      fth::convert(source_type, source, t.rows, scale, reinterpret_cast<float*>(at + t.part->bias) + t.first);
       break;
     case FTH_LORA_A:
       fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source, at + t.part->lora + pair.a_offset(depth));

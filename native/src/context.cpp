@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cpu.h"
+#include "cuda.h"
 
 fth_status fth_context::fail(fth_status status, const char* format, ...) {
   va_list arguments;
@@ -124,7 +125,10 @@ const char* fth_isa_name(int32_t isa) {
   }
 }
 
-int32_t fth_cuda_device_count(void) { return 0; }
+int32_t fth_cuda_device_count(void) {
+  char why[160];
+  return fth::cuda_device_count(why, sizeof why);
+}
 
 fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_t isa, char* message,
                               int64_t message_bytes, fth_context** out) {
@@ -136,8 +140,12 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
   if (room > 0) message[0] = 0;
   if (out == nullptr) return refuse(FTH_INVALID_ARGUMENT, "%s", "fth_context_create: out must not be null");
   *out = nullptr;
-  if (backend == FTH_CUDA)
-    return refuse(FTH_UNSUPPORTED, "%s", "fth_context_create: this library was built without CUDA; use a CPU context");
+  if (backend == FTH_CUDA) {
+    char why[160];
+    return fth::cuda_device_count(why, sizeof why) == 0
+               ? refuse(FTH_UNSUPPORTED, "fth_context_create: %s; use a CPU context", why)
+               : refuse(FTH_UNSUPPORTED, "%s", "fth_context_create: this version has no CUDA kernels yet; use a CPU context");
+  }
   if (backend != FTH_CPU)
     return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: backend must be 0 (CPU) or 1 (CUDA), got %d", backend);
   constexpr int kMostWorkers = 1024;
