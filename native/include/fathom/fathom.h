@@ -376,7 +376,8 @@ enum { FTH_GATE_NONE = 0, FTH_GATE_SIGMOID = 1, FTH_GATE_TANH = 2, FTH_GATE_SOFT
 
 /* z = router_d(x / temperature), d = rows[i].depth; MLP: W2 gelu(W1 x).
  * outputs = 1: choice = (z >= threshold), gate = alpha * f(z)   (f = identity for FTH_GATE_NONE).
- * outputs > 1: p = alpha * f(z), choice = argmax_j p_j + bias_j (lowest j on ties), gate = p_choice. */
+ * outputs > 1: p = alpha * f(z), choice = argmax_j p_j + bias_j (lowest j on ties), gate = p_choice.
+ * A NaN logit makes choice 0. */
 typedef struct fth_gate_shape {
   int32_t hidden_size;
   int32_t inner_size; /* MLP only, else 0 */

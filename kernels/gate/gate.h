@@ -1,0 +1,38 @@
+// Routers: a few logits per row, and what they decide.
+#pragma once
+#include <cstdint>
+
+#include "fathom/fathom.h"
+
+namespace fth::gate {
+
+// logits[i][j] = x[i] . w[depth of i][j] / temperature, in fp32. The order of a sum depends on the width alone.
+struct Logits {
+  const float* x;       // [rows, width]
+  const fth_row* rows;  // depth of each row, or null: all 0
+  const float* w;       // [outputs, width] for each depth
+  int64_t w_stride;     // floats from depth to depth
+  int64_t width;
+  int64_t outputs;
+  float temperature;
+  float* logits;        // [rows, outputs]
+};
+using LogitRows = void(const Logits&, int64_t begin, int64_t end);  // rows [begin, end)
+namespace scalar { LogitRows logits; }
+namespace avx2 { LogitRows logits; }
+namespace avx512 { LogitRows logits; }
+
+struct Decision {
+  const float* logits;  // [rows, outputs]
+  const float* bias;    // [outputs] or null; for the choice only
+  int64_t outputs;
+  int32_t function;     // FTH_GATE_*
+  float alpha;
+  float threshold;
+  float* gate;          // [rows]
+  int32_t* choice;      // [rows]
+};
+// The same for all targets.
+void decide(const Decision&, int64_t begin, int64_t end);
+
+}  // namespace fth::gate
