@@ -1,0 +1,146 @@
+package dev.fathom;
+
+import java.lang.foreign.MemorySegment;
+
+/** Checks of arguments. Each failure is one sentence: the argument, what was expected, what came. */
+final class Check {
+    static final int MOST_HEADS = 1 << 16;
+    static final int MOST_HEAD_DIM = 256;
+
+    private Check() {}
+
+    static int range(String name, int value, int least, int most) {
+        if (value < least || value > most) {
+            throw new IllegalArgumentException(name + " must be in " + least + ".." + most + ", got " + value);
+        }
+        return value;
+    }
+
+    static int atLeast(String name, int value, int least) {
+        if (value < least) throw new IllegalArgumentException(name + " must be at least " + least + ", got " + value);
+        return value;
+    }
+
+    static long atLeast(String name, long value, long least) {
+        if (value < least) throw new IllegalArgumentException(name + " must be at least " + least + ", got " + value);
+        return value;
+    }
+
+    static float finite(String name, float value) {
+        if (!Float.isFinite(value)) throw new IllegalArgumentException(name + " must be a finite number, got " + value);
+        return value;
+    }
+
+    static float positive(String name, float value) {
+        if (!(value > 0) || value == Float.POSITIVE_INFINITY) {
+            throw new IllegalArgumentException(name + " must be a finite number above 0, got " + value);
+        }
+        return value;
+    }
+
+    static float notNegative(String name, float value) {
+        if (!(value >= 0) || value == Float.POSITIVE_INFINITY) {
+            throw new IllegalArgumentException(name + " must be a finite number of at least 0, got " + value);
+        }
+        return value;
+    }
+
+    static <T> T notNull(String name, T value) {
+        if (value == null) throw new IllegalArgumentException(name + " must not be null");
+        return value;
+    }
+
+    /** A type in which weights, K,V and tables are stored. */
+    static DType stored(String name, DType type) {
+        if (notNull(name, type) == DType.F16) throw new IllegalArgumentException(name + " must be F32 or BF16, got F16");
+        return type;
+    }
+
+    static int rotaryDim(RopeStyle style, int rotaryDim, int headDim) {
+        if (style == RopeStyle.NONE) return range("rotaryDim", rotaryDim, 0, headDim);
+        range("rotaryDim", rotaryDim, 2, headDim);
+        if (rotaryDim % 2 != 0) throw new IllegalArgumentException("rotaryDim must be even, got " + rotaryDim);
+        return rotaryDim;
+    }
+
+    static int headDim(int headDim) {
+        range("headDim", headDim, 16, MOST_HEAD_DIM);
+        if (headDim % 8 != 0) throw new IllegalArgumentException("headDim must be a multiple of 8, got " + headDim);
+        return headDim;
+    }
+
+    static long poolEntries(long entries) {
+        if (entries < 64 || entries > 1L << 31 || entries % 64 != 0) {
+            throw new IllegalArgumentException(
+                    "entries must be a multiple of 64 of at least 64 and at most 2^31, got " + entries);
+        }
+        return entries;
+    }
+
+    /** a * b for numbers that are not negative; what does not fit a long becomes its largest value. */
+    static long product(long a, long b) {
+        long low = a * b;
+        return Math.multiplyHigh(a, b) == 0 && low >= 0 ? low : Long.MAX_VALUE;
+    }
+
+    /** a + b likewise. */
+    static long sum(long a, long b) {
+        return a + b >= 0 ? a + b : Long.MAX_VALUE;
+    }
+
+    /** The memory of a buffer that must hold {@code count} items of {@code itemBytes}. */
+    static MemorySegment input(String name, Buffer buffer, long count, long itemBytes) {
+        if (buffer == null) throw new IllegalArgumentException(name + " must not be null");
+        return held(name, buffer.segment(), count, itemBytes);
+    }
+
+    /** The same for a buffer that may be null. */
+    static MemorySegment optional(String name, Buffer buffer, long count, long itemBytes) {
+        return buffer == null ? MemorySegment.NULL : held(name, buffer.segment(), count, itemBytes);
+    }
+
+    /** The same for a buffer that the shape either calls for or has no use for. */
+    static MemorySegment inputIf(boolean used, String name, Buffer buffer, long count, long itemBytes) {
+        if (used) return input(name, buffer, count, itemBytes);
+        if (buffer != null) throw new IllegalArgumentException(name + " must be null, the shape has no use for it");
+        return MemorySegment.NULL;
+    }
+
+    /** The same for a buffer that the call writes. */
+    static MemorySegment output(String name, Buffer buffer, long count, long itemBytes) {
+        MemorySegment segment = input(name, buffer, count, itemBytes);
+        if (segment.isReadOnly()) throw new IllegalArgumentException(name + " is written, got read-only memory");
+        return segment;
+    }
+
+    static MemorySegment outputIf(boolean used, String name, Buffer buffer, long count, long itemBytes) {
+        return used ? output(name, buffer, count, itemBytes) : inputIf(false, name, buffer, 0, 0);
+    }
+
+    static MemorySegment optionalOutput(String name, Buffer buffer, long count, long itemBytes) {
+        return buffer == null ? MemorySegment.NULL : output(name, buffer, count, itemBytes);
+    }
+
+    static MemorySegment rows(Rows rows, long count) {
+        if (rows == null) throw new IllegalArgumentException("rows must not be null");
+        return optionalRows(rows, count);
+    }
+
+    static MemorySegment optionalRows(Rows rows, long count) {
+        atLeast("count", count, 0);
+        if (rows == null) return MemorySegment.NULL;
+        if (rows.capacity() < count) {
+            throw new IllegalArgumentException("rows must hold at least " + count + " rows, got " + rows.capacity());
+        }
+        return rows.segment();
+    }
+
+    private static MemorySegment held(String name, MemorySegment segment, long count, long itemBytes) {
+        long needed = product(count, itemBytes);
+        if (segment.byteSize() < needed) {
+            throw new IllegalArgumentException(
+                    name + " must hold at least " + needed + " bytes, got " + segment.byteSize());
+        }
+        return segment;
+    }
+}
