@@ -78,6 +78,7 @@ struct Tile {
       }
 #pragma GCC unroll 2
       for (int part = 0; part < S::kParts; part++) {
+        if constexpr (S::kParts > 1) asm volatile("" ::: "memory");  // load again rather than keep both parts: registers
         if constexpr (R <= 3) {  // hold the rows, pass over the panel's vectors
           __m256 a[R];
 #pragma GCC unroll 6
@@ -94,6 +95,7 @@ struct Tile {
           for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(panel + n * 32));
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
+            if constexpr (S::kParts > 1) asm volatile("" ::: "memory");
             const __m256 a = S::part(part, broadcast_step(at[r] + s * 4));
 #pragma GCC unroll 8
             for (int n = 0; n < N; n++) chain[r][n] = _mm256_fmadd_ps(b[n], a, chain[r][n]);

@@ -60,6 +60,7 @@ struct Tile {
       }
 #pragma GCC unroll 2
       for (int part = 0; part < S::kParts; part++) {
+        if constexpr (S::kParts > 1) asm volatile("" ::: "memory");  // load again rather than keep both parts: registers
         if constexpr (R == 1) {
           const __m512 a = S::part(part, broadcast_step(at[0] + s * 4));
 #pragma GCC unroll 8
@@ -71,6 +72,7 @@ struct Tile {
           for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(panel[n / 4] + n % 4 * 64));
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
+            if constexpr (S::kParts > 1) asm volatile("" ::: "memory");
             const __m512 a = S::part(part, broadcast_step(at[r] + s * 4));
 #pragma GCC unroll 8
             for (int n = 0; n < N; n++) chain[r][n] = S::fma(chain[r][n], b[n], a);

@@ -1,0 +1,95 @@
+// A small benchmark harness. Every line compares a kernel with what the machine could do at best, measured in the same
+// run: reading the same bytes and doing the same arithmetic, whichever takes longer.
+#pragma once
+#include <stdint.h>
+#include <time.h>
+
+#include "context.h"
+
+namespace bench {
+
+struct Options {
+  int workers = 0;        // 0: one per core
+  double seconds = 0.25;  // spent on each line
+  const char* json = nullptr;
+};
+
+// What this machine does at best with this many workers.
+struct Limits {
+  double f32;   // FLOP/s of fused multiply-adds
+  double bf16;  // FLOP/s of bf16 dot products; fp32's where there are none
+  double read;  // bytes/s from memory
+};
+Limits measure_limits(fth_context* ctx);
+// Reads a buffer with all workers, each its own slice; what a kernel that reads it once cannot beat.
+void read_all(fth_context* ctx, const char* data, int64_t bytes);
+
+inline double now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return double(t.tv_sec) + double(t.tv_nsec) * 1e-9;
+}
+template <class F>
+double seconds_of(F f) {
+  const double start = now();
+  f();
+  return now() - start;
+}
+
+// Times of repeated runs. The best is what the code can do when nobody disturbs it, the median what it did.
+class Samples {
+ public:
+  void add(double seconds);
+  double best() const;
+  double median() const;
+  int64_t size() const { return size_; }
+
+ private:
+  static constexpr int64_t kMost = 4096;
+  double values_[kMost];
+  int64_t size_ = 0;
+};
+
+// One line: `ideal` and the samples are seconds of the same work.
+struct Line {
+  const char* operation;
+  const char* what;
+  int workers;
+  double flops, bytes;
+  double ideal;
+};
+void report(const Line& line, const Samples& samples);
+
+// Zeroed, huge pages; ends the process if there is no memory.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes);
+  ~Memory() { fth_memory_unmap(data_, bytes_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  char* bytes() const { return static_cast<char*>(data_); }
+  float* floats() const { return static_cast<float*>(data_); }
+  // Harmless values: small floats in fp32 and bf16 alike.
+  void fill();
+
+ private:
+  int64_t bytes_;
+  void* data_;
+};
+
+#define MUST(ctx, call) bench::must(ctx, call)
+void must(fth_context* ctx, fth_status status);
+
+struct Bench {
+  const char* name;
+  void (*body)(fth_context*, const Options&, const Limits&);
+  Bench* next;
+  static Bench*& first();
+  Bench(const char* n, void (*b)(fth_context*, const Options&, const Limits&)) : name(n), body(b), next(first()) { first() = this; }
+};
+#define BENCH(name)                                                                               \
+  static void name(fth_context* ctx, const bench::Options& options, const bench::Limits& limits); \
+  static bench::Bench name##_bench(#name, name);                                                  \
+  static void name(fth_context* ctx, const bench::Options& options, const bench::Limits& limits)
+
+}  // namespace bench

@@ -1,0 +1,124 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench.h"
+
+namespace bench {
+namespace {
+
+FILE* json = nullptr;
+bool first_line = true;
+
+int compare(const void* a, const void* b) {
+  const double x = *static_cast<const double*>(a), y = *static_cast<const double*>(b);
+  return x < y ? -1 : x > y;
+}
+
+}  // namespace
+
+Bench*& Bench::first() {
+  static Bench* head = nullptr;
+  return head;
+}
+
+void Samples::add(double seconds) {
+  if (size_ < kMost) values_[size_++] = seconds;
+}
+double Samples::best() const {
+  double least = values_[0];
+  for (int64_t i = 1; i < size_; i++) least = values_[i] < least ? values_[i] : least;
+  return least;
+}
+double Samples::median() const {
+  static double sorted[kMost];
+  memcpy(sorted, values_, size_t(size_) * sizeof(double));
+  qsort(sorted, size_t(size_), sizeof(double), compare);
+  return sorted[size_ / 2];
+}
+
+void report(const Line& line, const Samples& samples) {
+  const double best = samples.best(), median = samples.median();
+  printf("%-10s %-44s %2d  %10.1f %10.1f  %7.1f  %8.1f  %5.1f %%\n", line.operation, line.what, line.workers, best * 1e6,
+         median * 1e6, line.bytes / best * 1e-9, line.flops / best * 1e-9, 100 * line.ideal / best);
+  fflush(stdout);
+  if (json == nullptr) return;
+  fprintf(json, "%s\n  {\"operation\": \"%s\", \"case\": \"%s\", \"workers\": %d, \"best_seconds\": %.9g, "
+          "\"median_seconds\": %.9g, \"samples\": %lld, \"bytes\": %.0f, \"flops\": %.0f, \"ideal_seconds\": %.9g}",
+          first_line ? "" : ",", line.operation, line.what, line.workers, best, median, (long long)samples.size(),
+          line.bytes, line.flops, line.ideal);
+  first_line = false;
+}
+
+Memory::Memory(int64_t bytes) : bytes_(bytes) {
+  if (fth_memory_map(bytes, &data_) == FTH_OK) return;
+  fprintf(stderr, "no memory for a buffer of %lld bytes\n", (long long)bytes);
+  exit(1);
+}
+void Memory::fill() {
+  uint16_t* half = reinterpret_cast<uint16_t*>(data_);
+  uint32_t state = 1;
+  for (int64_t i = 0; i < bytes_ / 2; i++) {
+    state = state * 1664525u + 1013904223u;
+    half[i] = uint16_t(0x3c00 | (state >> 16 & 0x80ff));
+  }
+}
+
+void must(fth_context* ctx, fth_status status) {
+  if (status == FTH_OK) return;
+  fprintf(stderr, "%s\n", fth_context_message(ctx));
+  exit(1);
+}
+
+}  // namespace bench
+
+int main(int argc, char** argv) {
+  bench::Options options;
+  const char* names[64];
+  int name_count = 0;
+  for (int i = 1; i < argc; i++) {
+    const bool last = i + 1 == argc;
+    if (!strcmp(argv[i], "--json") && !last) options.json = argv[++i];
+    else if (!strcmp(argv[i], "--workers") && !last) options.workers = atoi(argv[++i]);
+    else if (!strcmp(argv[i], "--seconds") && !last) options.seconds = atof(argv[++i]);
+    else if (argv[i][0] != '-' && name_count < 64) names[name_count++] = argv[i];
+    else {
+      fprintf(stderr, "usage: fathom_bench [name ...] [--json FILE] [--workers N] [--seconds S]\nnames:");
+      for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) fprintf(stderr, " %s", b->name);
+      fprintf(stderr, "\nFATHOM_ISA=scalar|avx2|avx512 chooses the kernels.\n");
+      return 2;
+    }
+  }
+  if (options.json != nullptr && (bench::json = fopen(options.json, "w")) == nullptr) {
+    fprintf(stderr, "%s cannot be written\n", options.json);
+    return 1;
+  }
+
+  char message[256];
+  fth_context* ctx = nullptr;
+  if (fth_context_create(FTH_CPU, options.workers, FTH_ISA_AUTO, message, sizeof message, &ctx) != FTH_OK) {
+    fprintf(stderr, "%s\n", message);
+    return 1;
+  }
+  const fth_info& info = ctx->info;
+  const bench::Limits limits = bench::measure_limits(ctx);
+  printf("isa %s, %d workers: read %.1f GB/s, fp32 %.1f GFLOP/s, bf16 %.1f GFLOP/s\n", fth_isa_name(info.isa),
+         info.workers, limits.read * 1e-9, limits.f32 * 1e-9, limits.bf16 * 1e-9);
+  printf("%-10s %-44s %2s  %10s %10s  %7s  %8s  %7s\n", "operation", "case", "w", "best us", "median us", "GB/s",
+         "GFLOP/s", "of best");
+  if (bench::json != nullptr)
+    fprintf(bench::json, "{\"isa\": \"%s\", \"bf16_dot\": %d, \"workers\": %d, \"read_bytes_per_second\": %.0f, "
+            "\"f32_flops\": %.0f, \"bf16_flops\": %.0f, \"lines\": [",
+            fth_isa_name(info.isa), info.bf16_dot, info.workers, limits.read, limits.f32, limits.bf16);
+  for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) {
+    bool wanted = name_count == 0;
+    for (int i = 0; i < name_count; i++) wanted |= !strcmp(names[i], b->name);
+    if (wanted) b->body(ctx, options, limits);
+  }
+  if (bench::json != nullptr) {
+    fprintf(bench::json, "\n]}\n");
+    fclose(bench::json);
+  }
+  fth_context_destroy(ctx);
+  return 0;
+}
