@@ -5,7 +5,7 @@
 
 #include "attention.h"
 #include "kv.h"
-#include "norm/norm.h"
+#include "norm.h"
 #include "rope.h"
 
 namespace fth {
@@ -182,29 +182,13 @@ class Step {
     a.layer = s_.norm == FTH_LAYER_NORM;
     return a;
   }
-  void run_norm(const norm::Args& args) {
-    const auto kernel = for_isa(ctx_, norm::scalar::rows, norm::avx2::rows, norm::avx512::rows);
-    parallel(ctx_, count_, 16384 / s_.hidden_size, [&](int64_t b, int64_t e, int) { kernel(args, b, e); });
-  }
 
   // Sets input_, what the next products read: norm(hidden), or hidden itself.
   void norm_in(int pre) {
-    input_ = temporary<char>(at_.x);
-    if (s_.norm_placement & FTH_NORM_PRE) {
-      norm::Args args = norm_args(pre);
-      args.x = hidden_;
-      if (bf16_) {
-        args.y_bf16 = temporary<uint16_t>(at_.x);
-        args.stride_bf16 = x_stride(s_.hidden_size, FTH_BF16);
-      } else {
-        args.y = temporary<float>(at_.x);
-      }
-      run_norm(args);
-    } else if (bf16_) {
-      round_rows(ctx_, hidden_, s_.hidden_size, count_, temporary<uint16_t>(at_.x));
-    } else {
-      input_ = hidden_;
-    }
+    norm::Args args = norm_args(pre);
+    args.x = hidden_;
+    input_ = product_input(ctx_, args, s_.norm_placement & FTH_NORM_PRE, s_.weight_type, count_,
+                           temporary<char>(at_.x));
   }
 
   // hidden += W in, with the norms that stand behind it.
@@ -220,12 +204,12 @@ class Step {
       norm::Args args = norm_args(pre + 1);
       args.x = temporary<float>(at_.branch);
       args.residual = args.y = hidden_;
-      run_norm(args);
+      run_norm(ctx_, args, count_);
     }
     if (s_.norm_placement & FTH_NORM_POST) {
       norm::Args args = norm_args(pre + 2);
       args.x = args.y = hidden_;
-      run_norm(args);
+      run_norm(ctx_, args, count_);
     }
   }
 

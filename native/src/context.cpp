@@ -76,6 +76,15 @@ bool Check::disjoint(const char* a_name, const void* a, int64_t a_bytes, const c
   return that(x + uintptr_t(a_bytes) <= y || y + uintptr_t(b_bytes) <= x, "%s and %s must not overlap", a_name, b_name);
 }
 
+bool Check::disjoint(std::initializer_list<Span> inputs, std::initializer_list<Span> outputs) {
+  for (const Span& out : outputs) {
+    for (const Span& in : inputs) disjoint(in.name, in.p, in.bytes, out.name, out.p, out.bytes);
+    for (const Span* other = outputs.begin(); other != &out; other++)
+      disjoint(other->name, other->p, other->bytes, out.name, out.p, out.bytes);
+  }
+  return ok();
+}
+
 bool Check::depths(const fth_row* rows, int64_t count, int32_t depths) {
   if (!ok()) return false;
   for (int64_t i = 0; i < count; i++)

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include "fathom/fathom.h"
 #include "pool.h"
@@ -86,6 +87,13 @@ class Check {
   bool array(const char* name, const T* p, bool required = true) { return pointer(name, p, alignof(T), required); }
   // Two buffers share no byte. Null or empty ones never overlap.
   bool disjoint(const char* a_name, const void* a, int64_t a_bytes, const char* b_name, const void* b, int64_t b_bytes);
+  struct Span {
+    const char* name;
+    const void* p;
+    int64_t bytes;
+  };
+  // No output shares a byte with an input or another output.
+  bool disjoint(std::initializer_list<Span> inputs, std::initializer_list<Span> outputs);
   // Every rows[i].depth is in [0, depths).
   bool depths(const fth_row* rows, int64_t count, int32_t depths);
   // Every index[i] is in [0, limit).

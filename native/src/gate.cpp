@@ -124,19 +124,11 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
   check.array("gate", gate, any);
   check.array("choice", choice, any);
   if (!check.ok()) return check.status();
-  const struct { const char* name; const void* p; int64_t bytes; } inputs[] = {
-      {"rows", rows, count * int64_t(sizeof(fth_row))},
-      {"x", x, count * shape->hidden_size * 4},
-      {"packed", packed, router.bytes()},
-      {"bias", bias, router.outputs * 4}};
-  for (const auto& in : inputs) {
-    check.disjoint(in.name, in.p, in.bytes, "logits", logits, count * router.outputs * 4);
-    check.disjoint(in.name, in.p, in.bytes, "gate", gate, count * 4);
-    check.disjoint(in.name, in.p, in.bytes, "choice", choice, count * 4);
-  }
-  check.disjoint("logits", logits, count * router.outputs * 4, "gate", gate, count * 4);
-  check.disjoint("logits", logits, count * router.outputs * 4, "choice", choice, count * 4);
-  check.disjoint("gate", gate, count * 4, "choice", choice, count * 4);
+  check.disjoint({{"rows", rows, count * int64_t(sizeof(fth_row))},
+                  {"x", x, count * shape->hidden_size * 4},
+                  {"packed", packed, router.bytes()},
+                  {"bias", bias, router.outputs * 4}},
+                 {{"logits", logits, count * router.outputs * 4}, {"gate", gate, count * 4}, {"choice", choice, count * 4}});
   if (rows != nullptr) check.depths(rows, count, router.depths);
   if (!check.ok()) return check.status();
   if (router.depths == 1) rows = nullptr;

@@ -1,6 +1,31 @@
-#include "norm/norm.h"
+#include "norm.h"
 
-#include "context.h"
+#include "linear.h"
+
+namespace fth {
+
+void run_norm(fth_context* ctx, const norm::Args& args, int64_t count) {
+  const auto kernel = for_isa(ctx, norm::scalar::rows, norm::avx2::rows, norm::avx512::rows);
+  // A piece of about 16 K elements is worth handing to another thread.
+  parallel(ctx, count, 16384 / args.width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
+}
+
+const void* product_input(fth_context* ctx, const norm::Args& args, bool with_norm, int32_t type, int64_t count,
+                          void* out) {
+  if (!with_norm && type == FTH_F32) return args.x;
+  if (!with_norm) {
+    round_rows(ctx, args.x, args.width, count, static_cast<uint16_t*>(out));
+    return out;
+  }
+  norm::Args to = args;
+  if (type == FTH_F32) to.y = static_cast<float*>(out);
+  else to.y_bf16 = static_cast<uint16_t*>(out);
+  to.stride_bf16 = x_stride(args.width, FTH_BF16);
+  run_norm(ctx, to, count);
+  return out;
+}
+
+}  // namespace fth
 
 extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, int64_t count, const fth_row* rows,
                                const float* x, const float* gain, const float* bias, float* y) {
@@ -8,10 +33,10 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   fth::Check check(ctx, "fth_norm");
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.kind", shape->kind, FTH_RMS_NORM, FTH_LAYER_NORM);
-  check.at_least("shape.width", shape->width, 1);
-  check.at_least("shape.depths", shape->depths, 1);
+  check.range("shape.width", shape->width, 1, fth::kMostFeatures);
+  check.range("shape.depths", shape->depths, 1, 65536);
   check.that(shape->eps >= 0 && shape->eps < 1e30f, "shape.eps must be a finite number >= 0, got %g", double(shape->eps));
-  check.at_least("count", count, 0);
+  check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
   check.array("rows", rows, any && shape->depths > 1);
   check.array("x", x, any);
@@ -29,8 +54,6 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
 
   const fth::norm::Args args{x,     shape->depths > 1 ? rows : nullptr, gain, bias, nullptr, y, nullptr, shape->width, 0,
                              shape->eps, shape->kind == FTH_LAYER_NORM};
-  const auto kernel = fth::for_isa(ctx, fth::norm::scalar::rows, fth::norm::avx2::rows, fth::norm::avx512::rows);
-  // A piece of about 16 K elements is worth handing to another thread.
-  fth::parallel(ctx, count, 16384 / shape->width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
+  fth::run_norm(ctx, args, count);
   return FTH_OK;
 }
