@@ -64,9 +64,12 @@ static inline int64_t state_floats(const Args& a, int64_t vectors) {
   return 2 * 32 + vectors * kv::padded(a.head_dim);
 }
 
+// Floats between query vectors: not a power of two, so that they spread over a cache's sets.
+constexpr int64_t kQueryStride = kv::kMostHeadDim + 16;
+
 // What one thread needs.
 struct alignas(64) Workspace {
-  float query[kVectors * kv::kMostHeadDim];        // scale * q in the form that the products read
+  float query[kVectors * kQueryStride];            // scale * q in the form that the products read
   float weight[kVectors * kChunk];                 // scores, then softmax weights
   float bias[kVectors * kChunk];
   float sum[kVectors * 16];                        // lanes of the running sums

@@ -26,9 +26,9 @@ inline float max8(__m256 v) {
 }
 
 // exp(x) for any finite x or -inf: x = n ln2 + r with |r| <= ln2/2, exp(r) by a degree-6 polynomial (relative error
-// about 2^-23), scaled by 2^n in two halves so that results near the ends of the range stay right. NaN is not kept.
+// about 2^-23), scaled by 2^n in two halves so that results near the ends of the range stay right. NaN stays NaN.
 inline __m256 exp8(__m256 x) {
-  x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-104.f)), _mm256_set1_ps(88.722839f));
+  x = _mm256_min_ps(_mm256_set1_ps(88.722839f), _mm256_max_ps(_mm256_set1_ps(-104.f), x));
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);  // Cody-Waite: ln2 in two parts
   r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);

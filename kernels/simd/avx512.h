@@ -16,9 +16,9 @@ inline float sum16(__m512 v) { return _mm512_reduce_add_ps(v); }
 inline float max16(__m512 v) { return _mm512_reduce_max_ps(v); }
 
 // exp(x) for any x or -inf: x = n ln2 + r with |r| <= ln2/2, exp(r) by a degree-6 polynomial (relative error about
-// 2^-23), times 2^n. NaN is not kept.
+// 2^-23), times 2^n. NaN stays NaN.
 inline __m512 exp16(__m512 x) {
-  x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-104.f)), _mm512_set1_ps(88.722839f));
+  x = _mm512_min_ps(_mm512_set1_ps(88.722839f), _mm512_max_ps(_mm512_set1_ps(-104.f), x));
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);  // Cody-Waite: ln2 in two parts
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);

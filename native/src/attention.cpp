@@ -62,9 +62,13 @@ struct Kernels {
   attention::Finish* finish;
 };
 
-Kernels kernels(const fth_context* ctx, bool) {
-  (void)ctx;
-  return {attention::scalar::whole, nullptr, nullptr, nullptr};
+Kernels kernels(const fth_context* ctx, bool bf16) {
+  namespace k = attention;
+  if (ctx->info.isa == FTH_ISA_AVX512 && bf16 && ctx->info.bf16_dot)
+    return {k::avx512bf16::whole, k::avx512bf16::piece, k::avx512::merge, k::avx512::finish};
+  if (ctx->info.isa == FTH_ISA_AVX512) return {k::avx512::whole, k::avx512::piece, k::avx512::merge, k::avx512::finish};
+  if (ctx->info.isa == FTH_ISA_AVX2) return {k::avx2::whole, k::avx2::piece, k::avx2::merge, k::avx2::finish};
+  return {k::scalar::whole, nullptr, nullptr, nullptr};
 }
 
 // Pieces in rounds: all workers compute states, then each item's states merge in list order.

@@ -24,7 +24,8 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t lay
   if (!check.ok()) return false;
   const __int128 bytes = __int128(kv::page_bytes(pool_of(s, nullptr))) * (s.entries / kv::kPage);
   check.that(bytes <= (int64_t(1) << 56), "%s describes a pool of more than 2^56 bytes", name);
-  return check.that(layer >= 0 && layer < s.layers, "layer must be in 0..%d, got %d", s.layers - 1, layer);
+  check.that(layer >= 0 && layer < s.layers, "layer must be in 0..%d, got %d", s.layers - 1, layer);
+  return check.ok();
 }
 
 kv::Pool pool_of(const fth_kv_shape& s, const void* data) {

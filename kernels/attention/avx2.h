@@ -1,0 +1,204 @@
+// AVX2 arithmetic of attention. The matrices are 64 columns (eight registers)
+// wide; R rows take as many columns at a time as sixteen registers allow, in several passes over the tile.
+#pragma once
+#include "../simd/avx2.h"
+#include "tile.h"
+
+namespace fth::attention {
+namespace {
+
+enum class Form {
+  kF32,     // f32 K,V
+  kWidened  // bf16 K,V, each word taken apart into two f32; queries and weights are f32 that bf16 can hold
+};
+
+constexpr int columns_of(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
+
+// acc += a * b over `steps` words of b's rows, which are `b_stride` words apart. `a` has one word per step (kWidened:
+// two). A masked product leaves out the steps (bf16: halves of them) whose bit is not set.
+template <Form form, int R, int N, bool kMasked>
+[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                                           int64_t steps, uint64_t mask, Ahead ahead, __m256 (&acc)[R][N]) {
+  const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) {
+      const __m256 x = _mm256_loadu_ps(b + s * b_stride + j * 8);
+      if constexpr (form == Form::kF32) {
+#pragma GCC unroll 6
+        for (int i = 0; i < R; i++) acc[i][j] = _mm256_fmadd_ps(x, _mm256_broadcast_ss(a + i * a_stride + s), acc[i][j]);
+      } else {
+        if (!kMasked || halves & 1) {
+          const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
+#pragma GCC unroll 6
+          for (int i = 0; i < R; i++)
+            acc[i][j] = _mm256_fmadd_ps(even, _mm256_broadcast_ss(a + i * a_stride + 2 * s), acc[i][j]);
+        }
+        if (!kMasked || halves & 2) {
+          const __m256 odd = _mm256_castsi256_ps(
+              _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(int(0xffff0000u))));
+#pragma GCC unroll 6
+          for (int i = 0; i < R; i++)
+            acc[i][j] = _mm256_fmadd_ps(odd, _mm256_broadcast_ss(a + i * a_stride + 2 * s + 1), acc[i][j]);
+        }
+      }
+    }
+  };
+  if constexpr (kMasked) {
+    if constexpr (form == Form::kF32) {
+      for (; mask != 0; mask &= mask - 1) step(__builtin_ctzll(mask), 3);
+    } else {
+      for (int64_t s = 0; mask != 0; s++, mask >>= 2)
+        if (mask & 3) step(s, uint32_t(mask & 3));
+    }
+  } else {
+    for (int64_t s = 0; s < steps; s += 4) {
+      step(s, 3);
+      step(s + 1, 3);
+      step(s + 2, 3);
+      step(s + 3, 3);
+      for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.at + i * 64, _MM_HINT_T1);
+      ahead.at += ahead.lines * 64;
+    }
+  }
+}
+
+template <Form form>
+struct Avx2 {
+  static void query(const float* q, float scale, int64_t head_dim, float* to) {
+    for (int64_t d = 0; d < head_dim; d += 8) put(_mm256_mul_ps(_mm256_loadu_ps(q + d), _mm256_set1_ps(scale)), to + d);
+  }
+
+  static void scores(int n, const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
+    switch (n) {
+      case 1: return scores_of<1>(query, k, head_dim, to, ahead);
+      case 2: return scores_of<2>(query, k, head_dim, to, ahead);
+      case 3: return scores_of<3>(query, k, head_dim, to, ahead);
+      case 4: return scores_of<4>(query, k, head_dim, to, ahead);
+      case 5: return scores_of<5>(query, k, head_dim, to, ahead);
+      default: return scores_of<6>(query, k, head_dim, to, ahead);
+    }
+  }
+
+  // sum holds 16 partial sums per vector, of which 8 are used.
+  static void softmax(int n, float* scores, uint64_t mask, const float* bias, float* most, float* sum, float* factor) {
+    for (int i = 0; i < n; i++, scores += kChunk, sum += 16) {
+      __m256 top = _mm256_set1_ps(-INFINITY);
+      for (int j = 0; j < 8; j++) {
+        __m256 s = _mm256_loadu_ps(scores + j * 8);
+        if (bias != nullptr) s = _mm256_add_ps(s, _mm256_loadu_ps(bias + i * kChunk + j * 8));
+        if (mask != ~uint64_t(0)) s = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s, lanes_of(mask >> j * 8));
+        _mm256_storeu_ps(scores + j * 8, s);
+        top = _mm256_max_ps(top, s);
+      }
+      const float most_here = max8(top), now = most_here > most[i] ? most_here : most[i];
+      const __m256 base = _mm256_set1_ps(now == -INFINITY ? 0.f : now);  // -inf - -inf is no number
+      const __m256 shrink = exp8(_mm256_sub_ps(_mm256_set1_ps(most[i]), base));
+      __m256 added = _mm256_mul_ps(_mm256_loadu_ps(sum), shrink);
+      for (int j = 0; j < 8; j++) {
+        const __m256 weight = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + j * 8), base));
+        added = _mm256_add_ps(added, weight);
+        put(weight, scores + j * 8);
+      }
+      _mm256_storeu_ps(sum, added);
+      factor[i] = _mm256_cvtss_f32(shrink);
+      most[i] = now;
+    }
+  }
+
+  static void values(int n, const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
+                     float* out, Ahead ahead) {
+    switch (n) {
+      case 1: return values_of<1>(weight, v, width, mask, factor, out, ahead);
+      case 2: return values_of<2>(weight, v, width, mask, factor, out, ahead);
+      case 3: return values_of<3>(weight, v, width, mask, factor, out, ahead);
+      case 4: return values_of<4>(weight, v, width, mask, factor, out, ahead);
+      case 5: return values_of<5>(weight, v, width, mask, factor, out, ahead);
+      default: return values_of<6>(weight, v, width, mask, factor, out, ahead);
+    }
+  }
+
+  // y = y * b + x * a, n a multiple of 8.
+  static void axpby(float b, float* y, float a, const float* x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 8) {
+      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(y + i), _mm256_set1_ps(b));
+      _mm256_storeu_ps(y + i, _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(a), scaled));
+    }
+  }
+  static float exp(float x) { return _mm256_cvtss_f32(exp8(_mm256_set1_ps(x))); }
+  static float sum(const float* lanes) { return sum8(_mm256_loadu_ps(lanes)); }
+
+  // Bit j: x[j] >= bound.
+  static uint64_t at_least(const int32_t* x, int64_t n, int32_t bound) {
+    uint64_t mask = 0;
+    for (int64_t j = 0; j < n; j += 8) {
+      const __m256i lanes = lanes8(n - j < 8 ? n - j : 8);
+      const __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(bound), _mm256_maskload_epi32(x + j, lanes));
+      mask |= uint64_t(uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_andnot_si256(below, lanes))))) << j;
+    }
+    return mask;
+  }
+
+ private:
+  // Lanes of the low eight bits.
+  static __m256 lanes_of(uint64_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(int(bits & 255)), bit), bit));
+  }
+
+  // Eight queries or weights in the form that products read.
+  static void put(__m256 x, float* to) {
+    if constexpr (form == Form::kF32) _mm256_storeu_ps(to, x);
+    else _mm256_storeu_ps(to, float_of_8_bf16(bf16_of_8(x)));
+  }
+
+  template <int R>
+  static void scores_of(const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
+    constexpr int N = columns_of(R);
+    const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
+    for (int64_t c = 0; c < kChunk; c += N * 8) {
+      __m256 acc[R][N];
+      for (int i = 0; i < R; i++)
+        for (int j = 0; j < N; j++) acc[i][j] = _mm256_setzero_ps();
+      product<form, R, N, false>(query, kQueryStride, static_cast<const float*>(k) + c, kChunk, steps, 0, ahead, acc);
+      ahead.lines = 0;  // the first pass fetched it all
+      for (int i = 0; i < R; i++)
+        for (int j = 0; j < N; j++) _mm256_storeu_ps(to + i * kChunk + c + j * 8, acc[i][j]);
+    }
+  }
+
+  template <int R>
+  static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor, float* out,
+                        Ahead ahead) {
+    constexpr int N = columns_of(R);
+    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
+    const float* b = static_cast<const float*>(v);
+    for (int64_t d = 0; d < width; d += 64, b += kSteps * 64) {
+      const int64_t columns = width - d < 64 ? width - d : 64;
+      Ahead fetch = ahead;
+      int64_t c = 0;
+      for (; c + N * 8 <= columns; c += N * 8) {
+        values_block<R, N>(weight, b + c, columns, mask, factor, out + d + c, width, fetch);
+        fetch.lines = 0;
+      }
+      for (; c < columns; c += 16) values_block<R, 2>(weight, b + c, columns, mask, factor, out + d + c, width, fetch);
+      ahead.at += ahead.lines * 64 * (kSteps / 4);
+    }
+  }
+
+  template <int R, int N>
+  static void values_block(const float* weight, const float* b, int64_t b_stride, uint64_t mask, const float* factor,
+                           float* out, int64_t width, Ahead ahead) {
+    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
+    __m256 acc[R][N];
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < N; j++)
+        acc[i][j] = _mm256_mul_ps(_mm256_loadu_ps(out + i * width + j * 8), _mm256_set1_ps(factor[i]));
+    if (mask == ~uint64_t(0)) product<form, R, N, false>(weight, kChunk, b, b_stride, kSteps, mask, ahead, acc);
+    else product<form, R, N, true>(weight, kChunk, b, b_stride, kSteps, mask, ahead, acc);
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < N; j++) _mm256_storeu_ps(out + i * width + j * 8, acc[i][j]);
+  }
+};
+
+}  // namespace
+}  // namespace fth::attention

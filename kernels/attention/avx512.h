@@ -1,0 +1,204 @@
+// AVX-512 arithmetic of attention, for the three forms of K,V products.
+//
+// Scores and weighted values are one micro-kernel: R rows times a matrix that is read in order, 64 columns (four
+// registers) wide; lane c of row i is one chain of fused multiply-adds over the steps.
+#pragma once
+#include "../simd/avx512.h"
+#include "tile.h"
+
+namespace fth::attention {
+namespace {
+
+enum class Form {
+  kF32,      // f32 K,V
+  kWidened,  // bf16 K,V, each word taken apart into two f32; queries and weights are f32 that bf16 can hold
+  kDot       // bf16 K,V, AVX512-BF16; queries and weights are packed pairs of bf16
+};
+
+// acc += a * b over `steps` words of b's rows. `a` has one word per step (kWidened: two). A masked product leaves out
+// the steps (bf16: halves of them) whose bit is not set.
+template <Form form, int R, int N, bool kMasked>
+[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t steps, uint64_t mask,
+                                           Ahead ahead, __m512 (&acc)[R][N]) {
+  const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
+    const __m512i select = _mm512_set1_epi32(int((halves & 1 ? 0xffffu : 0) | (halves & 2 ? 0xffff0000u : 0)));
+    (void)select;
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j++) {
+      __m512 x = _mm512_loadu_ps(b + (s * N + j) * 16);
+      if constexpr (form == Form::kF32) {
+#pragma GCC unroll 6
+        for (int i = 0; i < R; i++) acc[i][j] = _mm512_fmadd_ps(x, _mm512_set1_ps(a[i * a_stride + s]), acc[i][j]);
+      } else {
+        if constexpr (kMasked) x = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), select));
+        if constexpr (form == Form::kWidened) {
+          const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
+          const __m512 odd = _mm512_castsi512_ps(
+              _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(int(0xffff0000u))));
+#pragma GCC unroll 6
+          for (int i = 0; i < R; i++) {
+            acc[i][j] = _mm512_fmadd_ps(even, _mm512_set1_ps(a[i * a_stride + 2 * s]), acc[i][j]);
+            acc[i][j] = _mm512_fmadd_ps(odd, _mm512_set1_ps(a[i * a_stride + 2 * s + 1]), acc[i][j]);
+          }
+        } else {
+#if defined(__AVX512BF16__)
+#pragma GCC unroll 6
+          for (int i = 0; i < R; i++)
+            acc[i][j] = _mm512_dpbf16_ps(acc[i][j], (__m512bh)x, (__m512bh)_mm512_set1_ps(a[i * a_stride + s]));
+#endif
+        }
+      }
+    }
+  };
+  if constexpr (kMasked) {
+    if constexpr (form == Form::kF32) {
+      for (; mask != 0; mask &= mask - 1) step(__builtin_ctzll(mask), 3);
+    } else {
+      for (int64_t s = 0; mask != 0; s++, mask >>= 2)
+        if (mask & 3) step(s, uint32_t(mask & 3));
+    }
+  } else {
+    for (int64_t s = 0; s < steps; s += 4) {
+      step(s, 3);
+      step(s + 1, 3);
+      step(s + 2, 3);
+      step(s + 3, 3);
+      for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.at + i * 64, _MM_HINT_T1);
+      ahead.at += ahead.lines * 64;
+    }
+  }
+}
+
+template <Form form>
+struct Avx512 {
+  static void query(const float* q, float scale, int64_t head_dim, float* to) {
+    for (int64_t d = 0; d < head_dim; d += 16) {
+      const __mmask16 lanes = lanes16(head_dim - d);
+      const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, q + d), _mm512_set1_ps(scale));
+      put(x, to + (form == Form::kDot ? d / 2 : d));
+    }
+  }
+
+  static void scores(int n, const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
+    switch (n) {
+      case 1: return scores_of<1>(query, k, head_dim, to, ahead);
+      case 2: return scores_of<2>(query, k, head_dim, to, ahead);
+      case 3: return scores_of<3>(query, k, head_dim, to, ahead);
+      case 4: return scores_of<4>(query, k, head_dim, to, ahead);
+      case 5: return scores_of<5>(query, k, head_dim, to, ahead);
+      default: return scores_of<6>(query, k, head_dim, to, ahead);
+    }
+  }
+
+  // sum holds 16 partial sums per vector.
+  static void softmax(int n, float* scores, uint64_t mask, const float* bias, float* most, float* sum, float* factor) {
+    for (int i = 0; i < n; i++, scores += kChunk, sum += 16) {
+      __m512 s[4];
+      for (int j = 0; j < 4; j++) {
+        s[j] = _mm512_loadu_ps(scores + j * 16);
+        if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
+        s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
+      }
+      const float top = max16(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
+      const float now = top > most[i] ? top : most[i];
+      const __m512 base = _mm512_set1_ps(now == -INFINITY ? 0.f : now);  // -inf - -inf is no number
+      const __m512 shrink = exp16(_mm512_sub_ps(_mm512_set1_ps(most[i]), base));
+      for (int j = 0; j < 4; j++) s[j] = exp16(_mm512_sub_ps(s[j], base));
+      for (int j = 0; j < 4; j++) put(s[j], scores + (form == Form::kDot ? j * 8 : j * 16));
+      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
+      _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), shrink, added));
+      factor[i] = _mm512_cvtss_f32(shrink);
+      most[i] = now;
+    }
+  }
+
+  static void values(int n, const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
+                     float* out, Ahead ahead) {
+    switch (n) {
+      case 1: return values_of<1>(weight, v, width, mask, factor, out, ahead);
+      case 2: return values_of<2>(weight, v, width, mask, factor, out, ahead);
+      case 3: return values_of<3>(weight, v, width, mask, factor, out, ahead);
+      case 4: return values_of<4>(weight, v, width, mask, factor, out, ahead);
+      case 5: return values_of<5>(weight, v, width, mask, factor, out, ahead);
+      default: return values_of<6>(weight, v, width, mask, factor, out, ahead);
+    }
+  }
+
+  // y = y * b + x * a, n a multiple of 16.
+  static void axpby(float b, float* y, float a, const float* x, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(y + i), _mm512_set1_ps(b));
+      _mm512_storeu_ps(y + i, _mm512_fmadd_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(a), scaled));
+    }
+  }
+  static float exp(float x) { return _mm512_cvtss_f32(exp16(_mm512_set1_ps(x))); }
+  static float sum(const float* lanes) { return sum16(_mm512_loadu_ps(lanes)); }
+
+  // Bit j: x[j] >= bound.
+  static uint64_t at_least(const int32_t* x, int64_t n, int32_t bound) {
+    uint64_t mask = 0;
+    for (int64_t j = 0; j < n; j += 16) {
+      const __mmask16 lanes = lanes16(n - j);
+      mask |= uint64_t(_mm512_mask_cmpge_epi32_mask(lanes, _mm512_maskz_loadu_epi32(lanes, x + j),
+                                                    _mm512_set1_epi32(bound))) << j;
+    }
+    return mask;
+  }
+
+ private:
+  // Sixteen queries or weights in the form that products read.
+  static void put(__m512 x, float* to) {
+    if constexpr (form == Form::kF32) {
+      _mm512_storeu_ps(to, x);
+    } else if constexpr (form == Form::kWidened) {
+      _mm512_storeu_ps(to, float_of_16_bf16(bf16_of_16(x)));
+    } else {
+#if defined(__AVX512BF16__)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x));
+#endif
+    }
+  }
+
+  template <int R>
+  static void scores_of(const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
+    __m512 acc[R][4];
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < 4; j++) acc[i][j] = _mm512_setzero_ps();
+    const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
+    product<form, R, 4, false>(query, kQueryStride, static_cast<const float*>(k), steps, 0, ahead, acc);
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < 4; j++) _mm512_storeu_ps(to + i * kChunk + j * 16, acc[i][j]);
+  }
+
+  template <int R>
+  static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor, float* out,
+                        Ahead ahead) {
+    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
+    const float* b = static_cast<const float*>(v);
+    for (int64_t d = 0; d < width; d += 64, b += kSteps * 64) {
+      const int64_t left = width - d;
+      if (left >= 64) values_block<R, 4>(weight, b, mask, factor, out + d, width, ahead);
+      else if (left == 48) values_block<R, 3>(weight, b, mask, factor, out + d, width, ahead);
+      else if (left == 32) values_block<R, 2>(weight, b, mask, factor, out + d, width, ahead);
+      else values_block<R, 1>(weight, b, mask, factor, out + d, width, ahead);
+      ahead.at += ahead.lines * 64 * (kSteps / 4);
+    }
+  }
+
+  template <int R, int N>
+  static void values_block(const float* weight, const float* b, uint64_t mask, const float* factor, float* out,
+                           int64_t width, Ahead ahead) {
+    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
+    __m512 acc[R][N];
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < N; j++)
+        acc[i][j] = _mm512_mul_ps(_mm512_loadu_ps(out + i * width + j * 16), _mm512_set1_ps(factor[i]));
+    if (mask == ~uint64_t(0)) product<form, R, N, false>(weight, kChunk, b, kSteps, mask, ahead, acc);
+    else product<form, R, N, true>(weight, kChunk, b, kSteps, mask, ahead, acc);
+    for (int i = 0; i < R; i++)
+      for (int j = 0; j < N; j++) _mm512_storeu_ps(out + i * width + j * 16, acc[i][j]);
+  }
+};
+
+}  // namespace
+}  // namespace fth::attention

@@ -1,0 +1,310 @@
+// The walk over a tile's chunks that the vector targets share. Everything that computes is a static function of V:
+//   query   scale * q in the form that scores read
+//   scores  of n query vectors with the 64 keys of a K tile
+//   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by
+//   values  out = out * factor + weights * V tile
+//   axpby, exp, sum, at_least: see there
+#pragma once
+#include <math.h>
+
+#include <cstring>
+
+#include "../simd/scalar.h"
+#include "attention.h"
+
+namespace fth::attention {
+namespace {
+
+constexpr int kMostRegisterRows = 6;
+
+// Cache lines to fetch while a tile is worked on: `lines` of them per four steps of the products, from `at` on.
+struct Ahead {
+  const char* at;
+  int lines;
+};
+
+// Query vectors [first, first + n) of a tile, which see the same items of the chunk.
+struct Block {
+  int32_t first, n;
+  uint64_t mask;
+};
+
+struct Chunk {
+  const void *k, *v;
+};
+
+// The part's heads.
+struct Heads {
+  int64_t kv_head, first, n;
+};
+
+Heads heads_of(const Args& a, int64_t part) {
+  const int64_t group = a.heads / a.kv_heads, split = parts_per_group(a), kv_head = part / split, at = part % split;
+  const int64_t begin = at * group / split, end = (at + 1) * group / split;
+  return {kv_head, kv_head * group + begin, end - begin};
+}
+
+float* state_sum(float* state) { return state + 32; }
+float* state_out(float* state) { return state + 64; }
+const float* state_sum(const float* state) { return state + 32; }
+const float* state_out(const float* state) { return state + 64; }
+
+uint64_t reversed(uint64_t x) {
+  x = (x >> 1 & 0x5555555555555555) | (x & 0x5555555555555555) << 1;
+  x = (x >> 2 & 0x3333333333333333) | (x & 0x3333333333333333) << 2;
+  x = (x >> 4 & 0x0f0f0f0f0f0f0f0f) | (x & 0x0f0f0f0f0f0f0f0f) << 4;
+  return __builtin_bswap64(x);
+}
+
+// Bit j: the row's prefix, window and tree let it see item base + j.
+uint64_t seen(const fth_row& row, int64_t base) {
+  if (base >= row.visible || base + kChunk <= row.start) return 0;
+  uint64_t mask = ~uint64_t(0);
+  const int64_t shift = base + kChunk - row.visible;  // bit t of the reversed tree is item visible - 64 + t
+  if (shift >= 0) mask = reversed(row.tree) >> shift;
+  else if (shift > -kChunk) mask = reversed(row.tree) << -shift | ((uint64_t(1) << -shift) - 1);
+  if (row.start > base) mask &= ~uint64_t(0) << (row.start - base);
+  return mask;
+}
+
+// Copies one key (`units` words of 4 bytes, `from_step` words apart) into column `key` of a K tile.
+void put_k(const uint32_t* from, int64_t from_step, int64_t units, int64_t key, uint32_t* tile) {
+  for (int64_t u = 0; u < units; u++) tile[u * kChunk + key] = from[u * from_step];
+}
+
+template <class V>
+class Walk {
+ public:
+  Walk(const Args& a, const Tile& tile, int64_t part, Workspace& w)
+      : a_(a), tile_(tile), heads_(heads_of(a, part)), w_(w) {}
+
+  void queries() {
+    for (int64_t r = 0; r < tile_.rows; r++)
+      for (int64_t h = 0; h < heads_.n; h++)
+        V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale, a_.head_dim,
+                 w_.query + (r * heads_.n + h) * kQueryStride);
+  }
+
+  void piece(int64_t piece, float* state) {
+    const int64_t vectors = tile_.rows * heads_.n, width = kv::padded(a_.head_dim);
+    for (int64_t i = 0; i < vectors; i++) state[i] = -INFINITY;
+    memset(w_.sum, 0, size_t(vectors) * 16 * sizeof(float));
+    memset(state_out(state), 0, size_t(vectors * width) * sizeof(float));
+    const int64_t from = tile_.begin > piece * kPiece ? tile_.begin : piece * kPiece;
+    const int64_t to = tile_.end < (piece + 1) * kPiece ? tile_.end : (piece + 1) * kPiece;
+    for (int64_t base = from / kChunk * kChunk; base < to; base += kChunk) chunk(base, state);
+    for (int64_t i = 0; i < vectors; i++) state_sum(state)[i] = V::sum(w_.sum + i * 16);
+  }
+
+ private:
+  void chunk(int64_t base, float* state) {
+    Block blocks[kVectors];
+    const int n = find_blocks(base, blocks);
+    if (n == 0) return;
+    const Chunk at = a_.masked ? gather_dense(base) : locate(base);
+    const int64_t width = kv::padded(a_.head_dim);
+    // While the K tile is multiplied the next chunk's K tile is fetched, likewise V, in equal shares per block. The next
+    // tile is taken to be where its first item lies; that is wrong only if items are scattered, and then harmless.
+    const bool more = !a_.masked && base + kChunk < tile_.end;
+    const Chunk next = more ? page(list()[base + kChunk]) : at;
+    const int lines = more ? (16 + n - 1) / n : 0;
+    const int64_t k_share = kv::k_tile_bytes(a_.pool) / n / 64 * 64, v_share = kv::v_tile_bytes(a_.pool) / n / 64 * 64;
+    for (int b = 0; b < n; b++) {
+      const Block& block = blocks[b];
+      float* scores = w_.weight + block.first * kChunk;
+      V::scores(block.n, w_.query + block.first * kQueryStride, at.k, a_.head_dim, scores,
+                Ahead{static_cast<const char*>(next.k) + b * k_share, lines});
+      const float* bias = nullptr;
+      if (a_.bias_kind != FTH_BIAS_NONE) bias = add_bias(base, block);
+      V::softmax(block.n, scores, block.mask, bias, state + block.first, w_.sum + block.first * 16,
+                 w_.factor + block.first);
+    }
+    for (int b = 0; b < n; b++) {
+      const Block& block = blocks[b];
+      V::values(block.n, w_.weight + block.first * kChunk, at.v, width, block.mask, w_.factor + block.first,
+                state_out(state) + block.first * width, Ahead{static_cast<const char*>(next.v) + b * v_share, lines});
+    }
+  }
+
+  // Groups the tile's query vectors by what they see of the chunk.
+  int find_blocks(int64_t base, Block* blocks) {
+    int n = 0;
+    for (int32_t r = 0; r < tile_.rows;) {
+      const uint64_t mask = mask_of(r, base);
+      int32_t end = r + 1;
+      while (end < tile_.rows && mask_of(end, base) == mask) end++;
+      if (mask != 0) {
+        const int32_t first = r * int32_t(heads_.n), vectors = (end - r) * int32_t(heads_.n);
+        const int32_t count = (vectors + kMostRegisterRows - 1) / kMostRegisterRows;
+        for (int32_t b = 0; b < count; b++)
+          blocks[n++] = {first + vectors * b / count, vectors * (b + 1) / count - vectors * b / count, mask};
+      }
+      r = end;
+    }
+    return n;
+  }
+
+  uint64_t mask_of(int32_t r, int64_t base) {
+    const fth_row& row = a_.rows[tile_.row + r];
+    uint64_t mask = seen(row, base);
+    if (a_.masked && mask != 0) {
+      const int64_t left = row.visible - base;
+      mask &= V::at_least(a_.reach + row.sequence * a_.tokens + base, left < kChunk ? left : kChunk, row.depth);
+    }
+    return mask;
+  }
+
+  // The chunk's items that the tile may look at.
+  int64_t first_item(int64_t base) const { return tile_.begin > base ? tile_.begin : base; }
+  int64_t last_item(int64_t base) const { return tile_.end < base + kChunk ? tile_.end : base + kChunk; }
+  const int32_t* list() const { return a_.entries + a_.rows[tile_.row].list; }
+
+  Chunk page(int64_t entry) const {
+    const char* k = kv::tile(a_.pool, entry / kChunk, a_.layer, heads_.kv_head);
+    return {k, k + kv::k_tile_bytes(a_.pool)};
+  }
+
+  Chunk locate(int64_t base) {
+    const int64_t from = first_item(base), to = last_item(base);
+    const int32_t* items = list();
+    const int64_t start = items[from] - (from - base);
+    bool whole = start >= 0 && start % kChunk == 0;
+    for (int64_t i = from; i < to && whole; i++) whole = items[i] == start + (i - base);
+    return whole ? page(start) : gather(base, from, to);
+  }
+
+  Chunk gather(int64_t base, int64_t from, int64_t to) {
+    const int64_t units = a_.head_dim * kv::element_bytes(a_.kv_bf16) / 4;
+    for (int64_t i = from; i < to; i++) {
+      const int64_t entry = list()[i], key = i - base, source = entry % kChunk;
+      const Chunk at = page(entry);
+      put_k(static_cast<const uint32_t*>(at.k) + source, kChunk, units, key, w_.k_tile);
+      for (int64_t d = 0; d < a_.head_dim; d += 64) {
+        const int64_t width = kv::padded(a_.head_dim) - d < 64 ? kv::padded(a_.head_dim) - d : 64;
+        const int64_t to_v = kv::v_index(a_.kv_bf16, a_.head_dim, key, d);
+        const int64_t from_v = kv::v_index(a_.kv_bf16, a_.head_dim, source, d);
+        if (a_.kv_bf16)
+          for (int64_t c = 0; c < width; c++)
+            reinterpret_cast<uint16_t*>(w_.v_tile)[to_v + 2 * c] = static_cast<const uint16_t*>(at.v)[from_v + 2 * c];
+        else
+          memcpy(w_.v_tile + to_v, static_cast<const float*>(at.v) + from_v, size_t(width) * 4);
+      }
+    }
+    return {w_.k_tile, w_.v_tile};
+  }
+
+  Chunk gather_dense(int64_t base) {
+    const int64_t bytes = kv::element_bytes(a_.kv_bf16), sequence = a_.rows[tile_.row].sequence;
+    for (int64_t i = first_item(base); i < last_item(base); i++) {
+      const int64_t at = sequence * a_.sequence_stride + i * a_.token_stride + heads_.kv_head * a_.head_stride;
+      const int64_t key = i - base;
+      const char* k = static_cast<const char*>(a_.k) + at * bytes;
+      const char* v = static_cast<const char*>(a_.v) + at * bytes;
+      for (int64_t u = 0; u < a_.head_dim * bytes / 4; u++) memcpy(w_.k_tile + u * kChunk + key, k + u * 4, 4);
+      for (int64_t d = 0; d < a_.head_dim; d += 64) {
+        const int64_t width = a_.head_dim - d < 64 ? a_.head_dim - d : 64;
+        const int64_t to = kv::v_index(a_.kv_bf16, a_.head_dim, key, d);
+        if (a_.kv_bf16)
+          for (int64_t c = 0; c < width; c++)
+            reinterpret_cast<uint16_t*>(w_.v_tile)[to + 2 * c] = reinterpret_cast<const uint16_t*>(v)[d + c];
+        else
+          memcpy(w_.v_tile + to, v + d * 4, size_t(width) * 4);
+      }
+    }
+    return {w_.k_tile, w_.v_tile};
+  }
+
+  // The bias of a block's vectors on the items that they see, 0 on the others.
+  const float* add_bias(int64_t base, const Block& block) {
+    for (int32_t i = block.first; i < block.first + block.n; i++) {
+      const int64_t r = tile_.row + i / heads_.n, head = heads_.first + i % heads_.n;
+      const fth_row& row = a_.rows[r];
+      float* to = w_.bias + i * kChunk;
+      memset(to, 0, kChunk * sizeof(float));
+      for (uint64_t left = block.mask; left != 0; left &= left - 1) {
+        const int64_t j = __builtin_ctzll(left), item = base + j;
+        if (a_.bias_kind == FTH_BIAS_DENSE) {
+          to[j] = a_.bias[(r * a_.heads + head) * a_.bias_width + item];
+        } else {
+          int64_t position = item;
+          if (!a_.masked && a_.entry_position != nullptr) position = a_.entry_position[list()[item]];
+          const int64_t at = position - row.position + a_.bias_center;
+          to[j] = a_.bias[head * a_.bias_width + (at < 0 ? 0 : at >= a_.bias_width ? a_.bias_width - 1 : at)];
+        }
+      }
+    }
+    return w_.bias + block.first * kChunk;
+  }
+
+  const Args& a_;
+  const Tile& tile_;
+  const Heads heads_;
+  Workspace& w_;
+};
+
+// Adds one state to a total. A vector that saw nothing in the piece is left alone: whether such a piece is looked at
+// depends on the tile's other rows.
+template <class V>
+void add_state(const float* state, int64_t vectors, int64_t width, float* total) {
+  for (int64_t i = 0; i < vectors; i++) {
+    if (state[i] == -INFINITY && state_sum(state)[i] == 0) continue;
+    const float most = state[i] > total[i] ? state[i] : total[i], base = most == -INFINITY ? 0.f : most;
+    const float old = V::exp(total[i] - base), fresh = V::exp(state[i] - base);
+    total[i] = most;
+    state_sum(total)[i] = state_sum(total)[i] * old + state_sum(state)[i] * fresh;
+    V::axpby(old, state_out(total) + i * width, fresh, state_out(state) + i * width, width);
+  }
+}
+
+void clear_total(int64_t vectors, int64_t width, float* total) {
+  for (int64_t i = 0; i < vectors; i++) {
+    total[i] = -INFINITY;
+    state_sum(total)[i] = 0;
+  }
+  memset(state_out(total), 0, size_t(vectors * width) * sizeof(float));
+}
+
+template <class V>
+void merge_states(const Args& a, const Tile& tile, int64_t part, const float* states, int64_t stride, int64_t pieces,
+                  bool first, float* total) {
+  const int64_t vectors = tile.rows * heads_of(a, part).n, width = kv::padded(a.head_dim);
+  if (first) clear_total(vectors, width, total);
+  for (int64_t p = 0; p < pieces; p++) add_state<V>(states + p * stride, vectors, width, total);
+}
+
+void write_output(const Args& a, const Tile& tile, int64_t part, const float* total) {
+  const Heads heads = heads_of(a, part);
+  const int64_t width = kv::padded(a.head_dim);
+  for (int64_t i = 0; i < tile.rows * heads.n; i++) {
+    const float sum = state_sum(total)[i], factor = sum == 0 ? 0.f : 1.f / sum;
+    const float* from = state_out(total) + i * width;
+    const int64_t to = (tile.row + i / heads.n) * a.out_stride + (heads.first + i % heads.n) * a.head_dim;
+    for (int64_t d = 0; d < a.head_dim; d++) {
+      if (a.out_bf16) static_cast<uint16_t*>(a.out)[to + d] = bf16_of_float(from[d] * factor);
+      else static_cast<float*>(a.out)[to + d] = from[d] * factor;
+    }
+  }
+}
+
+template <class V>
+void whole_tile(const Args& a, const Tile& tile, int64_t part, Workspace& w) {
+  const int64_t vectors = tile.rows * heads_of(a, part).n, width = kv::padded(a.head_dim);
+  Walk<V> walk(a, tile, part, w);
+  walk.queries();
+  clear_total(vectors, width, w.total);
+  for (int64_t p = tile.begin / kPiece; p * kPiece < tile.end; p++) {
+    walk.piece(p, w.piece);
+    add_state<V>(w.piece, vectors, width, w.total);
+  }
+  write_output(a, tile, part, w.total);
+}
+
+template <class V>
+void one_piece(const Args& a, const Tile& tile, int64_t part, int64_t piece, Workspace& w, float* state) {
+  Walk<V> walk(a, tile, part, w);
+  walk.queries();
+  walk.piece(piece, state);
+}
+
+}  // namespace
+}  // namespace fth::attention

@@ -1,0 +1,469 @@
+// Attention against the formula in double, on every instruction set and in both forms, with buffers against guard pages
+// and not-a-number in every slot that no row may see; and the promises that a row's bits depend on the row alone.
+#include "test.h"
+
+#include "context.h"
+#include "simd/scalar.h"
+
+using test::Guarded;
+
+namespace {
+
+// Where the items of a list lie in the pool.
+enum Placement { kPages, kShifted, kScattered, kMixed };
+
+struct Shape {
+  int32_t heads = 6, kv_heads = 2, head_dim = 64, type = FTH_F32;
+  int32_t lists = 2, length = 200;
+  Placement placement = kPages;
+  int32_t bias = FTH_BIAS_NONE;
+  bool positions = false;  // entry_position is given
+};
+
+constexpr int32_t kLayers = 2, kLayer = 1;
+
+// Lists of random K,V that depend on (list, item) only, so that the same problem can be laid out in several ways.
+class Problem {
+ public:
+  explicit Problem(const Shape& s)
+      : shape(s), kv{kLayers, s.kv_heads, s.head_dim, s.type, ((s.length + 63) / 64 * s.lists + 1) * 64},
+        attention{s.heads, s.bias, 0, 70, 1.f / sqrtf(float(s.head_dim)), 0}, row_floats(int64_t(s.kv_heads) * s.head_dim),
+        entries(s.lists * s.length), position(kv.entries), k(int64_t(s.lists) * s.length * row_floats),
+        v(k.size()), pool(bytes(kv)) {
+    test::Random random(11);
+    random.fill(k, k.size());
+    random.fill(v, v.size());
+    place(random);
+    for (int64_t e = 0; e < kv.entries; e++) position[e] = int32_t(random.below(300));
+    memset(pool, 0xff, size_t(pool.size()));
+    test::Context ctx;
+    Guarded<fth_row> rows(entries.size());
+    for (int64_t i = 0; i < rows.size(); i++) {
+      rows[i] = test::row();
+      rows[i].entry = entries[i];
+    }
+    EXPECT_OK(ctx, fth_kv_write(ctx, &kv, kLayer, rows.size(), rows, k, v, pool));
+    if (s.type == FTH_BF16)
+      for (int64_t i = 0; i < k.size(); i++) {
+        k[i] = float_of_bf16(bf16_of_float(k[i]));
+        v[i] = float_of_bf16(bf16_of_float(v[i]));
+      }
+    if (s.bias == FTH_BIAS_RELATIVE) attention.bias_width = 123;
+    if (s.bias == FTH_BIAS_DENSE) attention.bias_width = s.length;
+  }
+
+  fth_status run(fth_context* ctx, int64_t count, const fth_row* rows, const float* q, const float* bias, float* out) const {
+    return fth_attention(ctx, &attention, &kv, kLayer, count, rows, q, entries, entries.size(), pool,
+                         shape.positions ? position.get() : nullptr, bias, out);
+  }
+
+  const Shape shape;
+  const fth_kv_shape kv;
+  fth_attention_shape attention;
+  const int64_t row_floats;
+  Guarded<int32_t> entries, position;
+  Guarded<float> k, v;  // [list, item, kv_heads, head_dim], as the pool holds them
+  Guarded<char> pool;
+
+ private:
+  static int64_t bytes(const fth_kv_shape& kv) {
+    test::Context ctx;
+    int64_t n = 0;
+    EXPECT_OK(ctx, fth_kv_bytes(ctx, &kv, &n));
+    return n;
+  }
+
+  void place(test::Random& random) {
+    const int64_t pages = kv.entries / 64, chunks = (shape.length + 63) / 64;
+    Guarded<int32_t> page(pages), any(kv.entries);
+    shuffle(random, page);
+    shuffle(random, any);
+    for (int64_t l = 0; l < shape.lists; l++)
+      for (int64_t i = 0; i < shape.length; i++) {
+        const int64_t item = l * shape.length + i, paged = page[l * chunks + i / 64] * 64 + i % 64;
+        // Mixed: the last two items of each chunk change places.
+        const int64_t partner = i % 64 == 62 && i + 1 < shape.length ? paged + 1 : i % 64 == 63 ? paged - 1 : paged;
+        entries[item] = int32_t(shape.placement == kPages     ? paged
+                                : shape.placement == kShifted ? item + 7
+                                : shape.placement == kMixed   ? partner
+                                                              : any[item]);
+      }
+  }
+  static void shuffle(test::Random& random, Guarded<int32_t>& x) {
+    for (int64_t i = 0; i < x.size(); i++) x[i] = int32_t(i);
+    for (int64_t i = x.size() - 1; i > 0; i--) {
+      const int64_t j = random.below(i + 1);
+      const int32_t t = x[i];
+      x[i] = x[j];
+      x[j] = t;
+    }
+  }
+};
+
+bool sees(const fth_row& row, int64_t item) {
+  const int64_t back = row.visible - 1 - item;
+  return item >= row.start && back >= 0 && (back >= 64 || (row.tree >> back & 1));
+}
+
+// Rows of every kind: prefixes, windows, trees, none.
+void fill_rows(const Problem& p, test::Random& random, Guarded<fth_row>& rows, bool one_list) {
+  for (int64_t i = 0; i < rows.size(); i++) {
+    rows[i] = test::row();
+    rows[i].list = one_list ? 0 : random.below(p.shape.lists) * p.shape.length;
+    rows[i].visible = int32_t(i % 7 == 6 ? 0 : one_list ? p.shape.length * (i + 1) / rows.size() : 1 + random.below(p.shape.length));
+    rows[i].position = rows[i].visible - 1;
+    if (i % 5 == 3) rows[i].start = int32_t(random.below(rows[i].visible + 2));
+    if (i % 4 == 2) rows[i].tree = random.bits() | 1;
+  }
+}
+
+double bias_of(const Problem& p, const float* bias, int64_t i, const fth_row& row, int64_t h, int64_t item, bool masked) {
+  if (p.shape.bias == FTH_BIAS_DENSE) return bias[(i * p.shape.heads + h) * p.attention.bias_width + item];
+  if (p.shape.bias == FTH_BIAS_NONE) return 0;
+  const int64_t at = p.shape.positions && !masked ? p.position[p.entries[row.list + item]] : item;
+  int64_t index = at - row.position + p.attention.bias_center;
+  index = index < 0 ? 0 : index >= p.attention.bias_width ? p.attention.bias_width - 1 : index;
+  return bias[h * p.attention.bias_width + index];
+}
+
+// Compares one call with the formula. `counts(row, item)`: the row sees the item; list l is [length] items of p.k, p.v.
+template <class F>
+void compare(const Problem& p, int64_t count, const fth_row* rows, const float* q, const float* bias, const float* out,
+             bool masked, F counts) {
+  const Shape& s = p.shape;
+  const bool bf16 = s.type == FTH_BF16;
+  Guarded<double> score(s.length);
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t h = 0; h < s.heads; h++) {
+      const fth_row& row = rows[i];
+      const int64_t list = masked ? row.sequence : row.list / s.length, g = h / (s.heads / s.kv_heads);
+      const float* from = q + (i * s.heads + h) * s.head_dim;
+      double most = -INFINITY, error = 0, sum = 0;
+      for (int64_t t = 0; t < s.length; t++) {
+        score[t] = -INFINITY;
+        if (!counts(row, t)) continue;
+        const float* key = p.k + (list * s.length + t) * p.row_floats + g * s.head_dim;
+        double dot = 0, size = 0;
+        for (int64_t d = 0; d < s.head_dim; d++) {
+          dot += double(from[d]) * key[d];
+          size += fabs(double(from[d]) * key[d]);
+        }
+        score[t] = dot * double(p.attention.scale) + (bias == nullptr ? 0 : bias_of(p, bias, i, row, h, t, masked));
+        if (score[t] > most) most = score[t];
+        // bf16: scale * q is rounded (2^-9). fp32 sums of head_dim terms; the exponent is rounded a few times.
+        const double e = size * double(p.attention.scale) * ((bf16 ? 0x1p-9 : 0) + (s.head_dim + 3) * 0x1p-24) +
+                         (fabs(score[t]) + fabs(most)) * 0x1p-22;
+        if (e > error) error = e;
+      }
+      double weight_sum = 0;
+      for (int64_t t = 0; t < s.length; t++) weight_sum += exp(score[t] - (most == -INFINITY ? 0 : most));
+      // |v| <= 1. An error of e in every score moves the mean by at most 2e; weights are rounded to 2^-9 with bf16 and
+      // come from an exponential good to 2^-21; sums of `length` terms and a dozen merges.
+      const double bound = 2.2 * error + (bf16 ? 0x1p-8 : 0) + 0x1p-20 + (s.length + 16) * 0x1p-24;
+      for (int64_t d = 0; d < s.head_dim; d++) {
+        sum = 0;
+        for (int64_t t = 0; t < s.length; t++)
+          if (score[t] != -INFINITY)
+            sum += exp(score[t] - most) * p.v[(list * s.length + t) * p.row_floats + g * s.head_dim + d];
+        const double want = weight_sum == 0 ? 0 : sum / weight_sum, got = out[(i * s.heads + h) * s.head_dim + d];
+        EXPECT(fabs(got - want) <= bound, "row %lld head %lld dim %lld of %d, type %d: %g, want %g +- %g", (long long)i,
+               (long long)h, (long long)d, s.head_dim, s.type, got, want, bound);
+        if (weight_sum == 0) EXPECT(got == 0);
+      }
+    }
+}
+
+int64_t bias_floats(const Problem& p, int64_t count) {
+  return p.shape.bias == FTH_BIAS_NONE ? 1
+                                       : (p.shape.bias == FTH_BIAS_DENSE ? count : 1) * p.shape.heads * p.attention.bias_width;
+}
+
+// bf16 K,V have two variants under AVX-512: with the dot instruction and without.
+template <class F>
+void for_every_variant(int32_t workers, F body) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+    test::Context ctx(isa, workers);
+    body(ctx);
+    fth_context* inner = ctx;
+    if (inner->info.bf16_dot) {
+      inner->info.bf16_dot = 0;
+      body(ctx);
+    }
+  }
+}
+
+void check(const Shape& s, int64_t count, bool one_list) {
+  const Problem p(s);
+  for_every_variant(1 + int32_t(count % 2), [&](test::Context& ctx) {
+    test::Random random(uint64_t(count * 31 + s.head_dim));
+    Guarded<fth_row> rows(count);
+    Guarded<float> q(count * s.heads * s.head_dim), out(q.size()), bias(bias_floats(p, count));
+    fill_rows(p, random, rows, one_list);
+    random.fill(q, q.size(), 2.f);
+    random.fill(bias, bias.size());
+    for (int64_t i = 0; i < bias.size() && s.bias == FTH_BIAS_DENSE; i += 5) bias[i] = -INFINITY;
+    const float* given = s.bias == FTH_BIAS_NONE ? nullptr : bias.get();
+    EXPECT_OK(ctx, p.run(ctx, count, rows, q, given, out));
+    compare(p, count, rows, q, given, out, false, sees);
+  });
+}
+
+}  // namespace
+
+TEST(matches_the_formula) {
+  for (int32_t type : {FTH_F32, FTH_BF16}) {
+    for (int32_t head_dim : {16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 120, 128, 256})
+      check({.head_dim = head_dim, .type = type, .length = 150}, 9, head_dim % 16 == 0);
+    for (int32_t heads : {1, 2, 5, 8, 32, 71}) {
+      check({.heads = heads, .kv_heads = 1, .head_dim = 32, .type = type, .length = 70}, 8, true);
+      check({.heads = heads, .kv_heads = heads, .head_dim = 32, .type = type, .length = 70}, 8, true);
+    }
+    for (int32_t length : {1, 2, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1100})
+      for (int64_t count : {1, 4}) check({.heads = 3, .kv_heads = 1, .type = type, .length = length}, count, true);
+    for (Placement placement : {kPages, kShifted, kScattered, kMixed})
+      for (bool one_list : {false, true})
+        check({.head_dim = 80, .type = type, .length = 210, .placement = placement}, 33, one_list);
+    for (int32_t bias : {FTH_BIAS_RELATIVE, FTH_BIAS_DENSE})
+      for (bool positions : {false, true}) check({.type = type, .bias = bias, .positions = positions}, 13, false);
+  }
+}
+
+// The bits of every row are the same however its list lies in the pool, however many workers run and whoever is with it:
+// in a prefill, alone (a decode step), in another order.
+TEST(bits_depend_on_the_row_alone) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t heads : {6, 40}) {
+      Shape s{.heads = heads, .kv_heads = heads == 6 ? 2 : 1, .head_dim = 24, .type = type, .lists = 2, .length = 1100};
+      const Problem pages(s);
+      const int64_t count = 48, row = int64_t(heads) * s.head_dim;
+      test::Random random(3);
+      Guarded<fth_row> rows(count);
+      Guarded<float> q(count * row), want(count * row), out(count * row);
+      fill_rows(pages, random, rows, true);
+      for (int64_t i = 30; i < count; i++) rows[i].list = s.length * (i & 1);  // and decode rows of both lists
+      random.fill(q, q.size(), 2.f);
+
+      for_every_variant(1, [&](test::Context& ctx) {
+        EXPECT_OK(ctx, pages.run(ctx, count, rows, q, nullptr, want));
+        for (Placement placement : {kShifted, kScattered, kMixed}) {
+          s.placement = placement;
+          EXPECT_OK(ctx, Problem(s).run(ctx, count, rows, q, nullptr, out));
+          EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "placement %d, isa %d", placement,
+                 ((fth_context*)ctx)->info.isa);
+        }
+        Guarded<fth_row> backwards(count);
+        Guarded<float> q_backwards(count * row);
+        for (int64_t i = 0; i < count; i++) {
+          backwards[i] = rows[count - 1 - i];
+          memcpy(q_backwards + i * row, q + (count - 1 - i) * row, size_t(row) * 4);
+        }
+        EXPECT_OK(ctx, pages.run(ctx, count, backwards, q_backwards, nullptr, out));
+        for (int64_t i = 0; i < count; i++)
+          EXPECT(memcmp(out + i * row, want + (count - 1 - i) * row, size_t(row) * 4) == 0, "row %lld", (long long)i);
+
+        for (int32_t workers : {1, 3}) {
+          test::Context alone(((fth_context*)ctx)->info.isa, workers);
+          ((fth_context*)alone)->info.bf16_dot = ((fth_context*)ctx)->info.bf16_dot;
+          for (int64_t i = 0; i < count; i++)
+            EXPECT_OK(alone, pages.run(alone, 1, rows + i, q + i * row, nullptr, out + i * row));
+          EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "%d workers", workers);
+          EXPECT_OK(alone, pages.run(alone, count, rows, q, nullptr, out));
+          EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "%d workers", workers);
+        }
+      });
+    }
+}
+
+// Items may be named several times and by several lists; items behind the window's start are not looked at.
+TEST(entries_may_be_aliased) {
+  Problem p({.heads = 2, .kv_heads = 1, .lists = 2, .length = 130});
+  for (int64_t i = 0; i < p.shape.length; i++) {  // list 1 becomes every second item of list 0
+    const int64_t item = i / 2 * 2;
+    p.entries[p.shape.length + i] = p.entries[item];
+    memcpy(p.k + (p.shape.length + i) * p.row_floats, p.k + item * p.row_floats, size_t(p.row_floats) * 4);
+    memcpy(p.v + (p.shape.length + i) * p.row_floats, p.v + item * p.row_floats, size_t(p.row_floats) * 4);
+  }
+  for (int64_t i = 0; i < 10; i++) p.entries[i] = -1;
+  for_every_variant(1, [&](test::Context& ctx) {
+    Guarded<fth_row> rows(2);
+    Guarded<float> q(2 * 2 * 64), out(q.size());
+    test::Random(5).fill(q, q.size());
+    rows[0] = rows[1] = test::row();
+    rows[0].visible = rows[1].visible = p.shape.length;
+    rows[0].start = 10;
+    rows[1].list = p.shape.length;
+    EXPECT_OK(ctx, p.run(ctx, 2, rows, q, nullptr, out));
+    compare(p, 2, rows, q, nullptr, out, false, sees);
+  });
+}
+
+// A value that overflowed reaches the rows that see it and no others, also of the same tile.
+TEST(what_a_row_does_not_see_does_not_reach_it) {
+  for (int32_t type : {FTH_F32, FTH_BF16}) {
+    Problem p({.heads = 3, .kv_heads = 1, .type = type, .lists = 1, .length = 100});
+    for_every_variant(2, [&](test::Context& ctx) {
+      Guarded<fth_row> rows(100), bad(1);
+      Guarded<float> q(100 * 3 * 64), want(q.size()), out(q.size()), k(64), v(64);
+      test::Random(5).fill(q, q.size());
+      for (int32_t i = 0; i < 100; i++) { rows[i] = test::row(); rows[i].visible = i + 1; }
+      EXPECT_OK(ctx, p.run(ctx, 100, rows, q, nullptr, want));
+      Guarded<char> kept(p.pool.size());
+      kept.copy_from(p.pool);
+      for (int d = 0; d < 64; d++) { k[d] = NAN; v[d] = -INFINITY; }
+      bad[0] = test::row();
+      bad[0].entry = p.entries[70];
+      EXPECT_OK(ctx, fth_kv_write(ctx, &p.kv, kLayer, 1, bad, k, v, p.pool));
+      EXPECT_OK(ctx, p.run(ctx, 100, rows, q, nullptr, out));
+      EXPECT(memcmp(out, want, 70 * 3 * 64 * 4) == 0);
+      for (int64_t i = 70 * 3 * 64; i < out.size(); i++) EXPECT(isnan(out[i]));
+      p.pool.copy_from(kept);
+    });
+  }
+}
+
+TEST(mask_form_matches_the_formula) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t head_dim : {16, 24, 64, 120, 128})
+      for (int32_t bias : {FTH_BIAS_NONE, FTH_BIAS_RELATIVE, FTH_BIAS_DENSE}) {
+        const Shape s{.heads = 6, .kv_heads = 2, .head_dim = head_dim, .type = type, .lists = 3, .length = 170, .bias = bias};
+        const Problem p(s);
+        const int64_t count = 40, gap = 8;  // between the heads of a token
+        const fth_dense_kv_shape kv{s.lists, s.length, s.kv_heads, head_dim, type, 0, s.length * s.kv_heads * (head_dim + gap),
+                                    s.kv_heads * (head_dim + gap), head_dim + gap};
+        const int64_t elements = int64_t(s.lists) * kv.sequence_stride - gap, width = type == FTH_BF16 ? 2 : 4;
+        Guarded<char> k(elements * width), v(elements * width);
+        Guarded<int32_t> reach(s.lists * s.length);
+        Guarded<fth_row> rows(count);
+        Guarded<float> q(count * s.heads * head_dim), out(q.size()), given(bias_floats(p, count));
+        test::Random random(9);
+        random.fill(q, q.size(), 2.f);
+        random.fill(given, given.size());
+        fill_rows(p, random, rows, true);
+        memset(k, 0xff, size_t(k.size()));
+        memset(v, 0xff, size_t(v.size()));
+        for (int64_t t = 0; t < reach.size(); t++) {
+          reach[t] = t / 64 % 4 == 2 ? -1 : int32_t(random.below(4)) - 1;  // chunks without K,V among others
+          for (int64_t h = 0; h < s.kv_heads && reach[t] >= 0; h++)
+            for (int64_t d = 0; d < head_dim; d++) {
+              const int64_t at = t * kv.token_stride + h * kv.head_stride + d, from = (t * s.kv_heads + h) * head_dim + d;
+              if (type == FTH_BF16) {
+                reinterpret_cast<uint16_t*>(k.get())[at] = bf16_of_float(p.k[from]);
+                reinterpret_cast<uint16_t*>(v.get())[at] = bf16_of_float(p.v[from]);
+              } else {
+                reinterpret_cast<float*>(k.get())[at] = p.k[from];
+                reinterpret_cast<float*>(v.get())[at] = p.v[from];
+              }
+            }
+        }
+        for (int64_t i = 0; i < count; i++) {
+          rows[i].sequence = int32_t(i / 12 % s.lists);
+          rows[i].depth = int32_t(random.below(3));
+        }
+        const float* bias_or_null = bias == FTH_BIAS_NONE ? nullptr : given.get();
+        Guarded<float> alone(out.size());
+        for_every_variant(2, [&](test::Context& ctx) {
+          EXPECT_OK(ctx, fth_attention_masked(ctx, &p.attention, &kv, count, rows, q, k, v, reach, bias_or_null, out));
+          compare(p, count, rows, q, bias_or_null, out, true, [&](const fth_row& row, int64_t t) {
+            return sees(row, t) && reach[row.sequence * s.length + t] >= row.depth;
+          });
+          const int64_t row = s.heads * head_dim;
+          for (int64_t i = 0; i < count; i++)
+            EXPECT_OK(ctx, fth_attention_masked(ctx, &p.attention, &kv, 1, rows + i, q + i * row, k, v, reach,
+                                                bias == FTH_BIAS_DENSE ? given + i * s.heads * p.attention.bias_width
+                                                                       : bias_or_null,
+                                                alone + i * row));
+          EXPECT(memcmp(alone, out, size_t(out.size()) * 4) == 0);
+        });
+      }
+}
+
+TEST(refuses_bad_arguments) {
+  test::Context ctx;
+  Problem p({.heads = 2, .kv_heads = 1, .head_dim = 16, .lists = 1, .length = 64});
+  Guarded<fth_row> rows(2);
+  Guarded<float> q(64), out(64), bias(2 * 2 * 64);
+  rows[0] = rows[1] = test::row();
+  rows[0].visible = rows[1].visible = 64;
+  const auto call = [&] { return p.run(ctx, 2, rows, q, nullptr, out); };
+  EXPECT_OK(ctx, call());
+  const fth_row good = rows[1];
+  rows[1].visible = 65;
+  EXPECT_REFUSED(ctx, "rows[1].list and visible must stay inside the 64 entries, got list 0 with 65 visible", call());
+  rows[1].visible = -1;
+  EXPECT_REFUSED(ctx, "rows[1].visible", call());
+  rows[1] = good;
+  rows[1].list = 1;
+  EXPECT_REFUSED(ctx, "rows[1].list", call());
+  rows[1].list = -1;
+  EXPECT_REFUSED(ctx, "rows[1].list", call());
+  rows[1].list = INT64_MAX;
+  EXPECT_REFUSED(ctx, "rows[1].list", call());
+  rows[1] = good;
+  rows[1].start = -1;
+  EXPECT_REFUSED(ctx, "rows[1].start must be at least 0, got -1", call());
+  rows[1] = good;
+  p.entries[5] = int32_t(p.kv.entries);
+  EXPECT_REFUSED(ctx, "entries[5] must be in 0..127, got 128", call());
+  p.entries[5] = -1;
+  EXPECT_REFUSED(ctx, "entries[5]", call());
+  rows[0].start = rows[1].start = 6;
+  EXPECT_OK(ctx, call());
+  rows[1].start = 5;
+  EXPECT_REFUSED(ctx, "entries[5]", call());
+  rows[0].start = rows[1].start = 6;
+
+  EXPECT_REFUSED(ctx, "q must not be null", p.run(ctx, 2, rows, nullptr, nullptr, out));
+  EXPECT_REFUSED(ctx, "out must not be null", p.run(ctx, 2, rows, q, nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "rows must not be null", p.run(ctx, 2, nullptr, q, nullptr, out));
+  EXPECT_REFUSED(ctx, "q and out must not overlap", p.run(ctx, 2, rows, q, nullptr, q));
+  EXPECT_REFUSED(ctx, "count", p.run(ctx, -1, rows, q, nullptr, out));
+  EXPECT_REFUSED(ctx, "bias must be null", p.run(ctx, 2, rows, q, bias, out));
+  const fth_attention_shape shape = p.attention;
+  p.attention.heads = 0;
+  EXPECT_REFUSED(ctx, "shape.heads", call());
+  p.attention = shape;
+  p.attention.scale = NAN;
+  EXPECT_REFUSED(ctx, "shape.scale must be a finite number", call());
+  p.attention = shape;
+  p.attention.bias_kind = 3;
+  EXPECT_REFUSED(ctx, "shape.bias_kind", call());
+  p.attention.bias_kind = FTH_BIAS_DENSE;
+  p.attention.bias_width = 63;
+  EXPECT_REFUSED(ctx, "bias must not be null", call());
+  EXPECT_REFUSED(ctx, "rows[0].visible must be at most shape.bias_width 63, got 64", p.run(ctx, 2, rows, q, bias, out));
+  p.attention.bias_width = 0;
+  EXPECT_REFUSED(ctx, "shape.bias_width", p.run(ctx, 2, rows, q, bias, out));
+  p.attention = shape;
+
+  fth_dense_kv_shape kv{2, 4, 1, 16, FTH_F32, 0, 64, 16, 0};
+  Guarded<float> k(128), v(128);
+  Guarded<int32_t> reach(8);
+  const auto masked = [&] { return fth_attention_masked(ctx, &shape, &kv, 2, rows, q, k, v, reach, nullptr, out); };
+  rows[0] = rows[1] = test::row();
+  EXPECT_OK(ctx, masked());
+  rows[1].visible = 5;
+  EXPECT_REFUSED(ctx, "rows[1].visible must be in 0..4, got 5", masked());
+  rows[1] = test::row();
+  rows[1].sequence = 2;
+  EXPECT_REFUSED(ctx, "rows[1].sequence must be in 0..1, got 2", masked());
+  rows[1] = test::row();
+  rows[1].depth = -1;
+  EXPECT_REFUSED(ctx, "rows[1].depth", masked());
+  rows[1] = test::row();
+  kv.token_stride = -1;
+  EXPECT_REFUSED(ctx, "kv.token_stride", masked());
+  kv.token_stride = 16;
+  kv.head_dim = 12;
+  EXPECT_REFUSED(ctx, "kv.head_dim", masked());
+  kv.head_dim = 16;
+  EXPECT_REFUSED(ctx, "reach must not be null",
+                 fth_attention_masked(ctx, &shape, &kv, 2, rows, q, k, v, nullptr, nullptr, out));
+  EXPECT_REFUSED(ctx, "k and out must not overlap",
+                 fth_attention_masked(ctx, &shape, &kv, 2, rows, q, out, v, reach, nullptr, out));
+}
+
+TEST(no_rows_is_no_work) {
+  test::Context ctx;
+  const Problem p({.heads = 2, .kv_heads = 1, .head_dim = 16, .lists = 1, .length = 1});
+  EXPECT_OK(ctx, p.run(ctx, 0, nullptr, nullptr, nullptr, nullptr));
+}
