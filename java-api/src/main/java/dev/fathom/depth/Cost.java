@@ -1,0 +1,51 @@
+package dev.fathom.depth;
+
+import dev.fathom.BlockShape;
+import dev.fathom.GateShape;
+import dev.fathom.Kind;
+import dev.fathom.Part;
+import dev.fathom.RouterKind;
+
+/** What a pass of a block costs, from its shape. A weight costs 2 flops per row and is read once per call. */
+final class Cost {
+    /** Flops of a row without attention, and the part of them that makes K and V. */
+    final long rowFlops;
+    final long kvFlops;
+    /** Flops of attention per item that a row sees. */
+    final long itemFlops;
+    /** Weights of one depth. */
+    final long weightBytes;
+    /** An entry's K and V. */
+    final long entryBytes;
+
+    Cost(BlockShape shape) {
+        long weights = 0;
+        long kv = 0;
+        for (Part part : Part.values()) {
+            if (!part.isLinear() || part == Part.GATE && !shape.glu()) continue;
+            long size = shape.elements(part, Kind.WEIGHT) + shape.elements(part, Kind.LORA_A)
+                    + shape.elements(part, Kind.LORA_B);
+            weights += size;
+            if (part == Part.K || part == Part.V) kv += size;
+        }
+        rowFlops = 2 * weights * shape.layers();
+        kvFlops = 2 * kv * shape.layers();
+        itemFlops = 4L * shape.heads() * shape.headDim() * shape.layers();
+        weightBytes = weights * shape.layers() * shape.weightType().bytes();
+        entryBytes = 2L * shape.layers() * shape.kvHeads() * shape.headDim() * shape.kvType().bytes();
+    }
+
+    /** A row that sees {@code items} items, its own included. */
+    void row(Meter meter, int items, boolean stores) {
+        meter.compute(rowFlops - (stores ? 0 : kvFlops) + items * itemFlops);
+        meter.readKv(items * entryBytes);
+        if (stores) meter.writeKv(entryBytes);
+    }
+
+    /** Flops of one router on one row. */
+    static long routerFlops(GateShape shape) {
+        long inner = shape.innerSize();
+        return shape.router() == RouterKind.LINEAR ? 2L * shape.hiddenSize() * shape.outputs()
+                : 2 * inner * shape.hiddenSize() + 2 * inner * shape.outputs();
+    }
+}

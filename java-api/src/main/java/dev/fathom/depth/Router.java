@@ -1,0 +1,58 @@
+package dev.fathom.depth;
+
+import dev.fathom.Buffer;
+import dev.fathom.GateFunction;
+import dev.fathom.GateShape;
+
+/**
+ * Decides how many times a token passes a stage's block f (which includes the residual stream), and how the passes
+ * combine. H is the token's hidden row.
+ */
+public sealed interface Router {
+    /** What a pass adds to H. */
+    enum Gating {
+        /** The router's gate times the output of the block. */
+        WEIGHTED,
+        /** The output of the block. */
+        ADDITIVE
+    }
+
+    /** Every token takes every depth, {@code H <- f(H)}: plain layers and plain recursion. */
+    record Always() implements Router {}
+
+    /**
+     * Expert choice by a causal threshold (Mixture-of-Recursions, arXiv 2507.10524): a token passes depth r if it passed
+     * r - 1 and {@code z_r(H) >= threshold}, then {@code H <- H + g_r f(H)}. Depth 0 is passed by all, and gated like the
+     * others. Rows that do not pass keep their bits.
+     *
+     * @param shape   one output; as many routers as the block has depths
+     * @param weights packed routers
+     */
+    record ExpertChoice(GateShape shape, Buffer weights, Gating gating) implements Router {
+        public ExpertChoice {
+            Require.notNull("shape", shape);
+            Require.notNull("weights", weights);
+            Require.notNull("gating", gating);
+            Require.that(shape.outputs() == 1, "expert choice needs a router with 1 output, got " + shape.outputs());
+            Require.that(shape.function() != GateFunction.SOFTMAX, "expert choice has no softmax: a router has one output");
+        }
+    }
+
+    /**
+     * Token choice (Mixture-of-Recursions, arXiv 2507.10524, as its code has it): one router before the block picks
+     * {@code i = argmax_j p_j + bias_j}; the token takes depths 0..i, and {@code H <- H + p_i f(f(..f(H)))}.
+     *
+     * @param shape   one router; as many outputs as the block has depths, at least 2
+     * @param weights packed router
+     * @param bias    loss-free balancing, fp32 [outputs], for the choice only; or null
+     */
+    record TokenChoice(GateShape shape, Buffer weights, Buffer bias, Gating gating) implements Router {
+        public TokenChoice {
+            Require.notNull("shape", shape);
+            Require.notNull("weights", weights);
+            Require.notNull("gating", gating);
+            Require.that(shape.depths() == 1, "token choice needs 1 router, got " + shape.depths());
+            Require.that(shape.outputs() > 1, "token choice needs a router with at least 2 outputs, got " + shape.outputs());
+        }
+    }
+}

@@ -1,0 +1,39 @@
+package dev.fathom.depth;
+
+import dev.fathom.BlockShape;
+import dev.fathom.Buffer;
+import dev.fathom.GateShape;
+
+/**
+ * A block and how tokens pass it. The block's {@code depths} is the most passes a token takes. A plain stack of layers is
+ * a stage with one depth; layers that are each looped in place are consecutive stages of one layer.
+ *
+ * @param weights packed weights of the block
+ */
+public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv) {
+    public Stage {
+        Require.notNull("shape", shape);
+        Require.notNull("weights", weights);
+        Require.notNull("kv", kv);
+        switch (Require.notNull("router", router)) {
+            case Router.Always always -> { }
+            case Router.ExpertChoice choice -> {
+                Require.equal("routers of expert choice", choice.shape().depths(), "depths of the block", shape.depths());
+                checkWidth(shape, choice.shape());
+            }
+            case Router.TokenChoice choice -> {
+                Require.equal("outputs of token choice", choice.shape().outputs(), "depths of the block", shape.depths());
+                checkWidth(shape, choice.shape());
+            }
+        }
+    }
+
+    /** Every token takes every depth, with K and V per depth. */
+    public Stage(BlockShape shape, Buffer weights) {
+        this(shape, weights, new Router.Always(), KvPolicy.PER_DEPTH);
+    }
+
+    private static void checkWidth(BlockShape block, GateShape router) {
+        Require.equal("hiddenSize of the router", router.hiddenSize(), "hiddenSize of the block", block.hiddenSize());
+    }
+}
