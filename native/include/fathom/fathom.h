@@ -352,7 +352,8 @@ typedef struct fth_head_shape {
   int32_t chosen;    /* how many chosen logits per row; 0: none */
 } fth_head_shape;
 
-/* One pass over the logits of a row; ties go to the lowest id. */
+/* One pass over the logits of a row; ties go to the lowest id. The difference of equal infinities counts as 0. A NaN
+ * logit makes argmax 0, second -1 and the rest NaN. */
 typedef struct fth_head_stats {
   int32_t argmax;
   int32_t second; /* id of the second largest; -1 if vocab_size is 1 */

@@ -1,0 +1,141 @@
+#include "head/head.h"
+
+#include "context.h"
+#include "linear.h"
+#include "norm.h"
+
+namespace {
+
+using fth::head::kChunk;
+
+// One call of fth_head on a slab of rows, arguments checked: norm, then chunk after chunk of the vocabulary on all rows.
+struct Sweep {
+  fth_context* ctx;
+  const fth_head_shape& shape;
+  fth::WeightShape weight;
+  int64_t count;
+  const void* input;         // [count, x_stride]
+  const char* packed;
+  const int32_t* chosen_id;  // null: none
+  float* chosen_logit;
+  float* logits;             // null: not kept
+  float* tile;               // per worker [linear::kRowChunk][kChunk]
+  fth::head::Partial* partials;  // [count][chunks()]
+
+  int64_t chunks() const { return fth::ceil_div(weight.out, kChunk); }
+
+  void run() const {
+    const auto products = fth::panels_kernel(ctx, weight.type);
+    const auto statistics =
+        fth::for_isa(ctx, fth::head::scalar::statistics, fth::head::avx2::statistics, fth::head::avx512::statistics);
+    const bool streamed = fth::is_streamed(ctx, weight.bytes());
+    fth::parallel(ctx, chunks(), 1, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t chunk = begin; chunk < end; chunk++)
+        for (int64_t row = 0; row < count; row += fth::linear::kRowChunk) {
+          const int64_t first = chunk * kChunk, columns = least(weight.out - first, kChunk);
+          const int64_t rows = least(count - row, fth::linear::kRowChunk);
+          float* z = logits == nullptr ? tile + worker * fth::linear::kRowChunk * kChunk
+                                       : logits + row * weight.out + first;
+          const int64_t stride = logits == nullptr ? kChunk : weight.out;
+          fth::linear::Args product{};
+          product.weight = packed + first / fth::linear::kPanel * weight.panel_bytes();
+          product.k = weight.in;
+          product.n = columns;
+          product.streamed = streamed && row == 0;  // later rows find the chunk in a cache
+          product.x_stride = fth::x_stride(weight.in, weight.type);
+          product.x = static_cast<const char*>(input) + row * product.x_stride * fth::element_bytes(weight.type);
+          product.count = rows;
+          product.y = z;
+          product.y_stride = stride;
+          products(product, 0, fth::ceil_div(columns, fth::linear::kPanel), 0, rows);
+          statistics({z, stride, columns, first, shape.logit_scale, shape.softcap, partials + row * chunks() + chunk,
+                      chunks()}, 0, rows);
+          for (int64_t i = 0; i < rows; i++) choose(row + i, z + i * stride, first, columns);
+        }
+    });
+  }
+
+  // The chosen logits of a row that lie in this chunk.
+  void choose(int64_t row, const float* z, int64_t first, int64_t columns) const {
+    for (int64_t c = row * shape.chosen; c < (row + 1) * shape.chosen; c++)
+      if (chosen_id[c] >= first && chosen_id[c] < first + columns) chosen_logit[c] = z[chosen_id[c] - first];
+  }
+
+  static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+};
+
+}  // namespace
+
+extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, int64_t count, const float* h,
+                               const float* gain, const float* norm_bias, const void* packed, const int32_t* chosen_id,
+                               fth_head_stats* stats, float* chosen_logit, float* logits) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_head");
+  if (!check.array("shape", shape)) return check.status();
+  check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
+  check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);
+  check.range("shape.weight_type", shape->weight_type, FTH_F32, FTH_BF16);
+  check.range("shape.norm", shape->norm, -1, FTH_LAYER_NORM);
+  check.that(shape->norm_eps >= 0 && shape->norm_eps < 1e30f, "shape.norm_eps must be a finite number >= 0, got %g",
+             double(shape->norm_eps));
+  check.finite("shape.logit_scale", shape->logit_scale);
+  check.that(shape->softcap >= 0 && shape->softcap < 1e30f, "shape.softcap must be a finite number >= 0, got %g",
+             double(shape->softcap));
+  check.range("shape.chosen", shape->chosen, 0, 65536);
+  check.range("count", count, 0, fth::kMostRows);
+  if (!check.ok()) return check.status();
+  const fth::WeightShape weight{shape->hidden_size, shape->vocab_size, shape->weight_type, false};
+  const bool any = count > 0, chooses = any && shape->chosen > 0;
+  check.array("h", h, any);
+  check.array("gain", gain, false);
+  check.array("norm_bias", norm_bias, false);
+  check.pointer("packed", packed, size_t(fth::element_bytes(weight.type)), any);
+  check.array("chosen_id", chosen_id, chooses);
+  check.array("stats", stats, any);
+  check.array("chosen_logit", chosen_logit, chooses);
+  check.array("logits", logits, false);
+  if (!check.ok()) return check.status();
+  const int64_t h_bytes = count * weight.in * 4, chosen_bytes = count * shape->chosen * 4;
+  check.disjoint({{"h", h, h_bytes},
+                  {"gain", gain, weight.in * 4},
+                  {"norm_bias", norm_bias, weight.in * 4},
+                  {"packed", packed, weight.bytes()},
+                  {"chosen_id", chosen_id, chosen_bytes}},
+                 {{"stats", stats, count * int64_t(sizeof *stats)},
+                  {"chosen_logit", chosen_logit, chosen_bytes},
+                  {"logits", logits, count * weight.out * 4}});
+  check.indices("chosen_id", chosen_id, count * shape->chosen, shape->vocab_size);
+  if (!check.ok()) return check.status();
+
+  // Long inputs go in slabs, so that scratch does not grow with them.
+  constexpr int64_t kSlab = 1024;
+  const int64_t slab = count < kSlab ? count : kSlab, in_stride = fth::x_stride(weight.in, weight.type);
+  const int64_t chunks = fth::ceil_div(weight.out, kChunk);
+  fth::Layout layout;
+  const size_t input_at = layout.add<char>(slab * in_stride * fth::element_bytes(weight.type));
+  const size_t tile_at = layout.add<float>(logits == nullptr ? ctx->info.workers * fth::linear::kRowChunk * kChunk : 0);
+  const size_t partials_at = layout.add<fth::head::Partial>(slab * chunks);
+  char* scratch = ctx->reserve(layout.bytes());
+  if (scratch == nullptr && layout.bytes() > 0) return FTH_OUT_OF_MEMORY;
+  auto* partials = reinterpret_cast<fth::head::Partial*>(scratch + partials_at);
+
+  for (int64_t first = 0; first < count; first += slab) {
+    const int64_t n = count - first < slab ? count - first : slab;
+    fth::norm::Args norm{};
+    norm.x = h + first * weight.in;
+    norm.gain = gain;
+    norm.bias = norm_bias;
+    norm.width = weight.in;
+    norm.eps = shape->norm_eps;
+    norm.layer = shape->norm == FTH_LAYER_NORM;
+    const void* input = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, scratch + input_at);
+    Sweep{ctx, *shape, weight, n, input, static_cast<const char*>(packed),
+          chooses ? chosen_id + first * shape->chosen : nullptr, chooses ? chosen_logit + first * shape->chosen : nullptr,
+          logits == nullptr ? nullptr : logits + first * weight.out, reinterpret_cast<float*>(scratch + tile_at), partials}
+        .run();
+    fth::parallel(ctx, n, 1 + 1024 / chunks, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; i++) stats[first + i] = fth::head::merge(partials + i * chunks, chunks);
+    });
+  }
+  return FTH_OK;
+}
