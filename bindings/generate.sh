@@ -8,7 +8,7 @@ command -v jextract >/dev/null || { echo "jextract is not on the PATH; see https
 package=bindings/src/main/java/dev/fathom/ffi
 
 # jextract overwrites but never deletes.
-find $package -name '*.java' ! -name FathomLibrary.java -delete
+find $package -name '*.java' ! -name FathomLibrary.java ! -name package-info.java -delete
 jextract --output bindings/src/main/java --target-package dev.fathom.ffi \
          --header-class-name Fathom --symbols-class-name Layouts \
          -I native/include @bindings/fathom.includes native/include/fathom/fathom.h

@@ -3,9 +3,9 @@ package dev.fathom;
 import dev.fathom.ffi.fth_backfill_shape;
 
 /**
- * State propagation: K and V of every layer that a token skipped, from its exit state. Each layer's norm gain and bias are
- * folded into its weights. Where the K,V of all remaining depths are equal (shared weights, tied norms, no LoRA), use
- * {@code depths = 1} and append the one entry to several lists.
+ * State propagation: K and V of every layer that a token skipped, from its exit state. Each layer's norm gain and
+ * bias are folded into its weights. Where the K,V of all remaining depths are equal (shared weights, tied norms, no
+ * LoRA), use {@code depths = 1} and append the one entry to several lists.
  */
 public final class BackfillShape extends Shape {
     /** The pool shape asked about last, and the packed size with it. */

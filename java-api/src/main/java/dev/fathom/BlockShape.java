@@ -6,8 +6,8 @@ import java.util.Set;
 import dev.fathom.ffi.fth_block_shape;
 
 /**
- * A stack of transformer layers, run as a whole on rows of any depth. Made by a {@link #builder}; what is not set there
- * is as in a Llama: RMS norm before each sub-layer, SiLU with glu, rotated halves, no biases, one depth, fp32.
+ * A stack of transformer layers, run as a whole on rows of any depth. Made by a {@link #builder}; what is not set
+ * there is as in a Llama: RMS norm before each sub-layer, SiLU with glu, rotated halves, no biases, one depth, fp32.
  */
 public final class BlockShape extends Shape {
     private static final int LINEARS = 7;

@@ -4,11 +4,12 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 
 /**
- * Native memory that kernels read and write: from {@link Context#allocate} or {@link Context#wrap}. Its life is that of
- * the arena or context it came from; any use after that throws IllegalStateException. Kernels accept a buffer that is
- * larger than they need.
+ * Native memory that kernels read and write: from {@link Context#allocate} or {@link Context#wrap}. Its life is that
+ * of the arena or context it came from; any use after that throws IllegalStateException. Kernels accept a buffer that
+ * is larger than they need.
  *
- * <p>All offsets and sizes are in bytes, indices in elements. A range outside the buffer throws IndexOutOfBoundsException.
+ * <p>All offsets and sizes are in bytes, indices in elements. A range outside the buffer throws
+ * IndexOutOfBoundsException.
  */
 public final class Buffer {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;

@@ -52,8 +52,8 @@ final class Check {
 
     /** A type in which weights, K,V and tables are stored. */
     static DType stored(String name, DType type) {
-        if (notNull(name, type) == DType.F16) throw new IllegalArgumentException(name + " must be F32 or BF16, got F16");
-        return type;
+        if (notNull(name, type) != DType.F16) return type;
+        throw new IllegalArgumentException(name + " must be F32 or BF16, got F16");
     }
 
     static int rotaryDim(RopeStyle style, int rotaryDim, int headDim) {

@@ -11,21 +11,22 @@ import dev.fathom.ffi.fth_info;
 
 /**
  * Workers and scratch memory, and the kernels as methods. Each method is one call of the C function of that name in
- * {@code fathom.h}, which says exactly what it computes; shapes of tensors are given in brackets here, row-major, fp32
- * unless stated.
+ * {@code fathom.h}, which says exactly what it computes; shapes of tensors are given in brackets here, row-major,
+ * fp32 unless stated.
  *
- * <p>Before a call every buffer is checked to hold what its shape asks for, so no argument can make a kernel read or write
- * elsewhere. Memory is checked to be alive for the whole call. What is wrong becomes
+ * <p>Before a call every buffer is checked to hold what its shape asks for, so no argument can make a kernel read or
+ * write elsewhere. Memory is checked to be alive for the whole call. What is wrong becomes
  * <ul>
- *   <li>{@link IllegalArgumentException}: an argument; the sentence names it, what was expected and what came;
- *   <li>{@link IllegalStateException}: this context, or the memory of a buffer, is closed, or another thread runs a call on
- *       this context;
+ *   <li>{@link IllegalArgumentException}: an argument; the sentence names it, what was expected and what came
+ *       ({@link NullPointerException} for a shape or type that is null);
+ *   <li>{@link IllegalStateException}: this context, or the memory of a buffer, is closed, or another thread runs a
+ *       call on this context;
  *   <li>{@link KernelException}: the machine: unsupported, out of memory, device failure;
  *   <li>{@link WrongThreadException}: memory of another thread's confined arena;
  *   <li>{@link UnsatisfiedLinkError}: no native library; the sentence lists what was tried.
  * </ul>
- * After any of them nothing has been computed. A context runs one call at a time; contexts are independent. A call holds
- * its thread until it is done, so call from platform threads.
+ * After any of them nothing has been computed. A context runs one call at a time; contexts are independent. A call
+ * holds its thread until it is done, so call from platform threads.
  *
  * <p>{@link Rows} may be null where the shape has one depth and the operation reads only the depth.
  */
@@ -85,7 +86,7 @@ public final class Context implements AutoCloseable {
             MemorySegment message = scratch.allocate(512);
             int status = Fathom.fth_context_create(backend, workersOrDevice, isa, message, message.byteSize(), out);
             if (status != Fathom.FTH_OK()) throw failure(status, message.getString(0));
-            // The handle belongs to the arena: the arena cannot close, and so end the context, while a call is using it.
+            // The handle belongs to the arena, which cannot close, and so end the context, while a call is using it.
             handle = FathomLibrary.attach(out.get(Fathom.C_POINTER, 0), 0, arena, Fathom::fth_context_destroy);
             MemorySegment told = scratch.allocate(fth_info.layout());
             check(Fathom.fth_context_info(handle, told));
@@ -178,11 +179,10 @@ public final class Context implements AutoCloseable {
 
     /** Bytes of the packed weights of a linear. */
     public long linearBytes(LinearShape shape) {
-        long bytes = shape.packedBytes[backend];
-        if (bytes == 0) {
-            bytes = shape.packedBytes[backend] = ask(out -> Fathom.fth_linear_bytes(handle(), shape.struct, out));
+        if (shape.packedBytes[backend] == 0) {
+            shape.packedBytes[backend] = ask(out -> Fathom.fth_linear_bytes(handle(), shape.struct, out));
         }
-        return bytes;
+        return shape.packedBytes[backend];
     }
 
     /**
@@ -200,11 +200,10 @@ public final class Context implements AutoCloseable {
 
     /** Bytes of the packed LoRA pairs of all depths. */
     public long loraBytes(LinearShape shape) {
-        long bytes = shape.loraBytes[backend];
-        if (bytes == 0) {
-            bytes = shape.loraBytes[backend] = ask(out -> Fathom.fth_lora_bytes(handle(), shape.struct, out));
+        if (shape.loraBytes[backend] == 0) {
+            shape.loraBytes[backend] = ask(out -> Fathom.fth_lora_bytes(handle(), shape.struct, out));
         }
-        return bytes;
+        return shape.loraBytes[backend];
     }
 
     /**
@@ -215,7 +214,8 @@ public final class Context implements AutoCloseable {
      * @param b      [rows of W, loraRank] of {@code sourceType}
      * @param packed {@link #loraBytes}
      */
-    public void loraPack(LinearShape shape, int depth, float scale, DType sourceType, Buffer a, Buffer b, Buffer packed) {
+    public void loraPack(LinearShape shape, int depth, float scale, DType sourceType, Buffer a, Buffer b,
+                         Buffer packed) {
         long rankBytes = (long) shape.loraRank() * sourceType.bytes();
         MemorySegment down = Check.input("a", a, shape.inFeatures(), rankBytes);
         MemorySegment up = Check.input("b", b, shape.weightRows(), rankBytes);
@@ -284,11 +284,10 @@ public final class Context implements AutoCloseable {
 
     /** Bytes of a pool. */
     public long kvBytes(KvShape shape) {
-        long bytes = shape.bytes[backend];
-        if (bytes == 0) {
-            bytes = shape.bytes[backend] = ask(out -> Fathom.fth_kv_bytes(handle(), shape.struct, out));
+        if (shape.bytes[backend] == 0) {
+            shape.bytes[backend] = ask(out -> Fathom.fth_kv_bytes(handle(), shape.struct, out));
         }
-        return bytes;
+        return shape.bytes[backend];
     }
 
     /**
@@ -331,8 +330,8 @@ public final class Context implements AutoCloseable {
      * @param q             [count, heads, headDim]
      * @param entries       the lists, int; as many items as the buffer holds
      * @param pool          {@link #kvBytes}
-     * @param entryPosition [entries of the pool] of int, positions of the keys for a relative bias; null: an item's index
-     *                      in its list is its position
+     * @param entryPosition [entries of the pool] of int, positions of the keys for a relative bias; null: an item's
+     *                      index in its list is its position
      * @param bias          RELATIVE [heads, biasWidth], DENSE [count, heads, biasWidth], else null
      * @param out           [count, heads, headDim]
      */
@@ -361,8 +360,8 @@ public final class Context implements AutoCloseable {
      * @param bias  RELATIVE [heads, biasWidth], DENSE [count, heads, biasWidth], else null
      * @param out   [count, heads, headDim]
      */
-    public void attentionMasked(AttentionShape shape, DenseKvShape kv, long count, Rows rows, Buffer q, Buffer k, Buffer v,
-                                Buffer reach, Buffer bias, Buffer out) {
+    public void attentionMasked(AttentionShape shape, DenseKvShape kv, long count, Rows rows, Buffer q, Buffer k,
+                                Buffer v, Buffer reach, Buffer bias, Buffer out) {
         MemorySegment row = Check.rows(rows, count);
         long queryBytes = shape.headCount * kv.headBytes;
         MemorySegment queries = Check.input("q", q, count, queryBytes);
@@ -401,16 +400,16 @@ public final class Context implements AutoCloseable {
      * @param normBias [hiddenSize], or null for 0
      * @param packed   {@link #backfillBytes}
      */
-    public void backfillPack(BackfillShape shape, KvShape kv, int depth, int layer, DType sourceType, Buffer wk, Buffer wv,
-                             Buffer gain, Buffer normBias, Buffer packed) {
+    public void backfillPack(BackfillShape shape, KvShape kv, int depth, int layer, DType sourceType, Buffer wk,
+                             Buffer wv, Buffer gain, Buffer normBias, Buffer packed) {
         long sourceBytes = (long) shape.width * sourceType.bytes();
         MemorySegment keys = Check.input("wk", wk, kv.rowBytes / 4, sourceBytes);
         MemorySegment values = Check.input("wv", wv, kv.rowBytes / 4, sourceBytes);
         MemorySegment scale = Check.optional("gain", gain, 1, shape.hiddenBytes);
         MemorySegment added = Check.optional("normBias", normBias, 1, shape.hiddenBytes);
         MemorySegment to = Check.output("packed", packed, 1, backfillBytes(shape, kv));
-        check(Fathom.fth_backfill_pack(handle(), shape.struct, kv.struct, depth, layer, sourceType.ordinal(), keys, values,
-                scale, added, to));
+        check(Fathom.fth_backfill_pack(handle(), shape.struct, kv.struct, depth, layer, sourceType.ordinal(), keys,
+                values, scale, added, to));
     }
 
     /**
@@ -423,8 +422,8 @@ public final class Context implements AutoCloseable {
      * @param entry     [count, depths] of int, -1 skips
      * @param pool      {@link #kvBytes}
      */
-    public void backfill(BackfillShape shape, KvShape kv, long count, Rows rows, Buffer h, Buffer packed, Buffer frequency,
-                         Buffer entry, Buffer pool) {
+    public void backfill(BackfillShape shape, KvShape kv, long count, Rows rows, Buffer h, Buffer packed,
+                         Buffer frequency, Buffer entry, Buffer pool) {
         MemorySegment row = Check.rows(rows, count);
         MemorySegment states = Check.input("h", h, count, shape.hiddenBytes);
         MemorySegment weights = Check.input("packed", packed, 1, backfillBytes(shape, kv));
@@ -438,16 +437,15 @@ public final class Context implements AutoCloseable {
 
     /** Bytes of the buffer with all weights of a block. It must be zero before packing. */
     public long blockBytes(BlockShape shape) {
-        long bytes = shape.bytes[backend];
-        if (bytes == 0) {
-            bytes = shape.bytes[backend] = ask(out -> Fathom.fth_block_bytes(handle(), shape.struct, out));
+        if (shape.bytes[backend] == 0) {
+            shape.bytes[backend] = ask(out -> Fathom.fth_block_bytes(handle(), shape.struct, out));
         }
-        return bytes;
+        return shape.bytes[backend];
     }
 
     /**
-     * Packs one tensor: linears [out, in], biases [out], LoRA A [rank, in], B [out, rank], gains [hiddenSize], frequencies
-     * [rotaryDim / 2]. Gains that are not packed are 0: pack every one that the placement uses.
+     * Packs one tensor: linears [out, in], biases [out], LoRA A [rank, in], B [out, rank], gains [hiddenSize],
+     * frequencies [rotaryDim / 2]. Gains that are not packed are 0: pack every one that the placement uses.
      *
      * @param scale   multiplies the source: 1, or {@code alpha / rank} for a LoRA's B
      * @param source  {@link BlockShape#elements} of {@code sourceType}
@@ -467,8 +465,9 @@ public final class Context implements AutoCloseable {
     }
 
     /**
-     * One pass of rows of any depths and sequences through the layers. In every layer each row with an entry first stores
-     * its K,V there, then rows attend: a row sees entries that others write in this call if its list names them.
+     * One pass of rows of any depths and sequences through the layers. In every layer each row with an entry first
+     * stores its K,V there, then rows attend: a row sees entries that others write in this call if its list names
+     * them.
      *
      * @param rows        (list, visible, start, tree, position, depth, entry)
      * @param weights     from {@link #blockPack}
@@ -477,15 +476,15 @@ public final class Context implements AutoCloseable {
      * @param pool        {@link #kvBytes} of that shape
      * @param hidden      [count, hiddenSize], in place
      */
-    public void block(BlockShape shape, long count, Rows rows, Buffer weights, Buffer entries, long poolEntries, Buffer pool,
-                      Buffer hidden) {
+    public void block(BlockShape shape, long count, Rows rows, Buffer weights, Buffer entries, long poolEntries,
+                      Buffer pool, Buffer hidden) {
         MemorySegment row = Check.rows(rows, count);
         MemorySegment packed = Check.input("weights", weights, 1, blockBytes(shape));
         MemorySegment lists = Check.input("entries", entries, 0, 4);
         MemorySegment stored = Check.output("pool", pool, 1, kvBytes(shape.kv(poolEntries)));
         MemorySegment states = Check.output("hidden", hidden, count, shape.hiddenBytes);
-        check(Fathom.fth_block(handle(), shape.struct, count, row, packed, lists, lists.byteSize() / 4, poolEntries, stored,
-                states));
+        check(Fathom.fth_block(handle(), shape.struct, count, row, packed, lists, lists.byteSize() / 4, poolEntries,
+                stored, states));
     }
 
     // ---- head statistics -----------------------------------------------------------------------------------------
@@ -502,8 +501,8 @@ public final class Context implements AutoCloseable {
      * @param chosenLogit [count, chosen]; null if the shape has none
      * @param logits      [count, vocabSize], or null: none are stored
      */
-    public void head(HeadShape shape, long count, Buffer h, Buffer gain, Buffer normBias, Buffer packed, Buffer chosenId,
-                     HeadStats stats, Buffer chosenLogit, Buffer logits) {
+    public void head(HeadShape shape, long count, Buffer h, Buffer gain, Buffer normBias, Buffer packed,
+                     Buffer chosenId, HeadStats stats, Buffer chosenLogit, Buffer logits) {
         MemorySegment states = Check.input("h", h, Check.atLeast("count", count, 0), shape.hiddenBytes);
         MemorySegment scale = Check.optional("gain", gain, 1, shape.hiddenBytes);
         MemorySegment added = Check.optional("normBias", normBias, 1, shape.hiddenBytes);
@@ -520,11 +519,10 @@ public final class Context implements AutoCloseable {
 
     /** Bytes of the packed routers of all depths. */
     public long gateBytes(GateShape shape) {
-        long bytes = shape.bytes[backend];
-        if (bytes == 0) {
-            bytes = shape.bytes[backend] = ask(out -> Fathom.fth_gate_bytes(handle(), shape.struct, out));
+        if (shape.bytes[backend] == 0) {
+            shape.bytes[backend] = ask(out -> Fathom.fth_gate_bytes(handle(), shape.struct, out));
         }
-        return bytes;
+        return shape.bytes[backend];
     }
 
     /**
@@ -548,8 +546,8 @@ public final class Context implements AutoCloseable {
      * @param gate   [count]
      * @param choice [count] of int
      */
-    public void gate(GateShape shape, long count, Rows rows, Buffer x, Buffer packed, Buffer bias, Buffer logits, Buffer gate,
-                     Buffer choice) {
+    public void gate(GateShape shape, long count, Rows rows, Buffer x, Buffer packed, Buffer bias, Buffer logits,
+                     Buffer gate, Buffer choice) {
         MemorySegment row = shape.perDepth ? Check.rows(rows, count) : Check.optionalRows(rows, count);
         MemorySegment in = Check.input("x", x, count, shape.hiddenBytes);
         MemorySegment routers = Check.input("packed", packed, 1, gateBytes(shape));
@@ -603,7 +601,8 @@ public final class Context implements AutoCloseable {
      */
     public void embed(EmbedShape shape, long count, Buffer id, Buffer table, Buffer out) {
         MemorySegment ids = Check.input("id", id, Check.atLeast("count", count, 0), 4);
-        MemorySegment from = Check.input("table", table, 1, shape.isPacked ? linearBytes(shape.weights) : shape.tableBytes);
+        long tableBytes = shape.isPacked ? linearBytes(shape.weights) : shape.tableBytes;
+        MemorySegment from = Check.input("table", table, 1, tableBytes);
         MemorySegment to = Check.output("out", out, count, shape.hiddenBytes);
         check(Fathom.fth_embed(handle(), shape.struct, count, ids, from, to));
     }

@@ -10,7 +10,7 @@ public final class EmbedShape extends Shape {
     final long hiddenBytes;
 
     /**
-     * @param packed whether the table is the packed LM head (tied embeddings stored once) or {@code [vocabSize, hiddenSize]}
+     * @param packed the table is the packed LM head (tied embeddings stored once), else [vocabSize, hiddenSize]
      */
     public EmbedShape(int vocabSize, int hiddenSize, DType type, boolean packed, float scale) {
         Check.finite("scale", scale);

@@ -3,9 +3,9 @@ package dev.fathom;
 import dev.fathom.ffi.fth_gate_shape;
 
 /**
- * A router per depth: {@code z = router_d(x / temperature)}. With one output, the choice is {@code z >= threshold} and the
- * gate is {@code alpha * f(z)}. With several, {@code p = alpha * f(z)}, the choice is the argmax of {@code p + bias} (the
- * lowest one on ties) and the gate is the p of the choice.
+ * A router per depth: {@code z = router_d(x / temperature)}. With one output, the choice is {@code z >= threshold}
+ * and the gate is {@code alpha * f(z)}. With several, {@code p = alpha * f(z)}, the choice is the argmax of
+ * {@code p + bias} (the lowest one on ties) and the gate is the p of the choice.
  */
 public final class GateShape extends Shape {
     final long[] bytes = new long[Context.BACKENDS];

@@ -2,7 +2,9 @@ package dev.fathom;
 
 import dev.fathom.ffi.fth_head_shape;
 
-/** Norm and LM head: {@code z = softcap(logitScale * W norm(h))}, {@code softcap(z) = c * tanh(z / c)} if c is not 0. */
+/**
+ * Norm and LM head: {@code z = softcap(logitScale * W norm(h))}, {@code softcap(z) = c * tanh(z / c)} if c is not 0.
+ */
 public final class HeadShape extends Shape {
     final LinearShape weights;
     final long hiddenBytes;

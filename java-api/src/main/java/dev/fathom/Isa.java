@@ -1,5 +1,7 @@
 package dev.fathom;
 
+import java.util.Locale;
+
 /** Instruction sets of the CPU back end, in rising order. */
 public enum Isa {
     SCALAR,
@@ -8,6 +10,6 @@ public enum Isa {
 
     @Override
     public String toString() {
-        return name().toLowerCase(java.util.Locale.ROOT);
+        return name().toLowerCase(Locale.ROOT);
     }
 }

@@ -3,8 +3,8 @@ package dev.fathom;
 import dev.fathom.ffi.fth_kv_shape;
 
 /**
- * A pool of K and V. Entries {@code 64p .. 64p + 63} form page p; a list whose items {@code 64i .. 64i + 63} are one whole
- * page in order is read without copying.
+ * A pool of K and V. Entries {@code 64p .. 64p + 63} form page p; a list whose items {@code 64i .. 64i + 63} are one
+ * whole page in order is read without copying.
  */
 public final class KvShape extends Shape {
     final long[] bytes = new long[Context.BACKENDS];

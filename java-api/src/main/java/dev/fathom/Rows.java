@@ -7,8 +7,8 @@ import java.lang.foreign.ValueLayout;
 import dev.fathom.ffi.fth_row;
 
 /**
- * The rows of a call: an array of {@code fth_row} in a buffer. A row is one token at one depth; each operation reads the
- * fields it names and ignores the rest. Fresh rows are {@link #clear cleared}.
+ * The rows of a call: an array of {@code fth_row} in a buffer. A row is one token at one depth; each operation reads
+ * the fields it names and ignores the rest. Fresh rows are {@link #clear cleared}.
  */
 public final class Rows {
     private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG_UNALIGNED;

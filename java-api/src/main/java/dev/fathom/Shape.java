@@ -9,8 +9,8 @@ import java.lang.foreign.ValueLayout;
 import java.util.StringJoiner;
 
 /**
- * The numbers of an operation. Shapes are immutable, checked when they are made, equal if their numbers are, and free to
- * be shared between threads and contexts. Make one per layer, not one per call.
+ * The numbers of an operation. Shapes are immutable, checked when they are made, equal if their numbers are, and free
+ * to be shared between threads and contexts. Make one per layer, not one per call.
  */
 public abstract sealed class Shape permits LinearShape, NormShape, RopeShape, KvShape, AttentionShape, DenseKvShape,
         BackfillShape, BlockShape, HeadShape, GateShape, EmbedShape {

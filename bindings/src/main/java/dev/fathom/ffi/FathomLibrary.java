@@ -2,6 +2,7 @@ package dev.fathom.ffi;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
@@ -11,16 +12,13 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.nio.file.StandardCopyOption;
-import java.util.ArrayList;
-import java.util.List;
 import java.util.function.Consumer;
 
 /**
  * The native library of this process, and the restricted operations on native memory that the API above needs.
  *
- * <p>The file that the system property {@code fathom.library} names is used if the property is set. Otherwise the library
- * bundled with these classes is. It stays open until the process ends: it owns threads.
+ * <p>The file that the system property {@code fathom.library} names is used if the property is set. Otherwise the
+ * library bundled with these classes is. It stays open until the process ends: it owns threads.
  */
 public final class FathomLibrary {
     /** Names a library file to use instead of the bundled one. */
@@ -28,14 +26,14 @@ public final class FathomLibrary {
 
     private static final String RESOURCE = "native/linux-x86_64/libfathom.so";
 
-    private static Path origin;
+    private static String origin;
 
     private FathomLibrary() {}
 
-    /** What the library was loaded from: the file of the property, or the bundled resource. */
+    /** Where the library came from: the file of the property, or the bundled resource. */
     public static String origin() {
         Fathom.fth_abi(); // loads it
-        return origin == null ? "bundled " + RESOURCE : origin.toString();
+        return origin;
     }
 
     /**
@@ -43,56 +41,43 @@ public final class FathomLibrary {
      *
      * @param cleanup runs when the arena closes, or null
      */
-    public static MemorySegment attach(MemorySegment pointer, long bytes, Arena arena, Consumer<MemorySegment> cleanup) {
+    public static MemorySegment attach(MemorySegment pointer, long bytes, Arena arena,
+                                       Consumer<MemorySegment> cleanup) {
         return pointer.reinterpret(bytes, arena, cleanup);
     }
 
     /** Opens the library; called once, when {@link Fathom} is initialised. */
     static SymbolLookup lookup() {
-        List<String> attempts = new ArrayList<>();
-        SymbolLookup library = null;
         String file = System.getProperty(PROPERTY);
-        if (file != null) {
-            origin = Path.of(file).toAbsolutePath();
-            library = open(origin, "-D" + PROPERTY + "=" + file, attempts);
-        } else {
-            library = openBundled(attempts);
-        }
-        if (library == null) throw new UnsatisfiedLinkError(explain(attempts));
+        origin = file == null ? "resource " + RESOURCE : Path.of(file).toAbsolutePath().toString();
+        SymbolLookup library = file == null ? openBundled() : open(Path.of(file));
         checkAbi(library);
         return library;
     }
 
-    private static SymbolLookup openBundled(List<String> attempts) {
+    private static SymbolLookup openBundled() {
         try (InputStream resource = FathomLibrary.class.getClassLoader().getResourceAsStream(RESOURCE)) {
-            if (resource == null) {
-                attempts.add("resource " + RESOURCE + ": not on the class path");
-                return null;
-            }
-            // Readable by this user only; gone as soon as it is mapped.
-            Path copy = Files.createTempFile("libfathom", ".so");
+            if (resource == null) throw failure("it is not on the class path");
+            Path copy = Files.createTempFile("libfathom", ".so"); // for this user only
             try {
-                Files.copy(resource, copy, StandardCopyOption.REPLACE_EXISTING);
-                return open(copy, "resource " + RESOURCE + " copied to " + copy, attempts);
+                try (OutputStream out = Files.newOutputStream(copy)) {
+                    resource.transferTo(out);
+                }
+                return open(copy);
             } finally {
-                Files.deleteIfExists(copy);
+                Files.delete(copy); // what is mapped stays
             }
         } catch (IOException e) {
-            attempts.add("resource " + RESOURCE + ": could not be copied to " + System.getProperty("java.io.tmpdir") + ": " + e);
-            return null;
+            throw failure("it could not be copied to the folder for temporary files: " + e);
         }
     }
 
-    private static SymbolLookup open(Path file, String description, List<String> attempts) {
-        if (!Files.isRegularFile(file)) {
-            attempts.add(description + ": no such file");
-            return null;
-        }
+    private static SymbolLookup open(Path file) {
+        if (!Files.isRegularFile(file)) throw failure("there is no such file");
         try {
             return SymbolLookup.libraryLookup(file, Arena.global());
         } catch (IllegalArgumentException e) {
-            attempts.add(description + ": " + linkError(file));
-            return null;
+            throw failure(linkError(file));
         }
     }
 
@@ -105,7 +90,8 @@ public final class FathomLibrary {
                     FunctionDescriptor.of(ValueLayout.ADDRESS, ValueLayout.ADDRESS, ValueLayout.JAVA_INT));
             MethodHandle dlerror = linker.downcallHandle(libc.findOrThrow("dlerror"),
                     FunctionDescriptor.of(ValueLayout.ADDRESS));
-            MemorySegment ignored = (MemorySegment) dlopen.invokeExact(arena.allocateFrom(file.toString()), 1 /* RTLD_LAZY */);
+            MemorySegment name = arena.allocateFrom(file.toString());
+            MemorySegment ignored = (MemorySegment) dlopen.invokeExact(name, 1 /* RTLD_LAZY */);
             MemorySegment message = (MemorySegment) dlerror.invokeExact();
             return message.address() == 0 ? "could not be opened" : message.reinterpret(Long.MAX_VALUE).getString(0);
         } catch (Throwable e) {
@@ -113,31 +99,26 @@ public final class FathomLibrary {
         }
     }
 
-    private static String explain(List<String> attempts) {
-        String advice = System.getProperty(PROPERTY) != null
-                ? "Correct or remove the property " + PROPERTY + "."
-                : "Fathom runs on Linux x86-64 with glibc. If the folder for temporary files forbids execution, set"
-                        + " -Djava.io.tmpdir to another one, or -D" + PROPERTY + " to the path of libfathom.so.";
-        return "The Fathom library could not be loaded on " + System.getProperty("os.name") + " "
-                + System.getProperty("os.arch") + ". Tried: " + String.join("; ", attempts) + ". " + advice;
-    }
-
     private static void checkAbi(SymbolLookup library) {
-        MemorySegment symbol = library.find("fth_abi").orElseThrow(
-                () -> new UnsatisfiedLinkError(name() + " is not a Fathom library: it has no function fth_abi."));
+        MemorySegment symbol = library.find("fth_abi").orElseThrow(() -> failure("it has no function fth_abi"));
+        FunctionDescriptor noArguments = FunctionDescriptor.of(ValueLayout.JAVA_INT);
         int abi;
         try {
-            abi = (int) Linker.nativeLinker().downcallHandle(symbol, FunctionDescriptor.of(ValueLayout.JAVA_INT)).invokeExact();
+            abi = (int) Linker.nativeLinker().downcallHandle(symbol, noArguments).invokeExact();
         } catch (Throwable e) {
             throw new AssertionError(e); // a plain downcall throws nothing
         }
         if (abi != Fathom.FTH_ABI()) {
-            throw new UnsatisfiedLinkError(name() + " has ABI " + abi + ", these classes need ABI " + Fathom.FTH_ABI()
-                    + ": use library and classes of one version.");
+            throw failure("it has ABI " + abi + ", these classes have ABI " + Fathom.FTH_ABI());
         }
     }
 
-    private static String name() {
-        return origin == null ? "The bundled " + RESOURCE : origin.toString();
+    private static UnsatisfiedLinkError failure(String reason) {
+        String advice = System.getProperty(PROPERTY) != null
+                ? "The property " + PROPERTY + " names this file; without it the bundled library is used."
+                : "Fathom runs on Linux x86-64 with glibc. If files in the temporary folder may not be executed, set"
+                        + " -Djava.io.tmpdir to another one, or -D" + PROPERTY + " to the path of libfathom.so.";
+        return new UnsatisfiedLinkError("The Fathom library could not be loaded on " + System.getProperty("os.name") + " "
+                + System.getProperty("os.arch") + " from " + origin + ": " + reason + ". " + advice);
     }
 }
