@@ -37,7 +37,8 @@ bool check_shape(Check& check, const fth_gate_shape* s) {
   check.that(s->temperature > 0 && s->temperature < 1e30f, "shape.temperature must be a finite number > 0, got %g",
              double(s->temperature));
   check.finite("shape.alpha", s->alpha);
-  return check.that(s->threshold == s->threshold, "shape.threshold must be a number, got %g", double(s->threshold));
+  check.that(s->threshold == s->threshold, "shape.threshold must be a number, got %g", double(s->threshold));
+  return check.ok();
 }
 
 // inner = gelu(W1 x / temperature) of every row, by its depth.

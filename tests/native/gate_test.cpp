@@ -254,5 +254,7 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "part must be in 0..0, got 1", fth_gate_pack(ctx, &good, 0, 1, FTH_F32, x, packed));
   EXPECT_REFUSED(ctx, "source_type", fth_gate_pack(ctx, &good, 0, 0, 3, x, packed));
   EXPECT_REFUSED(ctx, "source must not be null", fth_gate_pack(ctx, &good, 0, 0, FTH_F32, nullptr, packed));
+  int64_t bytes = 0;
+  EXPECT_REFUSED(ctx, "shape.hidden_size", fth_gate_bytes(ctx, &s, &bytes));
   EXPECT_REFUSED(ctx, "bytes must not be null", fth_gate_bytes(ctx, &good, nullptr));
 }

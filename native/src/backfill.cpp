@@ -1,0 +1,197 @@
+#include "context.h"
+#include "kv.h"
+#include "linear.h"
+#include "norm.h"
+#include "rope.h"
+
+namespace {
+
+using fth::Check;
+
+// All targets, (depth, layer) pairs, are one product: its rows are [depth][layer]{k, v}[kv_heads * head_dim], its inputs
+// the norm without gain. A target's gain scales the columns of its weights, and W norm_bias is its bias.
+struct Product {
+  int64_t row, targets;  // floats of a K or V row
+  fth::WeightShape weight;
+
+  Product(const fth_backfill_shape& s, const fth_kv_shape& kv)
+      : row(int64_t(kv.kv_heads) * kv.head_dim),
+        targets(int64_t(s.depths) * kv.layers),
+        weight{s.hidden_size, targets * 2 * row, s.weight_type, false} {}
+  int64_t bias_offset() const { return weight.bytes(); }
+  int64_t bytes() const { return bias_offset() + weight.out * 4; }
+};
+
+bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* kv) {
+  if (!check.array("shape", s) || !check.array("kv", kv) || !fth::check_kv(check, "kv", *kv)) return false;
+  check.range("shape.hidden_size", s->hidden_size, 1, fth::kMostFeatures);
+  check.range("shape.depths", s->depths, 1, 65536);
+  check.range("shape.weight_type", s->weight_type, FTH_F32, FTH_BF16);
+  check.range("shape.norm", s->norm, FTH_RMS_NORM, FTH_LAYER_NORM);
+  check.range("shape.rope_style", s->rope_style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);
+  check.range("shape.rotary_dim", s->rotary_dim, 0, kv->head_dim);
+  check.that(s->rotary_dim % 2 == 0, "shape.rotary_dim must be even, got %d", s->rotary_dim);
+  check.that(s->norm_eps >= 0 && s->norm_eps < 1e30f, "shape.norm_eps must be a finite number >= 0, got %g",
+             double(s->norm_eps));
+  const int64_t targets = int64_t(s->depths) * kv->layers, row = int64_t(kv->kv_heads) * kv->head_dim;
+  check.that(targets <= fth::kMostFeatures / (2 * row),
+             "shape.depths * kv.layers * 2 * kv.kv_heads * kv.head_dim must be at most %lld", (long long)fth::kMostFeatures);
+  return check.ok();
+}
+
+// Packs w [rows, in] * gain as rows first, first + 1, ... of the product, and their biases w . norm_bias. Scratch holds
+// kPackRows rows.
+constexpr int64_t kPackRows = fth::linear::kPanel;
+void pack_folded(fth_context* ctx, const Product& product, int64_t first, int32_t source_type, const void* w,
+                 const float* gain, const float* norm_bias, float* scratch, char* packed) {
+  const int64_t in = product.weight.in;
+  float* bias = reinterpret_cast<float*>(packed + product.bias_offset()) + first;
+  for (int64_t begin = 0; begin < product.row; begin += kPackRows) {
+    const int64_t rows = product.row - begin < kPackRows ? product.row - begin : kPackRows;
+    const char* source = static_cast<const char*>(w) + begin * in * fth::element_bytes(source_type);
+    fth::convert(source_type, source, rows * in, 1.f, scratch);
+    for (int64_t r = 0; r < rows; r++) {
+      double sum = 0;
+      for (int64_t k = 0; k < in; k++) {
+        if (norm_bias != nullptr) sum += double(scratch[r * in + k]) * double(norm_bias[k]);
+        if (gain != nullptr) scratch[r * in + k] *= gain[k];
+      }
+      bias[begin + r] = float(sum);
+    }
+    fth::pack_rows(ctx, product.weight, first + begin, rows, 1.f, FTH_F32, scratch, packed);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
+                              int64_t* bytes) {
+  FTH_ENTER(ctx);
+  Check check(ctx, "fth_backfill_bytes");
+  if (!check_shape(check, shape, kv) || !check.array("bytes", bytes)) return check.status();
+  *bytes = Product(*shape, *kv).bytes();
+  return FTH_OK;
+}
+
+fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int32_t depth,
+                             int32_t layer, int32_t source_type, const void* wk, const void* wv, const float* gain,
+                             const float* norm_bias, void* packed) {
+  FTH_ENTER(ctx);
+  Check check(ctx, "fth_backfill_pack");
+  if (!check_shape(check, shape, kv)) return check.status();
+  const Product product(*shape, *kv);
+  check.range("depth", depth, 0, shape->depths - 1);
+  check.range("layer", layer, 0, kv->layers - 1);
+  check.range("source_type", source_type, FTH_F32, FTH_F16);
+  if (!check.ok()) return check.status();
+  const int64_t element = fth::element_bytes(source_type), in = shape->hidden_size;
+  check.pointer("wk", wk, size_t(element));
+  check.pointer("wv", wv, size_t(element));
+  check.array("gain", gain, false);
+  check.array("norm_bias", norm_bias, false);
+  check.pointer("packed", packed, 4);
+  check.disjoint({{"wk", wk, product.row * in * element},
+                  {"wv", wv, product.row * in * element},
+                  {"gain", gain, in * 4},
+                  {"norm_bias", norm_bias, in * 4}},
+                 {{"packed", packed, product.bytes()}});
+  if (!check.ok()) return check.status();
+
+  fth::Layout layout;
+  layout.add<float>(kPackRows * in);
+  char* scratch = ctx->reserve(layout.bytes());
+  if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
+  const int64_t k_row = (int64_t(depth) * kv->layers + layer) * 2 * product.row, v_row = k_row + product.row;
+  float* rows = reinterpret_cast<float*>(scratch);
+  pack_folded(ctx, product, k_row, source_type, wk, gain, norm_bias, rows, static_cast<char*>(packed));
+  pack_folded(ctx, product, v_row, source_type, wv, gain, norm_bias, rows, static_cast<char*>(packed));
+  return FTH_OK;
+}
+
+fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int64_t count,
+                        const fth_row* rows, const float* h, const void* packed, const float* frequency,
+                        const int32_t* entry, void* pool) {
+  FTH_ENTER(ctx);
+  Check check(ctx, "fth_backfill");
+  if (!check_shape(check, shape, kv)) return check.status();
+  const Product product(*shape, *kv);
+  const fth::WeightShape& weight = product.weight;
+  check.range("count", count, 0, fth::kMostRows / shape->depths);
+  const bool any = count > 0, turns = shape->rope_style != FTH_ROPE_NONE && shape->rotary_dim > 0;
+  check.array("rows", rows, any && turns);
+  check.array("h", h, any);
+  check.pointer("packed", packed, 4, any);
+  check.array("frequency", frequency, any && turns);
+  check.array("entry", entry, any);
+  check.pointer("pool", pool, 4, any && kv->entries > 0);
+  if (!check.ok() || !any) return check.status();
+  check.disjoint({{"rows", rows, count * int64_t(sizeof(fth_row))},
+                  {"h", h, count * weight.in * 4},
+                  {"packed", packed, product.bytes()},
+                  {"frequency", frequency, shape->rotary_dim / 2 * 4},
+                  {"entry", entry, count * shape->depths * 4}},
+                 {{"pool", pool, fth::pool_bytes(*kv)}});
+  if (!check.ok()) return check.status();
+
+  // Rows go in slabs: enough of them that a weight is read rarely, while their products stay about 16 MiB.
+  constexpr int64_t kSlabFloats = 4 << 20, kLeast = 32, kMost = 4096, kBlock = 16;
+  int64_t slab = kSlabFloats / weight.out;
+  slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
+  if (slab > count) slab = count;
+  fth::Layout layout;
+  const size_t words_at = layout.add<int32_t>(fth::check_entries_words(count * shape->depths));
+  const size_t input_at = layout.add<char>(slab * fth::x_stride(weight.in, weight.type) * fth::element_bytes(weight.type));
+  const size_t table_at = layout.add<float>(turns ? fth::rope_table_floats(shape->rotary_dim, slab) : 0);
+  const size_t y_at = layout.add<float>(slab * weight.out);
+  char* scratch = ctx->reserve(layout.bytes());
+  if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
+  if (!fth::check_entries(check, "entry[%lld]", entry, 1, count * shape->depths, kv->entries,
+                          reinterpret_cast<int32_t*>(scratch + words_at)))
+    return check.status();
+  float *table = reinterpret_cast<float*>(scratch + table_at), *y = reinterpret_cast<float*>(scratch + y_at);
+  const auto turn = fth::rope_kernel(ctx);
+
+  for (int64_t first = 0; first < count; first += slab) {
+    const int64_t n = count - first < slab ? count - first : slab;
+    if (turns) fth::rope_table(ctx, n, rows + first, frequency, shape->rotary_dim, table);
+    fth::norm::Args norm{};
+    norm.x = h + first * weight.in;
+    norm.width = weight.in;
+    norm.eps = shape->norm_eps;
+    norm.layer = shape->norm == FTH_LAYER_NORM;
+    fth::LinearCall linear{};
+    linear.weight_type = weight.type;
+    linear.product.weight = packed;
+    linear.product.k = weight.in;
+    linear.product.n = weight.out;
+    linear.product.streamed = fth::is_streamed(ctx, weight.bytes());
+    linear.product.x = fth::product_input(ctx, norm, true, weight.type, n, scratch + input_at);
+    linear.product.x_stride = fth::x_stride(weight.in, weight.type);
+    linear.product.count = n;
+    linear.product.bias = reinterpret_cast<const float*>(static_cast<const char*>(packed) + product.bias_offset());
+    linear.product.y = y;
+    linear.product.y_stride = weight.out;
+    fth::run_linears(ctx, &linear, 1);
+
+    // Blocks of rows of one target: neighbouring entries share cache lines of the pool.
+    const int64_t blocks = fth::ceil_div(n, kBlock);
+    fth::parallel(ctx, product.targets * blocks, 16384 / (kBlock * 2 * product.row), [&](int64_t begin, int64_t end, int) {
+      for (int64_t item = begin; item < end; item++) {
+        const int64_t target = item / blocks, row = item % blocks * kBlock;
+        const int64_t row_end = row + kBlock < n ? row + kBlock : n;
+        float* k = y + target * 2 * product.row;
+        if (turns)
+          turn({table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
+                shape->rope_style == FTH_ROPE_INTERLEAVED}, row, row_end);
+        const int32_t* entries = entry + first * shape->depths + target / kv->layers;
+        fth::kv::scalar::write({fth::pool_of(*kv, pool), target % kv->layers, entries, shape->depths}, k,
+                               k + product.row, weight.out, row, row_end);
+      }
+    });
+  }
+  return FTH_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,240 @@
+// Backfill against norm, product and rotation in double, entries that must stay as they are, and the refusals.
+#include "test.h"
+
+#include "simd/scalar.h"
+
+using test::Guarded;
+
+struct Case {
+  fth_backfill_shape shape;
+  fth_kv_shape kv;
+  int64_t count;
+};
+
+// Weights, inputs and a pool. Weights and hidden states are exact in bf16.
+struct Model {
+  Case c;
+  int64_t row, hidden, sets;
+  Guarded<float> wk, wv, gain, norm_bias, h, frequency;
+  Guarded<fth_row> rows;
+  Guarded<int32_t> entry;
+
+  static constexpr int64_t kEntries = 64 * 40;
+
+  explicit Model(const Case& given)
+      : c(given), row(int64_t(c.kv.kv_heads) * c.kv.head_dim), hidden(c.shape.hidden_size),
+        sets(int64_t(c.shape.depths) * c.kv.layers), wk(sets * row * hidden), wv(sets * row * hidden), gain(sets * hidden),
+        norm_bias(sets * hidden), h(c.count * hidden), frequency(c.shape.rotary_dim / 2), rows(c.count),
+        entry(c.count * c.shape.depths) {
+    test::Random random(uint64_t(hidden * 131 + sets + c.count));
+    const auto fill = [&](float* a, int64_t n, float scale) {
+      for (int64_t i = 0; i < n; i++) a[i] = float_of_bf16(bf16_of_float(random.uniform() * scale));
+    };
+    fill(wk, wk.size(), 0.5f);
+    fill(wv, wv.size(), 0.5f);
+    fill(gain, gain.size(), 2.f);
+    fill(norm_bias, norm_bias.size(), 0.5f);
+    fill(h, h.size(), 3.f);
+    for (int64_t i = 0; i < frequency.size(); i++) frequency[i] = powf(1e4f, -float(i) / float(frequency.size()));
+    for (int64_t i = 0; i < c.count; i++) { rows[i] = test::row(); rows[i].position = int32_t(random.below(3000)); }
+    // 7 is coprime to the number of entries: none occurs twice. Some are skipped.
+    for (int64_t i = 0; i < entry.size(); i++) entry[i] = i % 5 == 3 ? -1 : int32_t(i * 7 % kEntries);
+  }
+
+  int64_t packed_bytes(test::Context& ctx) const {
+    int64_t bytes = 0;
+    EXPECT_OK(ctx, fth_backfill_bytes(ctx, &c.shape, &c.kv, &bytes));
+    return bytes;
+  }
+  int64_t pool_bytes(test::Context& ctx) const {
+    int64_t bytes = 0;
+    EXPECT_OK(ctx, fth_kv_bytes(ctx, &c.kv, &bytes));
+    return bytes;
+  }
+  void pack(test::Context& ctx, char* packed, bool with_gain, bool with_bias) const {
+    for (int32_t d = 0; d < c.shape.depths; d++)
+      for (int32_t l = 0; l < c.kv.layers; l++) {
+        const int64_t set = int64_t(d) * c.kv.layers + l;
+        EXPECT_OK(ctx, fth_backfill_pack(ctx, &c.shape, &c.kv, d, l, FTH_F32, wk + set * row * hidden,
+                                         wv + set * row * hidden, with_gain ? gain + set * hidden : nullptr,
+                                         with_bias ? norm_bias + set * hidden : nullptr, packed));
+      }
+  }
+};
+
+static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) {
+  test::Context ctx(isa, 2);
+  const Model m(c);
+  Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
+  m.pack(ctx, packed, with_gain, with_bias);
+  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, pool));
+
+  Guarded<float> k(m.row), v(m.row);
+  Guarded<double> normed(m.hidden), want(m.row), bound(m.row);
+  for (int64_t i = 0; i < c.count; i++) {
+    const float* h = m.h + i * m.hidden;
+    double mean = 0, squares = 0;
+    if (c.shape.norm == FTH_LAYER_NORM) { for (int64_t j = 0; j < m.hidden; j++) mean += h[j]; mean /= double(m.hidden); }
+    for (int64_t j = 0; j < m.hidden; j++) squares += (h[j] - mean) * (h[j] - mean);
+    for (int64_t j = 0; j < m.hidden; j++)
+      normed[j] = (h[j] - mean) / sqrt(squares / double(m.hidden) + double(c.shape.norm_eps));
+    for (int64_t set = 0; set < m.sets; set++) {
+      const int32_t entry = m.entry[i * c.shape.depths + set / c.kv.layers];
+      if (entry < 0) continue;
+      EXPECT_OK(ctx, fth_kv_read(ctx, &c.kv, int32_t(set % c.kv.layers), 1, &entry, pool, k, v));
+      for (int is_v = 0; is_v < 2; is_v++) {
+        const float *w = (is_v ? m.wv : m.wk) + set * m.row * m.hidden, *got = is_v ? v : k;
+        for (int64_t r = 0; r < m.row; r++) {
+          double sum = 0, magnitude = 0;
+          for (int64_t j = 0; j < m.hidden; j++) {
+            const double scaled = normed[j] * (with_gain ? m.gain[set * m.hidden + j] : 1.f);
+            const double shift = with_bias ? m.norm_bias[set * m.hidden + j] : 0;
+            sum += w[r * m.hidden + j] * (scaled + shift);
+            magnitude += fabs(w[r * m.hidden + j] * scaled) + fabs(w[r * m.hidden + j] * shift);
+          }
+          want[r] = sum;
+          // fp32: sums of hidden terms in product and norm (the norm's in its scale, half of it). bf16: gain * weight and
+          // normed input are each rounded to 2^-9, and one of the roundings may fall the other way.
+          bound[r] = magnitude * (6e-8 * (1.5 * double(m.hidden) + 12) + (c.shape.weight_type == FTH_BF16 ? 0x1p-7 : 0));
+        }
+        if (!is_v && c.shape.rope_style != FTH_ROPE_NONE)
+          for (int64_t head = 0; head < c.kv.kv_heads; head++)
+            for (int64_t p = 0; p < m.frequency.size(); p++) {
+              const bool half = c.shape.rope_style == FTH_ROPE_HALF;
+              const int64_t a = head * c.kv.head_dim + (half ? p : 2 * p), b = a + (half ? m.frequency.size() : 1);
+              const double angle = double(float(m.rows[i].position) * m.frequency[p]), x = want[a], y = want[b];
+              want[a] = x * cos(angle) - y * sin(angle);
+              want[b] = y * cos(angle) + x * sin(angle);
+              bound[a] = bound[b] = bound[a] + bound[b] + 2e-7 * (fabs(x) + fabs(y));
+            }
+        for (int64_t r = 0; r < m.row; r++) {
+          const double stored = c.kv.type == FTH_BF16 ? 0x1p-8 * (fabs(want[r]) + bound[r]) : 0;  // rounded to the pool's type
+          EXPECT(fabs(got[r] - want[r]) <= bound[r] + stored, "isa %d %s %d of target %d: %g, want %g +- %g", isa,
+                 is_v ? "v" : "k", int(r), int(set), got[r], want[r], bound[r]);
+        }
+      }
+    }
+  }
+}
+
+TEST(matches_the_formula) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_F32, FTH_BF16})
+      for (int32_t norm : {FTH_RMS_NORM, FTH_LAYER_NORM})
+        for (int32_t style : {FTH_ROPE_NONE, FTH_ROPE_HALF, FTH_ROPE_INTERLEAVED})
+          for (int64_t count : {1, 20}) {
+            const int32_t rotary = style == FTH_ROPE_NONE ? 0 : 16;
+            const fth_kv_shape kv{2, 3, 24, count == 1 ? FTH_F32 : type, Model::kEntries};
+            compare(isa, {{37, 2, type, norm, style, rotary, 1e-5f, 0}, kv, count}, true, norm == FTH_LAYER_NORM);
+            compare(isa, {{64, 1, type, norm, style, rotary, 1e-5f, 0}, kv, count}, false, style == FTH_ROPE_HALF);
+          }
+}
+
+// Reads every entry of every layer.
+static void read_all(test::Context& ctx, const Model& m, const char* pool, float* k, float* v) {
+  Guarded<int32_t> all(m.c.kv.entries);
+  for (int64_t i = 0; i < all.size(); i++) all[i] = int32_t(i);
+  for (int32_t l = 0; l < m.c.kv.layers; l++)
+    EXPECT_OK(ctx, fth_kv_read(ctx, &m.c.kv, l, all.size(), all, pool, k + l * all.size() * m.row, v + l * all.size() * m.row));
+}
+
+TEST(bits_do_not_depend_on_workers_or_company) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_F32, FTH_BF16}) {
+      // Wide enough that 1100 rows are more than one slab.
+      const Case c{{16, 1, type, FTH_RMS_NORM, FTH_ROPE_HALF, 16, 1e-5f, 0}, {68, 2, 16, FTH_F32, Model::kEntries}, 1100};
+      test::Context single(isa, 1), several(isa, 4);
+      const Model m(c);
+      Guarded<char> packed(m.packed_bytes(single)), one(m.pool_bytes(single)), many(one.size()), alone(one.size());
+      m.pack(single, packed, true, false);
+      EXPECT_OK(single, fth_backfill(single, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, one));
+      EXPECT_OK(several, fth_backfill(several, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, many));
+      EXPECT(memcmp(one, many, size_t(one.size())) == 0, "isa %d type %d", isa, type);
+      const int64_t i = 1099;  // in the last slab; its entry is not -1
+      EXPECT_OK(single, fth_backfill(single, &c.shape, &c.kv, 1, m.rows + i, m.h + i * m.hidden, packed, m.frequency, m.entry + i, alone));
+      Guarded<float> k(m.row), v(m.row), k_alone(m.row), v_alone(m.row);
+      for (int32_t l = 0; l < c.kv.layers; l += 67) {
+        EXPECT_OK(single, fth_kv_read(single, &c.kv, l, 1, m.entry + i, one, k, v));
+        EXPECT_OK(single, fth_kv_read(single, &c.kv, l, 1, m.entry + i, alone, k_alone, v_alone));
+        EXPECT(memcmp(k, k_alone, sizeof(float) * size_t(m.row)) == 0 && memcmp(v, v_alone, sizeof(float) * size_t(m.row)) == 0);
+      }
+    }
+}
+
+TEST(only_named_entries_change) {
+  const Case c{{20, 2, FTH_F32, FTH_RMS_NORM, FTH_ROPE_NONE, 0, 1e-5f, 0}, {2, 1, 16, FTH_BF16, Model::kEntries}, 50};
+  test::Context ctx(FTH_ISA_AUTO, 2);
+  const Model m(c);
+  Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
+  m.pack(ctx, packed, true, false);
+  memset(pool, 0x3f, size_t(pool.size()));
+  const int64_t floats = c.kv.layers * c.kv.entries * m.row;
+  Guarded<float> k(floats), v(floats), k_before(floats), v_before(floats);
+  Guarded<bool> named(c.kv.entries);
+  read_all(ctx, m, pool, k_before, v_before);
+  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, c.count, m.rows, m.h, packed, nullptr, m.entry, pool));
+  read_all(ctx, m, pool, k, v);
+  for (int64_t i = 0; i < m.entry.size(); i++)
+    if (m.entry[i] >= 0) named[m.entry[i]] = true;
+  for (int64_t i = 0; i < floats; i++) {
+    const bool may = named[i / m.row % c.kv.entries];
+    EXPECT(may || k[i] == k_before[i], "entry %d", int(i / m.row % c.kv.entries));
+    EXPECT(may || v[i] == v_before[i], "entry %d", int(i / m.row % c.kv.entries));
+  }
+}
+
+TEST(refuses_bad_arguments) {
+  const Case c{{16, 2, FTH_F32, FTH_RMS_NORM, FTH_ROPE_HALF, 16, 1e-5f, 0}, {1, 1, 16, FTH_F32, Model::kEntries}, 2};
+  test::Context ctx;
+  const Model m(c);
+  Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
+  m.pack(ctx, packed, true, true);
+  const auto call = [&](const fth_backfill_shape& s) {
+    return fth_backfill(ctx, &s, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool);
+  };
+  EXPECT_OK(ctx, call(c.shape));
+  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr));
+  int64_t bytes = 0;
+  fth_backfill_shape s = c.shape;
+  s.hidden_size = 0;
+  EXPECT_REFUSED(ctx, "shape.hidden_size", call(s));
+  s = c.shape; s.depths = 0;
+  EXPECT_REFUSED(ctx, "shape.depths", call(s));
+  s = c.shape; s.weight_type = FTH_F16;
+  EXPECT_REFUSED(ctx, "shape.weight_type", call(s));
+  s = c.shape; s.norm = -1;
+  EXPECT_REFUSED(ctx, "shape.norm", call(s));
+  s = c.shape; s.rope_style = 3;
+  EXPECT_REFUSED(ctx, "shape.rope_style", call(s));
+  s = c.shape; s.rotary_dim = 18;
+  EXPECT_REFUSED(ctx, "shape.rotary_dim", call(s));
+  s = c.shape; s.rotary_dim = 3;
+  EXPECT_REFUSED(ctx, "even", call(s));
+  s = c.shape; s.norm_eps = NAN;
+  EXPECT_REFUSED(ctx, "shape.norm_eps", call(s));
+  fth_kv_shape kv = c.kv;
+  kv.head_dim = 12;
+  EXPECT_REFUSED(ctx, "kv.head_dim", fth_backfill(ctx, &c.shape, &kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "shape.norm_eps", fth_backfill_bytes(ctx, &s, &c.kv, &bytes));
+  kv = {65536, 65536, 256, FTH_F32, 0};
+  EXPECT_REFUSED(ctx, "shape.depths * kv.layers", fth_backfill_bytes(ctx, &c.shape, &kv, &bytes));
+  Guarded<int32_t> entry(4);
+  entry[0] = 0; entry[1] = 5; entry[2] = -1; entry[3] = 5;
+  const auto with = [&](const int32_t* e) { return fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, e, pool); };
+  EXPECT_REFUSED(ctx, "entry[3] must be an entry no other row writes, got 5", with(entry));
+  entry[3] = int32_t(Model::kEntries);
+  EXPECT_REFUSED(ctx, "entry[3] must be -1 or in", with(entry));
+  EXPECT_REFUSED(ctx, "entry must not be null", with(nullptr));
+  EXPECT_REFUSED(ctx, "rows must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, nullptr, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "h must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, nullptr, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "packed must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, nullptr, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "frequency must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, nullptr, m.entry, pool));
+  EXPECT_REFUSED(ctx, "pool must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, nullptr));
+  EXPECT_REFUSED(ctx, "packed and pool must not overlap", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, pool, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "count", fth_backfill(ctx, &c.shape, &c.kv, -1, m.rows, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "kv must not be null", fth_backfill(ctx, &c.shape, nullptr, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", fth_backfill_pack(ctx, &c.shape, &c.kv, 2, 0, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "layer must be in 0..0, got 1", fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 1, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "source_type", fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, 3, m.wk, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "wk must not be null", fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, FTH_F32, nullptr, m.wv, nullptr, nullptr, packed));
+}
