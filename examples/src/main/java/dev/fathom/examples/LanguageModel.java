@@ -1,0 +1,76 @@
+package dev.fathom.examples;
+
+import java.lang.foreign.Arena;
+import java.util.function.Consumer;
+
+import dev.fathom.Context;
+import dev.fathom.DType;
+import dev.fathom.depth.DepthModel;
+
+/** A model ready to run: its weights, the context that runs it and its text codec. */
+final class LanguageModel implements AutoCloseable {
+    private final Context context;
+    private final ModelConfig config;
+    private final DepthModel weights;
+    private final DType type;
+    private final TextCodec codec;
+
+    private LanguageModel(Context context, ModelConfig config, DepthModel weights, DType type, TextCodec codec) {
+        this.context = context;
+        this.config = config;
+        this.weights = weights;
+        this.type = type;
+        this.codec = codec;
+    }
+
+    /**
+     * @param type    of weights, K and V; null: bf16 if the checkpoint has 16 bits, else f32
+     * @param workers 0: one per core
+     */
+    static LanguageModel open(ModelFiles files, DType type, int workers, Consumer<String> warnings) {
+        Context context = Context.cpu(workers);
+        try (Arena arena = Arena.ofConfined()) { // the files; the weights belong to the context
+            ModelConfig config = ModelConfig.read(files, arena);
+            Checkpoint checkpoint = Checkpoint.open(files, arena);
+            DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
+            DepthModel weights = ModelLoader.load(context, config, checkpoint, chosen, warnings);
+            return new LanguageModel(context, config, weights, chosen, TextCodec.of(files, config));
+        } catch (RuntimeException | Error e) {
+            context.close();
+            throw e;
+        }
+    }
+
+    Context context() {
+        return context;
+    }
+
+    ModelConfig config() {
+        return config;
+    }
+
+    DepthModel weights() {
+        return weights;
+    }
+
+    DType type() {
+        return type;
+    }
+
+    /** Refuses models whose text nothing here can read. */
+    TextCodec codec() {
+        if (codec != null) return codec;
+        throw new UserException("The model has no tokenizer.json and its " + config.vocabSize()
+                + " words are not the 256 bytes: give token ids.");
+    }
+
+    /** Whether bits per token are bits per byte. */
+    boolean hasByteTokens() {
+        return codec != null && codec.isBytes();
+    }
+
+    @Override
+    public void close() {
+        context.close();
+    }
+}

@@ -1,0 +1,36 @@
+package dev.fathom.examples;
+
+import java.util.function.LongConsumer;
+
+import me.tongfei.progressbar.ConsoleProgressBarConsumer;
+import me.tongfei.progressbar.ProgressBar;
+import me.tongfei.progressbar.ProgressBarBuilder;
+import me.tongfei.progressbar.ProgressBarStyle;
+
+/** Shows how far long work has come, on standard error if that is a terminal. */
+final class Progress implements LongConsumer, AutoCloseable {
+    private static final long LONG_WORK = 20_000;
+
+    /** Null: nobody is watching, or there is little to watch. */
+    private final ProgressBar bar;
+
+    private Progress(ProgressBar bar) {
+        this.bar = bar;
+    }
+
+    static Progress of(String task, long steps) {
+        if (steps < LONG_WORK || !Terminal.isTerminal(Terminal.ERR)) return new Progress(null);
+        return new Progress(new ProgressBarBuilder().setTaskName(task).setInitialMax(steps).setStyle(ProgressBarStyle.ASCII)
+                .setConsumer(new ConsoleProgressBarConsumer(System.err, 80)).clearDisplayOnFinish().build());
+    }
+
+    @Override
+    public void accept(long done) {
+        if (bar != null) bar.stepTo(done);
+    }
+
+    @Override
+    public void close() {
+        if (bar != null) bar.close();
+    }
+}

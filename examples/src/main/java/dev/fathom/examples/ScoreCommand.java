@@ -1,0 +1,128 @@
+package dev.fathom.examples;
+
+import java.io.IOException;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.InvalidPathException;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Locale;
+import java.util.StringTokenizer;
+
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+@Command(name = "score", description = "Negative log-likelihood and depth of every token of a text.")
+final class ScoreCommand implements Runnable {
+    @Mixin
+    private ModelOptions model;
+
+    @ArgGroup(multiplicity = "1")
+    private Input input;
+
+    @Option(names = "--json", description = "Write one JSON object.")
+    private boolean json;
+
+    @Option(names = "--context", paramLabel = "N", description = "Tokens of a window (default: the model's longest context).")
+    private Integer context;
+
+    @Option(names = "--stride", paramLabel = "N", description = "Tokens between the beginnings of windows (default: half the context).")
+    private Integer stride;
+
+    static final class Input {
+        @Option(names = "--text", required = true, paramLabel = "FILE", description = "Text to score; - is standard input.")
+        private String text;
+
+        @Option(names = "--ids", required = true, paramLabel = "FILE", description = "Token ids to score, with white space between them; - is standard input.")
+        private String ids;
+    }
+
+    @Override
+    public void run() {
+        byte[] contents = read(input.text != null ? input.text : input.ids);
+        try (LanguageModel opened = model.open()) {
+            int[] ids = input.text != null ? opened.codec().encode(contents) : parse(contents, opened.config().vocabSize());
+            if (ids.length == 0) throw new UserException("There is nothing to score: the input has no tokens.");
+            int longest = opened.config().contextLength();
+            int window = context == null ? longest : within("--context", context, longest);
+            int step = stride == null ? Math.max(1, window / 2) : within("--stride", stride, window);
+            long start = System.nanoTime();
+            Scorer.Result result;
+            try (Progress progress = Progress.of("scoring", ids.length)) {
+                result = new Scorer(opened, window, step).score(List.of(ids), progress).getFirst();
+            }
+            double rate = ids.length / ((System.nanoTime() - start) * 1e-9);
+            PrintStream out = Main.out();
+            if (json) writeJson(out, result, rate);
+            else writeText(out, opened, result, rate);
+            out.flush();
+        }
+    }
+
+    private static int within(String name, int value, int most) {
+        if (value < 1 || value > most) throw new UserException(name + " must be in 1.." + most + ", got " + value + ".");
+        return value;
+    }
+
+    private static byte[] read(String name) {
+        try {
+            return name.equals("-") ? System.in.readAllBytes() : Files.readAllBytes(Path.of(name));
+        } catch (IOException | InvalidPathException e) {
+            throw new UserException(name + " cannot be read: " + Main.reason(e) + ".");
+        }
+    }
+
+    private static int[] parse(byte[] contents, int vocabulary) {
+        StringTokenizer words = new StringTokenizer(new String(contents, StandardCharsets.ISO_8859_1));
+        int[] ids = new int[words.countTokens()];
+        for (int i = 0; i < ids.length; i++) {
+            String word = words.nextToken();
+            try {
+                ids[i] = Integer.parseInt(word);
+            } catch (NumberFormatException e) {
+                ids[i] = -1;
+            }
+            if (ids[i] < 0 || ids[i] >= vocabulary) {
+                throw new UserException("Token id " + (i + 1) + " must be in 0.." + (vocabulary - 1) + ", got "
+                        + (word.length() > 40 ? word.substring(0, 40) + "..." : word) + ".");
+            }
+        }
+        return ids;
+    }
+
+    private static void writeJson(PrintStream out, Scorer.Result result, double rate) {
+        StringBuilder text = new StringBuilder(16 * result.depths().length);
+        text.append("{\"tokens\":").append(result.depths().length);
+        text.append(",\"nll\":").append(Arrays.toString(result.nll()).replace(" ", ""));
+        text.append(",\"depths\":").append(Arrays.toString(result.depths()).replace(" ", ""));
+        text.append(",\"tokens_per_second\":").append(rate);
+        text.append(",\"mean_depth\":").append(result.meanDepth()).append('}');
+        out.println(text);
+    }
+
+    private static void writeText(PrintStream out, LanguageModel opened, Scorer.Result result, double rate) {
+        int predicted = result.nll().length;
+        double nats = Arrays.stream(result.nll()).average().orElse(Double.NaN);
+        print(out, "tokens      %,d", result.depths().length);
+        if (predicted > 0) {
+            print(out, "nats/token  %.4f", nats);
+            print(out, "perplexity  %.3f", Math.exp(nats));
+            if (opened.hasByteTokens()) print(out, "bits/byte   %.4f", nats / Math.log(2));
+        }
+        print(out, "mean depth  %.3f of %d", result.meanDepth(), opened.config().depths());
+        for (int depth = 1; depth <= opened.config().depths(); depth++) {
+            int wanted = depth;
+            long count = Arrays.stream(result.depths()).filter(d -> d == wanted).count();
+            print(out, "  depth %-3d %5.1f %%  %,d", depth, 100.0 * count / result.depths().length, count);
+        }
+        print(out, "speed       %,.0f tokens/s, %s", rate, opened.context());
+    }
+
+    private static void print(PrintStream out, String format, Object... values) {
+        out.println(String.format(Locale.ROOT, format, values));
+    }
+}

@@ -1,0 +1,85 @@
+package dev.fathom.examples;
+
+import java.util.ArrayList;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Set;
+import java.util.function.IntBinaryOperator;
+
+import dev.fathom.examples.ModelConfig.Recursion;
+
+/**
+ * Layers that run one after the other, {@code depths} times, and where a checkpoint keeps each of them. The stages of a
+ * model in order are its unrolled layers.
+ */
+record StagePlan(int layers, int depths, boolean routed, Prefix prefix) {
+
+    /** The beginning of the names of a layer's tensors as they are used in one pass. */
+    interface Prefix {
+        String of(int layer, int depth);
+    }
+
+    /** The prefixes of all passes through a layer: its tied copies. */
+    List<String> copies(int layer) {
+        Set<String> names = new LinkedHashSet<>();
+        for (int depth = 0; depth < depths; depth++) names.add(prefix.of(layer, depth));
+        return List.copyOf(names);
+    }
+
+    static List<StagePlan> of(ModelConfig config, Checkpoint checkpoint) {
+        if (config.recursion() == null) return List.of(unrolled(config.layers(), 1, (layer, depth) -> layer));
+        return config.routing() == null ? recursive(config, checkpoint) : routed(config, checkpoint);
+    }
+
+    /** Recursion without routers keeps the unrolled names. */
+    private static List<StagePlan> recursive(ModelConfig config, Checkpoint checkpoint) {
+        Recursion recursion = config.recursion();
+        int ends = recursion.sharing().ends();
+        // With own ends the last layer is always stored, so the checkpoint itself says how many there are.
+        int total = ends > 0 ? 1 + checkpoint.largestIndex("model.layers.") : config.layers();
+        int depths = recursion.depths();
+        if (total <= ends || (total - ends) % depths != 0) {
+            throw new UserException("config.json: " + total + " layers less " + ends + " unshared ones do not divide into "
+                    + depths + " recursions.");
+        }
+        int perDepth = (total - ends) / depths;
+        int first = ends / 2;
+        List<StagePlan> stages = new ArrayList<>();
+        if (ends > 0) stages.add(unrolled(1, 1, (layer, depth) -> 0));
+        if (recursion.sharing().isCycle()) {
+            stages.add(unrolled(perDepth, depths, (layer, depth) -> first + depth * perDepth + layer));
+        } else {
+            for (int i = 0; i < perDepth; i++) {
+                int begin = first + i * depths;
+                stages.add(unrolled(1, depths, (layer, depth) -> begin + depth));
+            }
+        }
+        if (ends > 0) stages.add(unrolled(1, 1, (layer, depth) -> total - 1));
+        return stages;
+    }
+
+    /** The names of the Mixture-of-Recursions release: a module per depth, or one with a list of depths. */
+    private static List<StagePlan> routed(ModelConfig config, Checkpoint checkpoint) {
+        Recursion recursion = config.recursion();
+        if (!recursion.sharing().isCycle()) {
+            throw new UserException("config.json: mor needs recursive.sharing cycle or middle_cycle.");
+        }
+        int first = recursion.sharing().ends() / 2;
+        boolean token = config.routing().tokenChoice();
+        Prefix prefix = token
+                ? (layer, depth) -> "model.layers." + first + ".block_list." + depth + "." + layer + "."
+                : (layer, depth) -> "model.layers." + (first + depth) + ".block." + layer + ".";
+        int layers = 0; // the checkpoint's own count: num_hidden_layers is often that of the base model
+        while (checkpoint.hasUnder(prefix.of(layers, 0))) layers++;
+        if (layers == 0) throw new UserException("The checkpoint has no layer " + prefix.of(0, 0) + "*, which mor calls for.");
+        StagePlan shared = new StagePlan(layers, recursion.depths(), true, prefix);
+        if (first == 0) return List.of(shared);
+        int last = token ? 2 : 1 + recursion.depths();
+        return List.of(unrolled(1, 1, (layer, depth) -> 0), shared, unrolled(1, 1, (layer, depth) -> last));
+    }
+
+    private static StagePlan unrolled(int layers, int depths, IntBinaryOperator index) {
+        return new StagePlan(layers, depths, false,
+                (layer, depth) -> "model.layers." + index.applyAsInt(layer, depth) + ".");
+    }
+}

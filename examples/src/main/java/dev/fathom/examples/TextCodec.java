@@ -1,0 +1,29 @@
+package dev.fathom.examples;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+
+/** Text to tokens and back. */
+interface TextCodec {
+    int[] encode(byte[] text);
+
+    /** Turns the tokens of one text back, one after the other. */
+    Decoder decoder();
+
+    /** Whether a token is a byte, so that bits per token are bits per byte. */
+    boolean isBytes();
+
+    interface Decoder {
+        /** The characters that the token completes; empty if a character is still unfinished. */
+        String accept(int token);
+    }
+
+    /** For a model with tokenizer.json what that says; for one with 256 words bytes; null if neither. */
+    static TextCodec of(ModelFiles files, ModelConfig config) {
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment tokenizer = files.open("tokenizer.json", arena);
+            if (tokenizer != null) return TokenizerCodec.read(files.describe("tokenizer.json"), tokenizer);
+        }
+        return config.vocabSize() == 256 ? new ByteCodec() : null;
+    }
+}

@@ -1,0 +1,62 @@
+package dev.fathom.examples;
+
+import java.io.PrintStream;
+import java.util.ArrayList;
+import java.util.List;
+
+/** A text as its tokens come in, with the depth of every piece. Shown from the moment {@link #writeTo} is called. */
+final class Transcript {
+    private final TextCodec.Decoder decoder;
+    private final int promptTokens;
+    private final int depths;
+    private final boolean coloured;
+    private final List<DepthPage.Piece> pieces = new ArrayList<>();
+    private PrintStream out;
+    private int tokens;
+    private long passes;
+    /** Deepest token since the last complete character. */
+    private int pending;
+
+    Transcript(TextCodec.Decoder decoder, int promptTokens, int depths, boolean coloured) {
+        this.decoder = decoder;
+        this.promptTokens = promptTokens;
+        this.depths = depths;
+        this.coloured = coloured;
+    }
+
+    void token(int id, int depth) {
+        tokens++;
+        passes += depth;
+        pending = Math.max(pending, depth);
+        String text = decoder.accept(id);
+        if (text.isEmpty()) return;
+        pieces.add(new DepthPage.Piece(text, pending, tokens <= promptTokens));
+        pending = 0;
+        if (out != null) show(pieces.getLast());
+    }
+
+    /** Writes what is there, and from now on every piece as it comes. */
+    void writeTo(PrintStream stream) {
+        if (out != null) return;
+        out = stream;
+        pieces.forEach(this::show);
+    }
+
+    private void show(DepthPage.Piece piece) {
+        String text = Terminal.printable(piece.text());
+        out.print(coloured ? DepthPalette.terminal(piece.depth(), depths) + text + DepthPalette.RESET : text);
+        out.flush();
+    }
+
+    List<DepthPage.Piece> pieces() {
+        return pieces;
+    }
+
+    int tokens() {
+        return tokens;
+    }
+
+    long passes() {
+        return passes;
+    }
+}
