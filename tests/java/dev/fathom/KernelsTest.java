@@ -1,25 +1,372 @@
 package dev.fathom;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 
+import java.util.Arrays;
+import java.util.Random;
+import java.util.function.DoubleUnaryOperator;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 
-/** Every operation through the Java API against a plain evaluation of its formula in double. */
+/**
+ * Every operation through the Java API against its formula in double: is each argument the one that the kernel takes it
+ * for? Odd sizes, tails and instruction sets are the business of the native tests. Sums here are short, so fp32 is within
+ * 1e-5 of double.
+ */
 class KernelsTest {
+    private static final double CLOSE = 1e-5;
+
+    private static Context context;
+    private final Random random = new Random(7);
+
+    @BeforeAll
+    static void open() {
+        context = Context.cpu(2);
+    }
+
+    @AfterAll
+    static void close() {
+        context.close();
+    }
+
+    private float[] numbers(int count) {
+        float[] numbers = new float[count];
+        for (int i = 0; i < count; i++) numbers[i] = random.nextFloat() * 2 - 1;
+        return numbers;
+    }
+
+    private static Buffer buffer(float... values) {
+        return context.allocate(values.length * 4L).write(values);
+    }
+
+    private static Buffer buffer(int... values) {
+        return context.allocate(values.length * 4L).write(values);
+    }
+
+    private static Buffer floats(int count) {
+        return context.allocate(count * 4L);
+    }
+
+    private static void close(double[] expected, Buffer actual) {
+        for (int i = 0; i < expected.length; i++) assertEquals(expected[i], actual.getFloat(i), CLOSE, "element " + i);
+    }
+
+    private static double[] doubles(float[] values) {
+        double[] copy = new double[values.length];
+        for (int i = 0; i < values.length; i++) copy[i] = values[i];
+        return copy;
+    }
+
+    /** x W^T: x [count, in], w [out, in]. */
+    private static double[] product(double[] x, float[] w, int in) {
+        int out = w.length / in;
+        double[] y = new double[x.length / in * out];
+        for (int i = 0; i < y.length; i++) {
+            for (int k = 0; k < in; k++) y[i] += x[i / out * in + k] * w[i % out * in + k];
+        }
+        return y;
+    }
+
+    private static double[] rmsNorm(double[] x, float[] gain) {
+        int width = gain.length;
+        double[] y = new double[x.length];
+        for (int row = 0; row < x.length; row += width) {
+            double squares = 0;
+            for (int i = 0; i < width; i++) squares += x[row + i] * x[row + i];
+            double scale = 1 / Math.sqrt(squares / width + 1e-5);
+            for (int i = 0; i < width; i++) y[row + i] = x[row + i] * scale * gain[i];
+        }
+        return y;
+    }
+
+    private static double[] rotate(double[] x, int position, float[] frequency, int headDim) {
+        double[] y = x.clone();
+        int half = frequency.length;
+        for (int head = 0; head < x.length; head += headDim) {
+            for (int i = 0; i < half; i++) {
+                double angle = position * (double) frequency[i];
+                double a = x[head + i];
+                double b = x[head + i + half];
+                y[head + i] = a * Math.cos(angle) - b * Math.sin(angle);
+                y[head + i + half] = b * Math.cos(angle) + a * Math.sin(angle);
+            }
+        }
+        return y;
+    }
+
+    /** One query [heads, headDim] over keys and values [items][kvHeads, headDim]. */
+    private static double[] attend(double[] q, double[][] k, double[][] v, int headDim, double scale) {
+        double[] out = new double[q.length];
+        int group = q.length / k[0].length;
+        for (int head = 0; head < q.length / headDim; head++) {
+            double[] weight = new double[k.length];
+            double sum = 0;
+            int from = head / group * headDim;
+            for (int item = 0; item < k.length; item++) {
+                double score = 0;
+                for (int i = 0; i < headDim; i++) score += q[head * headDim + i] * k[item][from + i];
+                sum += weight[item] = Math.exp(score * scale);
+            }
+            for (int item = 0; item < k.length; item++) {
+                for (int i = 0; i < headDim; i++) out[head * headDim + i] += weight[item] / sum * v[item][from + i];
+            }
+        }
+        return out;
+    }
+
+    private static final DoubleUnaryOperator SILU = x -> x / (1 + Math.exp(-x));
+
+    private static double[] row(float[] values, int row, int width) {
+        double[] copy = new double[width];
+        for (int i = 0; i < width; i++) copy[i] = values[row * width + i];
+        return copy;
+    }
+
+    @Test
+    void linear() {
+        LinearShape shape = new LinearShape(20, 12, DType.F32, Activation.SILU, true, Residual.GATED, 3, 2);
+        float[] x = numbers(2 * 20), w = numbers(24 * 20), bias = numbers(24), residual = numbers(2 * 12);
+        float[] gate = {0.5f, -2};
+        float[][] a = {numbers(3 * 20), numbers(3 * 20)}, b = {numbers(24 * 3), numbers(24 * 3)};
+        Buffer packed = context.allocate(context.linearBytes(shape));
+        context.linearPack(shape, 0, 12, DType.F32, buffer(w).slice(0, 12 * 80), packed);
+        context.linearPack(shape, 12, 12, DType.F32, buffer(w).slice(12 * 80, 12 * 80), packed);
+        Buffer lora = context.allocate(context.loraBytes(shape));
+        for (int d = 0; d < 2; d++) context.loraPack(shape, d, 0.5f, DType.F32, buffer(a[d]), buffer(b[d]), lora);
+        Rows rows = Rows.allocate(context, 2).depth(0, 1).depth(1, 0);
+        Buffer y = floats(24);
+        context.linear(shape, 2, rows, buffer(x), packed, buffer(bias), lora, buffer(residual), buffer(gate), y);
+
+        double[] expected = new double[24];
+        for (int i = 0; i < 2; i++) {
+            double[] z = product(row(x, i, 20), w, 20);
+            double[] added = product(product(row(x, i, 20), a[1 - i], 20), b[1 - i], 3);
+            for (int o = 0; o < 24; o++) z[o] += bias[o] + 0.5 * added[o];
+            for (int o = 0; o < 12; o++) {
+                expected[i * 12 + o] = residual[i * 12 + o] + gate[i] * SILU.applyAsDouble(z[o]) * z[12 + o];
+            }
+        }
+        close(expected, y);
+    }
+
     @Test
     void norm() {
-        try (Context context = Context.cpu(2)) {
-            NormShape shape = new NormShape(NormKind.RMS, 5, 1e-5f);
-            float[] x = {1, -2, 3, -4, 5, 0.5f, 0.25f, 0, 1, 2};
-            Buffer buffer = context.allocate(x.length * 4L).write(x);
-            context.norm(shape, 2, null, buffer, null, null, buffer);
-            for (int row = 0; row < 2; row++) {
-                double squares = 0;
-                for (int i = 0; i < 5; i++) squares += x[row * 5 + i] * x[row * 5 + i];
-                for (int i = 0; i < 5; i++) {
-                    assertEquals(x[row * 5 + i] / Math.sqrt(squares / 5 + 1e-5), buffer.getFloat(row * 5 + i), 1e-6);
-                }
+        float[] x = numbers(2 * 5), gain = numbers(2 * 5), bias = numbers(2 * 5);
+        Rows rows = Rows.allocate(context, 2).depth(0, 1);
+        Buffer y = floats(10);
+        context.norm(new NormShape(NormKind.LAYER, 5, 2, 1e-5f), 2, rows, buffer(x), buffer(gain), buffer(bias), y);
+        double[] expected = new double[10];
+        for (int i = 0; i < 10; i++) {
+            double mean = 0, variance = 0;
+            for (int k = 0; k < 5; k++) mean += x[i / 5 * 5 + k] / 5.0;
+            for (int k = 0; k < 5; k++) variance += Math.pow(x[i / 5 * 5 + k] - mean, 2) / 5;
+            int at = (i < 5 ? 5 : 0) + i % 5;
+            expected[i] = (x[i] - mean) / Math.sqrt(variance + 1e-5) * gain[at] + bias[at];
+        }
+        close(expected, y);
+    }
+
+    @Test
+    void rope() {
+        float[] x = numbers(2 * 2 * 8), frequency = {1, 0.3f, 0.01f};
+        Rows rows = Rows.allocate(context, 2).position(0, 3).position(1, 1000);
+        Buffer y = buffer(x);
+        context.rope(new RopeShape(RopeStyle.HALF, 2, 8, 6), 2, rows, buffer(frequency), y);
+        for (int i = 0; i < 2; i++) {
+            close(rotate(row(x, i, 16), i == 0 ? 3 : 1000, frequency, 8), y.slice(i * 64, 64));
+        }
+    }
+
+    @Test
+    void attentionOverAPool() {
+        KvShape kv = new KvShape(2, 2, 16, DType.F32, 128);
+        float[] k = numbers(5 * 32), v = numbers(5 * 32), q = numbers(2 * 64);
+        int[] entry = {7, 100, 8, 0, 127};
+        Rows rows = Rows.allocate(context, 5);
+        for (int i = 0; i < 5; i++) rows.entry(i, entry[i]);
+        Buffer pool = context.allocate(context.kvBytes(kv));
+        context.kvWrite(kv, 1, 5, rows, buffer(k), buffer(v), pool);
+
+        Buffer keys = floats(160), values = floats(160);
+        context.kvRead(kv, 1, 5, buffer(entry), pool, keys, values);
+        close(doubles(k), keys);
+        close(doubles(v), values);
+
+        // Row 0 sees entries 100 and 8 by its window; row 1 sees 7, 8 and 127: the last but one is off its branch.
+        Buffer lists = buffer(127, 100, 8, 0, 7, 8, 0, 127);
+        rows.clear(0).set(0, 0, 3, 0, 0, -1).start(0, 1);
+        rows.clear(1).set(1, 4, 4, 0, 0, -1).tree(1, ~0L ^ 0b10);
+        int[][] seen = {{1, 2}, {0, 2, 4}};
+        Buffer out = floats(128);
+        context.attention(new AttentionShape(4, 0.25f), kv, 1, 2, rows, buffer(q), lists, pool, null, null, out);
+        for (int i = 0; i < 2; i++) {
+            double[][] ks = new double[seen[i].length][], vs = new double[seen[i].length][];
+            for (int item = 0; item < seen[i].length; item++) {
+                ks[item] = row(k, seen[i][item], 32);
+                vs[item] = row(v, seen[i][item], 32);
             }
+            close(attend(row(q, i, 64), ks, vs, 16, 0.25), out.slice(i * 256, 256));
+        }
+    }
+
+    @Test
+    void attentionByMask() {
+        DenseKvShape kv = new DenseKvShape(2, 4, 1, 16, DType.F32, 4 * 16, 16, 16);
+        float[] k = numbers(2 * 4 * 16), v = numbers(2 * 4 * 16), q = numbers(32);
+        Rows rows = Rows.allocate(context, 1).sequence(0, 1).depth(0, 2).visible(0, 3);
+        Buffer out = floats(32);
+        context.attentionMasked(new AttentionShape(2, 0.5f), kv, 1, rows, buffer(q), buffer(k), buffer(v),
+                buffer(9, 9, 9, 9, 2, 1, 3, 9), null, out);
+        double[][] ks = {row(k, 4, 16), row(k, 6, 16)}, vs = {row(v, 4, 16), row(v, 6, 16)};
+        close(attend(doubles(q), ks, vs, 16, 0.5), out);
+    }
+
+    @Test
+    void block() {
+        BlockShape shape = BlockShape.builder(1, 24, 40, 2).headDim(16).kvHeads(1).build();
+        float[] h = numbers(2 * 24), frequency = {1, 0.5f, 0.2f, 0.1f, 0.05f, 0.02f, 0.01f, 0.005f};
+        float[][] weight = new float[Part.values().length][];
+        Buffer weights = context.allocate(context.blockBytes(shape));
+        for (Part part : Part.values()) {
+            boolean there = part.isLinear() || part == Part.ATTENTION_PRE_NORM || part == Part.MLP_PRE_NORM;
+            if (part != Part.ROPE_FREQUENCY && !there) continue;
+            weight[part.ordinal()] = there ? numbers((int) shape.elements(part, Kind.WEIGHT)) : frequency;
+            context.blockPack(shape, 0, 0, part, Kind.WEIGHT, 1, DType.F32, buffer(weight[part.ordinal()]), weights);
+        }
+        Rows rows = Rows.allocate(context, 2).set(0, 0, 1, 0, 0, 5).set(1, 0, 2, 1, 0, 6);
+        Buffer hidden = buffer(h);
+        Buffer pool = context.allocate(context.kvBytes(shape.kv(64)));
+        context.block(shape, 2, rows, weights, buffer(5, 6), 64, pool, hidden);
+
+        double[] x = doubles(h);
+        double[] normed = rmsNorm(x, weight[Part.ATTENTION_PRE_NORM.ordinal()]);
+        double[][] k = new double[2][], v = new double[2][], q = new double[2][];
+        for (int i = 0; i < 2; i++) {
+            double[] input = Arrays.copyOfRange(normed, i * 24, i * 24 + 24);
+            q[i] = rotate(product(input, weight[Part.Q.ordinal()], 24), i, frequency, 16);
+            k[i] = rotate(product(input, weight[Part.K.ordinal()], 24), i, frequency, 16);
+            v[i] = product(input, weight[Part.V.ordinal()], 24);
+        }
+        for (int i = 0; i < 2; i++) {
+            double[][] keys = Arrays.copyOf(k, i + 1), values = Arrays.copyOf(v, i + 1);
+            double[] attended = product(attend(q[i], keys, values, 16, 0.25), weight[Part.O.ordinal()], 32);
+            for (int j = 0; j < 24; j++) x[i * 24 + j] += attended[j];
+        }
+        normed = rmsNorm(x, weight[Part.MLP_PRE_NORM.ordinal()]);
+        double[] gate = product(normed, weight[Part.GATE.ordinal()], 24);
+        double[] up = product(normed, weight[Part.UP.ordinal()], 24);
+        for (int i = 0; i < up.length; i++) up[i] *= SILU.applyAsDouble(gate[i]);
+        double[] down = product(up, weight[Part.DOWN.ordinal()], 40);
+        // Values reach a few tens here, so the bound is relative.
+        for (int i = 0; i < x.length; i++) {
+            assertEquals(x[i] + down[i], hidden.getFloat(i), 2e-6 * (20 + Math.abs(down[i])), "element " + i);
+        }
+    }
+
+    @Test
+    void head() {
+        HeadShape shape = new HeadShape(12, 70, DType.F32, NormKind.RMS, 1e-5f, 2, 3, 2);
+        float[] h = numbers(2 * 12), w = numbers(70 * 12), gain = numbers(12);
+        int[] chosen = {0, 69, 5, 64};
+        Buffer packed = context.allocate(context.linearBytes(shape.weights()));
+        context.linearPack(shape.weights(), 0, 70, DType.F32, buffer(w), packed);
+        HeadStats stats = HeadStats.allocate(context, 2);
+        Buffer chosenLogit = floats(4), logits = floats(140);
+        context.head(shape, 2, buffer(h), buffer(gain), null, packed, buffer(chosen), stats, chosenLogit, logits);
+
+        double[] z = product(rmsNorm(doubles(h), gain), w, 12);
+        for (int i = 0; i < z.length; i++) z[i] = 3 * Math.tanh(2 * z[i] / 3);
+        close(z, logits);
+        for (int row = 0; row < 2; row++) {
+            int best = row * 70, second = -1;
+            double sum = 0, entropy = 0;
+            for (int i = row * 70; i < row * 70 + 70; i++) {
+                sum += Math.exp(z[i]);
+                if (z[i] > z[best]) best = i;
+            }
+            for (int i = row * 70; i < row * 70 + 70; i++) {
+                if (i != best && (second < 0 || z[i] > z[second])) second = i;
+                entropy -= Math.exp(z[i]) / sum * (z[i] - Math.log(sum));
+            }
+            assertEquals(best - row * 70, stats.argmax(row));
+            assertEquals(second - row * 70, stats.second(row));
+            assertEquals(z[best], stats.top1(row), CLOSE);
+            assertEquals(z[second], stats.top2(row), CLOSE);
+            assertEquals(Math.log(sum), stats.lse(row), CLOSE);
+            assertEquals(entropy, stats.entropy(row), CLOSE);
+            assertEquals(Math.exp(z[best]) / sum, stats.maxProbability(row), CLOSE);
+            assertEquals((Math.exp(z[best]) - Math.exp(z[second])) / sum, stats.margin(row), CLOSE);
+            for (int c = 0; c < 2; c++) {
+                assertEquals(z[row * 70 + chosen[row * 2 + c]], chosenLogit.getFloat(row * 2 + c), CLOSE);
+            }
+        }
+    }
+
+    @Test
+    void gate() {
+        GateShape shape = new GateShape(10, 0, 1, 2, RouterKind.LINEAR, GateFunction.SIGMOID, 2, 0.1f, 0);
+        float[] x = numbers(3 * 10);
+        float[][] w = {numbers(10), numbers(10)};
+        Buffer packed = context.allocate(context.gateBytes(shape));
+        for (int d = 0; d < 2; d++) context.gatePack(shape, d, 0, DType.F32, buffer(w[d]), packed);
+        Rows rows = Rows.allocate(context, 3).depth(1, 1);
+        Buffer logits = floats(3), gate = floats(3), choice = floats(3);
+        context.gate(shape, 3, rows, buffer(x), packed, null, logits, gate, choice);
+        for (int i = 0; i < 3; i++) {
+            double z = product(row(x, i, 10), w[i % 2], 10)[0] / 2;
+            assertEquals(z, logits.getFloat(i), CLOSE);
+            assertEquals(0.1 / (1 + Math.exp(-z)), gate.getFloat(i), CLOSE);
+            assertEquals(z >= 0 ? 1 : 0, choice.getInt(i));
+        }
+    }
+
+    @Test
+    void gatherAndScatter() {
+        float[] x = numbers(4 * 3);
+        Buffer y = floats(6), target = buffer(x);
+        context.gather(3, 4, 2, buffer(3, 0), target, y);
+        assertArrayEquals(new float[] {x[9], x[10], x[11], x[0], x[1], x[2]}, read(y, 6));
+        context.scatterAdd(3, 4, 2, buffer(1, 2), buffer(2f, -1f), y, target);
+        double[] expected = doubles(x);
+        for (int i = 0; i < 3; i++) {
+            expected[3 + i] += 2 * x[9 + i];
+            expected[6 + i] -= x[i];
+        }
+        close(expected, target);
+    }
+
+    private static float[] read(Buffer buffer, int count) {
+        float[] values = new float[count];
+        buffer.read(values);
+        return values;
+    }
+
+    @Test
+    void embed() {
+        float[] table = numbers(70 * 12);
+        LinearShape head = new LinearShape(12, 70, DType.F32);
+        Buffer packed = context.allocate(context.linearBytes(head));
+        context.linearPack(head, 0, 70, DType.F32, buffer(table), packed);
+        double[] expected = new double[24];
+        for (int i = 0; i < 24; i++) expected[i] = 0.5 * table[(i < 12 ? 69 : 3) * 12 + i % 12];
+        Buffer out = floats(24);
+        context.embed(new EmbedShape(70, 12, DType.F32, false, 0.5f), 2, buffer(69, 3), buffer(table), out);
+        close(expected, out);
+        context.embed(new EmbedShape(70, 12, DType.F32, true, 0.5f), 2, buffer(69, 3), packed, out.clear());
+        close(expected, out);
+    }
+
+    @Test
+    void contextSaysWhatItRuns() {
+        try (Context scalar = Context.cpu(2, Isa.SCALAR)) {
+            assertEquals("cpu scalar, 2 workers", scalar.toString());
+            assertEquals(Isa.SCALAR, scalar.info().isa());
+            assertEquals(context.info().bestIsa(), scalar.info().bestIsa());
+            assertEquals(2, scalar.info().workers());
+            assertFalse(scalar.info().cuda());
         }
     }
 }

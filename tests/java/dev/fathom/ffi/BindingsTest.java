@@ -32,7 +32,7 @@ class BindingsTest {
     private static final Path ROOT = Path.of(System.getProperty("fathom.root"));
     private static final Path BINDINGS = ROOT.resolve("bindings/src/main/java/dev/fathom/ffi");
 
-    private static final Pattern FUNCTION = Pattern.compile("^[a-z][\\w ]*[ *]+(fth_\\w+)\\([^;{}]*\\)", Pattern.MULTILINE);
+    private static final Pattern FUNCTION = Pattern.compile("(?m)^[a-z][\\w ]*[ *]+(fth_\\w+)\\([^;{}]*\\)");
     private static final Pattern STRUCT = Pattern.compile("struct (fth_\\w+) \\{(.*?)\\}", Pattern.DOTALL);
     private static final Pattern CONSTANT = Pattern.compile("(FTH_\\w+) = (-?\\d+)");
 
@@ -88,7 +88,8 @@ class BindingsTest {
                 structs.add(words[1]);
                 assertEquals(Long.parseLong(words[2]), layout(words[1]).byteSize(), line);
             } else if (words[0].equals("FIELD")) {
-                assertEquals(Long.parseLong(words[3]), layout(words[1]).byteOffset(PathElement.groupElement(words[2])), line);
+                long offset = layout(words[1]).byteOffset(PathElement.groupElement(words[2]));
+                assertEquals(Long.parseLong(words[3]), offset, line);
             }
         }
         assertEquals(find(STRUCT, header()).keySet(), structs);

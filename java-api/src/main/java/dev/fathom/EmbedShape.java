@@ -14,6 +14,8 @@ public final class EmbedShape extends Shape {
      */
     public EmbedShape(int vocabSize, int hiddenSize, DType type, boolean packed, float scale) {
         Check.finite("scale", scale);
+        Check.atLeast("hiddenSize", hiddenSize, 1);
+        Check.atLeast("vocabSize", vocabSize, 1);
         LinearShape linear = new LinearShape(hiddenSize, vocabSize, type);
         super(fth_embed_shape.layout());
         fth_embed_shape.vocab_size(struct, vocabSize);

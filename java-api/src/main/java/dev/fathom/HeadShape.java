@@ -23,6 +23,8 @@ public final class HeadShape extends Shape {
         Check.finite("logitScale", logitScale);
         Check.notNegative("softcap", softcap);
         Check.atLeast("chosen", chosen, 0);
+        Check.atLeast("hiddenSize", hiddenSize, 1);
+        Check.atLeast("vocabSize", vocabSize, 1);
         LinearShape linear = new LinearShape(hiddenSize, vocabSize, weightType);
         super(fth_head_shape.layout());
         fth_head_shape.hidden_size(struct, hiddenSize);

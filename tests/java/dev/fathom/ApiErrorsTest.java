@@ -1,0 +1,370 @@
+package dev.fathom;
+
+import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.lang.foreign.Arena;
+import java.util.Arrays;
+import java.util.Set;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.function.Executable;
+
+/** What every method refuses, and that it accepts buffers of exactly the size that the shape asks for. */
+class ApiErrorsTest {
+    private static final int COUNT = 3;
+
+    private Context context;
+    private Arena arena;
+    private Rows rows;
+
+    @BeforeEach
+    void open() {
+        context = Context.cpu(1);
+        arena = Arena.ofConfined();
+        rows = Rows.allocate(context, arena, COUNT);
+    }
+
+    @AfterEach
+    void close() {
+        arena.close();
+        context.close();
+    }
+
+    /** A buffer argument: its name, the bytes that it needs, whether it may be null, whether it is written. */
+    private record Arg(String name, long bytes, boolean nullable, boolean written) {}
+
+    private static Arg in(String name, long bytes) {
+        return new Arg(name, bytes, false, false);
+    }
+
+    private static Arg optional(String name, long bytes) {
+        return new Arg(name, bytes, true, false);
+    }
+
+    private static Arg out(String name, long bytes) {
+        return new Arg(name, bytes, false, true);
+    }
+
+    private static Arg optionalOut(String name, long bytes) {
+        return new Arg(name, bytes, true, true);
+    }
+
+    private interface Call {
+        void on(Context context, Buffer[] buffers);
+    }
+
+    private void refusesBadBuffers(Call call, Arg... args) {
+        Buffer[] good = new Buffer[args.length];
+        for (int i = 0; i < args.length; i++) good[i] = context.allocate(arena, args[i].bytes);
+        call.on(context, good);
+        for (int i = 0; i < args.length; i++) {
+            Arg arg = args[i];
+            if (arg.bytes > 0) {
+                Buffer[] small = replaced(good, i, context.allocate(arena, arg.bytes - 1));
+                refused(() -> call.on(context, small),
+                        arg.name + " must hold at least " + arg.bytes + " bytes, got " + (arg.bytes - 1));
+            }
+            Buffer[] absent = replaced(good, i, null);
+            if (arg.nullable) {
+                assertDoesNotThrow(() -> call.on(context, absent), arg.name);
+            } else {
+                refused(() -> call.on(context, absent), arg.name + " must not be null");
+            }
+            if (arg.written) {
+                Buffer[] constant = replaced(good, i, good[i].asReadOnly());
+                refused(() -> call.on(context, constant), arg.name + " is written, got read-only memory");
+            }
+        }
+        Context closed = Context.cpu(1);
+        closed.close();
+        assertThrows(IllegalStateException.class, () -> call.on(closed, good));
+    }
+
+    private static Buffer[] replaced(Buffer[] buffers, int index, Buffer other) {
+        Buffer[] copy = Arrays.copyOf(buffers, buffers.length);
+        copy[index] = other;
+        return copy;
+    }
+
+    private static void refused(Executable call, String words) {
+        String message = assertThrows(IllegalArgumentException.class, call, words).getMessage();
+        assertTrue(message.contains(words), () -> "expected " + words + " in: " + message);
+    }
+
+    @Test
+    void linear() {
+        LinearShape plain = new LinearShape(20, 12, DType.BF16);
+        long weights = context.linearBytes(plain);
+        refusesBadBuffers((c, b) -> c.linear(plain, COUNT, null, b[0], b[1], b[2], null, null, null, b[3]),
+                in("x", COUNT * 80), in("packed", weights), optional("bias", 48), out("y", COUNT * 48));
+        Buffer any = context.allocate(arena, 1 << 16);
+        refused(() -> context.linear(plain, COUNT, null, any, any, null, any, null, null, any), "lora must be null");
+        refused(() -> context.linear(plain, COUNT, null, any, any, null, null, any, null, any),
+                "residual must be null");
+        refused(() -> context.linear(plain, COUNT, null, any, any, null, null, null, any, any), "gate must be null");
+        refused(() -> context.linear(plain, -1, null, any, any, null, null, null, null, any),
+                "count must be at least 0");
+
+        LinearShape full = new LinearShape(20, 12, DType.F32, Activation.SILU, true, Residual.GATED, 2, 3);
+        refusesBadBuffers((c, b) -> c.linear(full, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5], b[6]),
+                in("x", COUNT * 80), in("packed", context.linearBytes(full)), optional("bias", 96),
+                in("lora", context.loraBytes(full)), in("residual", COUNT * 48), in("gate", COUNT * 4),
+                out("y", COUNT * 48));
+        refused(() -> context.linear(full, COUNT, null, any, any, null, any, any, any, any), "rows must not be null");
+        refused(() -> context.linear(full, COUNT + 1, rows, any, any, null, any, any, any, any),
+                "rows must hold at least 4 rows, got 3");
+        rows.depth(1, 3);
+        Buffer y = context.allocate(arena, 1 << 10);
+        refused(() -> context.linear(full, COUNT, rows, any, any, null, any, any, any, y),
+                "rows[1].depth must be in 0..2, got 3");
+    }
+
+    @Test
+    void linearPack() {
+        LinearShape shape = new LinearShape(20, 12, DType.F32, Activation.SILU, true, Residual.NONE, 2, 3);
+        refusesBadBuffers((c, b) -> c.linearPack(shape, 12, 12, DType.F16, b[0], b[1]),
+                in("source", 12 * 40), out("packed", context.linearBytes(shape)));
+        Buffer any = context.allocate(arena, 1 << 16);
+        refused(() -> context.linearPack(shape, 12, 13, DType.F32, any, any.slice(1 << 15, 1 << 15)), "count must be in 0..12, got 13");
+        refusesBadBuffers((c, b) -> c.loraPack(shape, 2, 0.5f, DType.BF16, b[0], b[1], b[2]),
+                in("a", 2 * 40), in("b", 24 * 4), out("packed", context.loraBytes(shape)));
+        refused(() -> context.loraPack(shape, 3, 1, DType.F32, any, any, any), "depth must be in 0..2, got 3");
+    }
+
+    @Test
+    void norm() {
+        NormShape shape = new NormShape(NormKind.LAYER, 6, 2, 0);
+        refusesBadBuffers((c, b) -> c.norm(shape, COUNT, rows, b[0], b[1], b[2], b[3]),
+                in("x", COUNT * 24), optional("gain", 48), optional("bias", 48), out("y", COUNT * 24));
+        Buffer x = context.allocate(arena, 1 << 10);
+        refused(() -> context.norm(shape, COUNT, null, x, null, null, x), "rows must not be null");
+        refused(() -> context.norm(shape, COUNT, rows, x, null, null, x.slice(8, 512)), "must not overlap");
+        refused(() -> context.norm(shape, COUNT, rows, x.slice(2, 512), null, null, x), "must be aligned to 4 bytes");
+        refused(() -> context.norm(shape, Long.MAX_VALUE, rows, x, null, null, x), "rows must hold at least");
+    }
+
+    @Test
+    void rope() {
+        RopeShape shape = new RopeShape(RopeStyle.HALF, 2, 8, 6);
+        refusesBadBuffers((c, b) -> c.rope(shape, COUNT, rows, b[0], b[1]),
+                in("frequency", 12), out("x", COUNT * 64));
+        Buffer any = context.allocate(arena, 1 << 10);
+        refused(() -> context.rope(shape, COUNT, null, any, any), "rows must not be null");
+    }
+
+    @Test
+    void kv() {
+        KvShape shape = new KvShape(2, 2, 16, DType.BF16, 64);
+        long pool = context.kvBytes(shape);
+        refusesBadBuffers((c, b) -> c.kvWrite(shape, 1, COUNT, rows, b[0], b[1], b[2]),
+                in("k", COUNT * 128), in("v", COUNT * 128), out("pool", pool));
+        refusesBadBuffers((c, b) -> c.kvRead(shape, 1, COUNT, b[0], b[1], b[2], b[3]),
+                in("entry", COUNT * 4), in("pool", pool), out("k", COUNT * 128), out("v", COUNT * 128));
+        Buffer any = context.allocate(arena, 1 << 16);
+        refused(() -> context.kvWrite(shape, 2, COUNT, rows, any, any, any), "layer must be in 0..1, got 2");
+        rows.entry(2, 64);
+        Buffer entries = context.allocate(arena, pool);
+        refused(() -> context.kvWrite(shape, 0, COUNT, rows, any, any, entries), "rows[2].entry");
+    }
+
+    @Test
+    void attention() {
+        KvShape kv = new KvShape(1, 2, 16, DType.F32, 128);
+        AttentionShape relative = new AttentionShape(4, BiasKind.RELATIVE, 5, 2, 0.25f);
+        refusesBadBuffers((c, b) -> c.attention(relative, kv, 0, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5]),
+                in("q", COUNT * 256), in("entries", 0), in("pool", context.kvBytes(kv)),
+                optional("entryPosition", 128 * 4), in("bias", 80), out("out", COUNT * 256));
+        AttentionShape dense = new AttentionShape(4, BiasKind.DENSE, 5, 0, 0.25f);
+        refusesBadBuffers((c, b) -> c.attention(dense, kv, 0, COUNT, rows, b[0], b[1], b[2], null, b[3], b[4]),
+                in("q", COUNT * 256), in("entries", 0), in("pool", context.kvBytes(kv)), in("bias", COUNT * 80),
+                out("out", COUNT * 256));
+        AttentionShape plain = new AttentionShape(4, 0.25f);
+        Buffer any = context.allocate(arena, 1 << 16);
+        Buffer out = context.allocate(arena, 1 << 12);
+        refused(() -> context.attention(plain, kv, 0, COUNT, rows, any, any, any, null, any, out), "bias must be null");
+        refused(() -> context.attention(plain, kv, 0, COUNT, null, any, any, any, null, null, out),
+                "rows must not be null");
+        rows.visible(0, 1);
+        Buffer lists = context.allocate(arena, 4).write(new int[] {128});
+        refused(() -> context.attention(plain, kv, 0, COUNT, rows, any, lists, any, null, null, out),
+                "entries[0] must be in 0..127, got 128");
+        rows.visible(0, 2);
+        refused(() -> context.attention(plain, kv, 0, COUNT, rows, any, lists, any, null, null, out), "rows[0].list");
+    }
+
+    @Test
+    void attentionMasked() {
+        DenseKvShape kv = new DenseKvShape(2, 5, 2, 16, DType.BF16, 5 * 40, 40, 20);
+        assertEquals((200 + 4 * 40 + 20 + 16) * 2, kv.bytes());
+        AttentionShape shape = new AttentionShape(4, BiasKind.DENSE, 5, 0, 0.25f);
+        refusesBadBuffers((c, b) -> c.attentionMasked(shape, kv, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5]),
+                in("q", COUNT * 256), in("k", kv.bytes()), in("v", kv.bytes()), in("reach", 40),
+                in("bias", COUNT * 80), out("out", COUNT * 256));
+    }
+
+    @Test
+    void block() {
+        BlockShape shape = BlockShape.builder(2, 32, 48, 2).kvHeads(1).bias(true).loraRank(Part.UP, 3).build();
+        refusesBadBuffers((c, b) -> c.block(shape, COUNT, rows, b[0], b[1], 64, b[2], b[3]),
+                in("weights", context.blockBytes(shape)), in("entries", 0), out("pool", context.kvBytes(shape.kv(64))),
+                out("hidden", COUNT * 128));
+        Buffer any = context.allocate(arena, 1 << 20);
+        refused(() -> context.block(shape, COUNT, rows, any, any, 65, any, any), "entries must be a multiple of 64");
+        assertTrue(context.blockScratchBytes(shape, COUNT) > 0);
+
+        long weights = context.blockBytes(shape);
+        for (Part part : Part.values()) {
+            for (Kind kind : Kind.values()) {
+                boolean there = switch (kind) {
+                    case WEIGHT -> packs(part);
+                    case BIAS -> part.isLinear();
+                    case LORA_A, LORA_B -> part == Part.UP;
+                };
+                if (!there) continue;
+                refusesBadBuffers((c, b) -> c.blockPack(shape, 0, 0, part, kind, 1, DType.BF16, b[0], b[1]),
+                        in("source", shape.elements(part, kind) * 2), out("weights", weights));
+            }
+        }
+        refused(() -> context.blockPack(shape, 2, 0, Part.Q, Kind.WEIGHT, 1, DType.F32, any, any), "layer");
+        refused(() -> context.blockPack(shape, 0, 0, Part.Q, Kind.WEIGHT, Float.NaN, DType.F32, any, any), "scale");
+    }
+
+    /** Whether a block with norms before the sub-layers has this part. */
+    private static boolean packs(Part part) {
+        return part.isLinear() || part == Part.ATTENTION_PRE_NORM || part == Part.MLP_PRE_NORM
+                || part == Part.ROPE_FREQUENCY;
+    }
+
+    @Test
+    void head() {
+        HeadShape shape = new HeadShape(20, 30, DType.F32, NormKind.RMS, 1e-5f, 1, 0, 2);
+        long weights = context.linearBytes(shape.weights());
+        refusesBadBuffers((c, b) -> c.head(shape, COUNT, b[0], b[1], b[2], b[3], b[4],
+                        b[5] == null ? null : HeadStats.of(b[5]), b[6], b[7]),
+                in("h", COUNT * 80), optional("gain", 80), optional("normBias", 80), in("packed", weights),
+                in("chosenId", COUNT * 8), out("stats", COUNT * 24), out("chosenLogit", COUNT * 8),
+                optionalOut("logits", COUNT * 120));
+        Buffer any = context.allocate(arena, 1 << 16);
+        HeadShape plain = new HeadShape(20, 30, DType.F32, null, 0);
+        HeadStats stats = HeadStats.allocate(context, arena, COUNT);
+        refused(() -> context.head(plain, COUNT, any, null, null, any, any, stats, null, null),
+                "chosenId must be null");
+        refused(() -> context.head(plain, COUNT, any, null, null, any, null, stats, any, null),
+                "chosenLogit must be null");
+    }
+
+    @Test
+    void gate() {
+        GateShape shape = new GateShape(10, 6, 3, 2, RouterKind.MLP, GateFunction.SOFTMAX, 1, 1, 0);
+        long weights = context.gateBytes(shape);
+        refusesBadBuffers((c, b) -> c.gate(shape, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5]),
+                in("x", COUNT * 40), in("packed", weights), optional("bias", 12), optionalOut("logits", COUNT * 12),
+                out("gate", COUNT * 4), out("choice", COUNT * 4));
+        refusesBadBuffers((c, b) -> c.gatePack(shape, 1, 0, DType.F32, b[0], b[1]),
+                in("source", 60 * 4), out("packed", weights));
+        refusesBadBuffers((c, b) -> c.gatePack(shape, 1, 1, DType.F16, b[0], b[1]),
+                in("source", 18 * 2), out("packed", weights));
+        Buffer any = context.allocate(arena, 1 << 13);
+        refused(() -> context.gate(shape, COUNT, null, any, any, null, null, any, any), "rows must not be null");
+        refused(() -> context.gatePack(shape, 0, 2, DType.F32, any, any), "part must be in 0..1, got 2");
+        refused(() -> context.gatePack(shape, 2, 0, DType.F32, any, any), "depth must be in 0..1, got 2");
+    }
+
+    @Test
+    void compact() {
+        refusesBadBuffers((c, b) -> c.gather(5, 4, COUNT, b[0], b[1], b[2]),
+                in("index", COUNT * 4), in("x", 4 * 20), out("y", COUNT * 20));
+        refusesBadBuffers((c, b) -> c.scatterAdd(5, 4, 1, b[0], b[1], b[2], b[3]),
+                in("index", 4), optional("gate", 4), in("y", 20), out("x", 4 * 20));
+        Buffer any = context.allocate(arena, 1 << 10);
+        refused(() -> context.gather(0, 4, COUNT, any, any, any), "width must be at least 1, got 0");
+        refused(() -> context.gather(5, -4, COUNT, any, any, any), "sourceCount must be at least 0, got -4");
+        Buffer index = context.allocate(arena, 12).write(new int[] {0, 4, 1});
+        Buffer y = context.allocate(arena, 60);
+        refused(() -> context.gather(5, 4, COUNT, index, any, y), "index[1]");
+    }
+
+    @Test
+    void embed() {
+        EmbedShape table = new EmbedShape(30, 20, DType.BF16, false, 1);
+        refusesBadBuffers((c, b) -> c.embed(table, COUNT, b[0], b[1], b[2]),
+                in("id", COUNT * 4), in("table", 30 * 40), out("out", COUNT * 80));
+        EmbedShape tied = new EmbedShape(30, 20, DType.BF16, true, 1);
+        long head = context.linearBytes(new LinearShape(20, 30, DType.BF16));
+        refusesBadBuffers((c, b) -> c.embed(tied, COUNT, b[0], b[1], b[2]),
+                in("id", COUNT * 4), in("table", head), out("out", COUNT * 80));
+    }
+
+    @Test
+    void nullShapesAreNamed() {
+        String message = assertThrows(NullPointerException.class, () -> context.linearBytes(null)).getMessage();
+        assertTrue(message.contains("\"shape\" is null"), message);
+        Buffer any = context.allocate(arena, 64);
+        LinearShape shape = new LinearShape(2, 2, DType.F32);
+        message = assertThrows(NullPointerException.class, () -> context.linearPack(shape, 0, 1, null, any, any))
+                .getMessage();
+        assertTrue(message.contains("\"sourceType\" is null"), message);
+    }
+
+    @Test
+    void contexts() {
+        refused(() -> Context.cpu(-1), "workers must be in 0..");
+        refused(() -> Context.cpu(1, null), "cap must not be null");
+        refused(() -> context.allocate(-1), "bytes must be at least 0, got -1");
+        KernelException noDevice = assertThrows(KernelException.class, () -> Context.cuda(Context.cudaDevices()));
+        assertTrue(noDevice.getMessage().contains("CUDA"), noDevice.getMessage());
+        assertEquals(KernelException.Status.UNSUPPORTED, noDevice.status());
+        KernelException tooMuch = assertThrows(KernelException.class, () -> context.allocate(arena, 1L << 45));
+        assertEquals(KernelException.Status.OUT_OF_MEMORY, tooMuch.status());
+    }
+
+    @Test
+    void shapes() {
+        refused(() -> new LinearShape(0, 1, DType.F32), "inFeatures must be at least 1, got 0");
+        refused(() -> new LinearShape(1, 1, DType.F16), "weightType must be F32 or BF16, got F16");
+        refused(() -> new LinearShape(1, 1, null), "weightType must not be null");
+        refused(() -> new LinearShape(4, 4, DType.F32, Activation.RELU, false, Residual.NONE, 2, 0),
+                "loraDepths must be at least 1, got 0");
+        refused(() -> new NormShape(NormKind.RMS, 4, 0, 1e-5f), "depths must be at least 1, got 0");
+        refused(() -> new NormShape(NormKind.RMS, 4, -1f), "eps must be a finite number of at least 0, got -1.0");
+        refused(() -> new RopeShape(RopeStyle.HALF, 1, 8, 10), "rotaryDim must be in 2..8, got 10");
+        refused(() -> new RopeShape(RopeStyle.HALF, 1, 8, 5), "rotaryDim must be even, got 5");
+        refused(() -> new KvShape(1, 1, 20, DType.F32, 64), "headDim must be a multiple of 8, got 20");
+        refused(() -> new KvShape(1, 1, 16, DType.F32, 96), "entries must be a multiple of 64");
+        refused(() -> new AttentionShape(0, 1), "heads must be in 1..65536, got 0");
+        refused(() -> new AttentionShape(2, BiasKind.NONE, 3, 0, 1), "biasWidth without bias must be in 0..0, got 3");
+        refused(() -> new AttentionShape(2, Float.NaN), "scale must be a finite number, got NaN");
+        refused(() -> new DenseKvShape(1, 1, 1, 16, DType.F32, -1, 1, 1), "sequenceStride must be at least 0, got -1");
+        refused(() -> new BackfillShape(8, 1, DType.F32, null, RopeStyle.NONE, 0, 0), "norm must not be null");
+        refused(() -> BlockShape.builder(1, 32, 64, 3).headDim(16).kvHeads(2).build(),
+                "heads must be a multiple of kvHeads 2, got 3");
+        refused(() -> BlockShape.builder(1, 32, 64, 0).build(), "heads must be in 1..65536, got 0");
+        refused(() -> BlockShape.builder(1, 32, 64, 2).loraRank(Part.ROPE_FREQUENCY, 1), "one of Q..DOWN");
+        refused(() -> new HeadShape(8, 8, DType.F32, NormKind.RMS, 0, 1, -1, 0), "softcap");
+        refused(() -> new GateShape(8, 0, 1, 1, RouterKind.MLP, GateFunction.NONE, 1, 1, 0),
+                "innerSize must be at least 1, got 0");
+        refused(() -> new GateShape(8, 0, 1, 1, RouterKind.LINEAR, GateFunction.NONE, 0, 1, 0),
+                "temperature must be a finite number above 0, got 0.0");
+        refused(() -> new EmbedShape(0, 8, DType.F32, false, 1), "vocabSize must be at least 1, got 0");
+    }
+
+    @Test
+    void shapesAreValues() {
+        BlockShape one = BlockShape.builder(1, 64, 96, 2).loraRank(Part.K, 4).build();
+        BlockShape same = BlockShape.builder(1, 64, 96, 2).loraRank(Part.K, 4).build();
+        BlockShape other = BlockShape.builder(1, 64, 96, 2).loraRank(Part.V, 4).build();
+        assertEquals(one, same);
+        assertEquals(one.hashCode(), same.hashCode());
+        assertTrue(!one.equals(other));
+        assertTrue(one.toString().startsWith("BlockShape[layers=1, depths=1, hidden_size=64"), one.toString());
+        assertTrue(one.toString().contains("lora_rank=[0 4 0 0 0 0 0]"), one.toString());
+        assertEquals(4, one.loraRank(Part.K));
+        assertEquals(Set.of(NormPlacement.PRE), one.normPlacement());
+        assertEquals(32, one.headDim());
+        assertEquals(32, one.rotaryDim());
+    }
+}
