@@ -41,63 +41,86 @@ inline __m256 broadcast_step(const char* p) {
 }
 
 struct F32 {
-  static constexpr int kParts = 1;
+  static constexpr int kParts = 1, kRows = 6;
   static __m256 part(int, __m256 step) { return step; }
 };
 
 // A pair of bf16 widened to fp32: the even k, then the odd.
 struct Bf16 {
-  static constexpr int kParts = 2;
+  static constexpr int kParts = 2, kRows = 5;
   static __m256 part(int odd, __m256 step) {
     const __m256i bits = _mm256_castps_si256(step);
     return _mm256_castsi256_ps(odd ? _mm256_and_si256(bits, _mm256_set1_epi32(int(0xffff0000u))) : _mm256_slli_epi32(bits, 16));
   }
 };
 
+// Passes over the panel some vectors at a time; pass i fetches line i of every step, if it is to.
 template <class S>
 struct Tile {
-  static constexpr int64_t kRows = 6, kPairRows = 0;
-  static constexpr int64_t kAhead = 4096;  // bytes between a load and the prefetch beside it
+  static constexpr int64_t kRows = S::kRows;
 
-  // R rows times N vectors of a panel.
-  template <int R, int N, bool kStream>
-  static void run(const char* const* x, const char* w, int64_t steps, bool fresh, float* z) {
+  static void run(int rows, const Task& task) {
+    switch (rows) {
+      case 1: return passes<1, 8>(task);
+      case 2: return passes<2, 4>(task);
+      case 3: return passes<3, S::kParts == 1 ? 4 : 2>(task);
+      case 4: return passes<4, 2>(task);
+      case 5: return passes<5, 2>(task);
+      default: return passes<S::kRows, 2>(task);
+    }
+  }
+
+  // N vectors per pass.
+  template <int R, int N>
+  static void passes(const Task& task) {
+    for (int pass = 0; pass < kPanel / 8 / N; pass++) {
+      const char *w = task.w + pass * N * 32, *fetch = task.fetch + pass * task.steps * 64;
+      float* z = task.z + pass * N * 8;
+      if (pass < task.fetch_lines) tile<R, N, true>(task, w, fetch, z);
+      else tile<R, N, false>(task, w, fetch, z);
+    }
+  }
+
+  template <int R, int N, bool kFetch>
+  static void tile(const Task& task, const char* w, const char* fetch, float* z) {
+    const char* x[R];
     __m256 chain[R][N];
-    const char* at[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++) {
-      at[r] = x[r];
+      x[r] = task.x[r];
 #pragma GCC unroll 8
-      for (int n = 0; n < N; n++) chain[r][n] = fresh ? _mm256_setzero_ps() : _mm256_load_ps(z + r * kPanel + n * 8);
+      for (int n = 0; n < N; n++) chain[r][n] = task.fresh ? _mm256_setzero_ps() : _mm256_load_ps(z + r * kPanel + n * 8);
     }
-    for (int64_t s = 0; s < steps; s++) {
-      const char* panel = w + s * kStepBytes;
-      if constexpr (kStream) {
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n += 2) _mm_prefetch(panel + n * 32 + kAhead, _MM_HINT_T0);
-      }
+    for (int64_t s = 0, steps = task.steps; s < steps; s++, w += kStepBytes) {
+      if constexpr (kFetch) _mm_prefetch(fetch + s * 64, _MM_HINT_T1);
 #pragma GCC unroll 2
       for (int part = 0; part < S::kParts; part++) {
-        if constexpr (S::kParts > 1) asm volatile("" ::: "memory");  // load again rather than keep both parts: registers
-        if constexpr (R <= 3) {  // hold the rows, pass over the panel's vectors
-          __m256 a[R];
+        // There are no registers to keep both parts of a load: load again, with all chains in registers.
+        if constexpr (S::kParts > 1) {
+          asm volatile("" ::: "memory");
 #pragma GCC unroll 6
-          for (int r = 0; r < R; r++) a[r] = S::part(part, broadcast_step(at[r] + s * 4));
+          for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) asm volatile("" : "+x"(chain[r][n]));
+        }
+        if constexpr (R <= 3) {  // hold the rows, walk over the vectors
+          __m256 a[R];
+#pragma GCC unroll 3
+          for (int r = 0; r < R; r++) a[r] = S::part(part, broadcast_step(x[r] + s * 4));
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) {
-            const __m256 b = S::part(part, load_step(panel + n * 32));
-#pragma GCC unroll 6
+            const __m256 b = S::part(part, load_step(w + n * 32));
+#pragma GCC unroll 3
             for (int r = 0; r < R; r++) chain[r][n] = _mm256_fmadd_ps(b, a[r], chain[r][n]);
           }
         } else {
           __m256 b[N];
-#pragma GCC unroll 8
-          for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(panel + n * 32));
+#pragma GCC unroll 2
+          for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(w + n * 32));
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
-            if constexpr (S::kParts > 1) asm volatile("" ::: "memory");
-            const __m256 a = S::part(part, broadcast_step(at[r] + s * 4));
-#pragma GCC unroll 8
+            const __m256 a = S::part(part, broadcast_step(x[r] + s * 4));
+#pragma GCC unroll 2
             for (int n = 0; n < N; n++) chain[r][n] = _mm256_fmadd_ps(b[n], a, chain[r][n]);
           }
         }
@@ -107,26 +130,6 @@ struct Tile {
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
       for (int n = 0; n < N; n++) _mm256_store_ps(z + r * kPanel + n * 8, chain[r][n]);
-  }
-
-  // The panel N vectors at a time.
-  template <int R, int N>
-  static void all(const char* const* x, const char* w, int64_t steps, bool fresh, bool ahead, float* z) {
-    for (int64_t n = 0; n < kPanel / 8; n += N) {
-      if (ahead) run<R, N, true>(x, w + n * 32, steps, fresh, z + n * 8);
-      else run<R, N, false>(x, w + n * 32, steps, fresh, z + n * 8);
-    }
-  }
-
-  static void rows(int rows, const char* const* x, const char* w, int64_t steps, bool fresh, bool ahead, float* z) {
-    switch (rows) {
-      case 1: return all<1, 8>(x, w, steps, fresh, ahead, z);
-      case 2: return all<2, 4>(x, w, steps, fresh, ahead, z);
-      case 3: return all<3, 4>(x, w, steps, fresh, ahead, z);
-      case 4: return all<4, 2>(x, w, steps, fresh, ahead, z);
-      case 5: return all<5, 2>(x, w, steps, fresh, ahead, z);
-      default: return all<6, 2>(x, w, steps, fresh, ahead, z);
-    }
   }
 };
 

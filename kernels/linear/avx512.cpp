@@ -4,14 +4,14 @@ namespace fth::linear::avx512 {
 namespace {
 
 struct F32 {
-  static constexpr int kParts = 1;
+  static constexpr int kParts = 1, kRows = 6;
   static __m512 part(int, __m512 step) { return step; }
   static __m512 fma(__m512 chain, __m512 w, __m512 x) { return _mm512_fmadd_ps(w, x, chain); }
 };
 
 // A pair of bf16 widened to fp32: the even k, then the odd.
 struct Bf16 {
-  static constexpr int kParts = 2;
+  static constexpr int kParts = 2, kRows = 5;
   static __m512 part(int odd, __m512 step) {
     const __m512i bits = _mm512_castps_si512(step);
     return _mm512_castsi512_ps(odd ? _mm512_and_si512(bits, _mm512_set1_epi32(int(0xffff0000u))) : _mm512_slli_epi32(bits, 16));

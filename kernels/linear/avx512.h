@@ -33,48 +33,68 @@ inline __m512 broadcast_step(const char* p) {
   return _mm512_set1_ps(x);
 }
 
-// S::kParts parts of a step, S::part<i> takes its operand from a vector of steps; S::fma advances the chains.
+// A step has S::kParts parts: S::part takes one out of a vector of steps, S::fma advances the chains by it.
 template <class S>
 struct Tile {
-  static constexpr int64_t kRows = 6, kPairRows = 3;
-  static constexpr int64_t kAhead = 4096;  // bytes between a load and the prefetch beside it
+  static constexpr int64_t kRows = S::kRows;
 
-  // R rows times P panels of four vectors.
-  template <int R, int P, bool kStream>
-  static void run(const char* const* x, const char* w, const char* second, int64_t steps, bool fresh, float* const* z) {
-    constexpr int N = 4 * P;
+  static void run(int rows, const Task& task) {
+    switch (rows) {
+      case 1: return tile<1, 0>(task);
+      case 2: return tile<2, 0>(task);
+      case 3: return tile<3, 0>(task);
+      case 4: return fetching<4>(task);
+      case 5: return fetching<5>(task);
+      default: return fetching<S::kRows>(task);
+    }
+  }
+
+  template <int R>
+  static void fetching(const Task& task) {
+    switch (task.fetch_lines) {
+      case 0: return tile<R, 0>(task);
+      case 1: return tile<R, 1>(task);
+      default: return tile<R, 2>(task);
+    }
+  }
+
+  template <int R, int kFetchLines>
+  static void tile(const Task& task) {
+    constexpr int N = 4;  // vectors of a panel
+    const char *x[R], *w = task.w, *fetch = task.fetch;
+    float* z = task.z;
     __m512 chain[R][N];
-    const char* at[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++) {
-      at[r] = x[r];
-#pragma GCC unroll 8
-      for (int n = 0; n < N; n++)
-        chain[r][n] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(z[n / 4] + r * kPanel + n % 4 * 16);
+      x[r] = task.x[r];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++) chain[r][n] = task.fresh ? _mm512_setzero_ps() : _mm512_load_ps(z + r * kPanel + n * 16);
     }
-    for (int64_t s = 0; s < steps; s++) {
-      const char* panel[] = {w + s * kStepBytes, second + s * kStepBytes};
-      if constexpr (kStream) {
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n++) _mm_prefetch(panel[n / 4] + n % 4 * 64 + kAhead, _MM_HINT_T0);
-      }
+    for (int64_t s = 0, steps = task.steps; s < steps; s++, w += kStepBytes) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kFetchLines; i++, fetch += 64) _mm_prefetch(fetch, _MM_HINT_T1);
 #pragma GCC unroll 2
       for (int part = 0; part < S::kParts; part++) {
-        if constexpr (S::kParts > 1) asm volatile("" ::: "memory");  // load again rather than keep both parts: registers
+        // There are no registers to keep both parts of a load: load again, with all chains in registers.
+        if constexpr (S::kParts > 1) {
+          asm volatile("" ::: "memory");
+#pragma GCC unroll 6
+          for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++) asm volatile("" : "+v"(chain[r][n]));
+        }
         if constexpr (R == 1) {
-          const __m512 a = S::part(part, broadcast_step(at[0] + s * 4));
-#pragma GCC unroll 8
-          for (int n = 0; n < N; n++)
-            chain[0][n] = S::fma(chain[0][n], S::part(part, load_step(panel[n / 4] + n % 4 * 64)), a);
+          const __m512 a = S::part(part, broadcast_step(x[0] + s * 4));
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) chain[0][n] = S::fma(chain[0][n], S::part(part, load_step(w + n * 64)), a);
         } else {
           __m512 b[N];
-#pragma GCC unroll 8
-          for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(panel[n / 4] + n % 4 * 64));
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(w + n * 64));
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
-            if constexpr (S::kParts > 1) asm volatile("" ::: "memory");
-            const __m512 a = S::part(part, broadcast_step(at[r] + s * 4));
-#pragma GCC unroll 8
+            const __m512 a = S::part(part, broadcast_step(x[r] + s * 4));
+#pragma GCC unroll 4
             for (int n = 0; n < N; n++) chain[r][n] = S::fma(chain[r][n], b[n], a);
           }
         }
@@ -82,33 +102,8 @@ struct Tile {
     }
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-      for (int n = 0; n < N; n++) _mm512_store_ps(z[n / 4] + r * kPanel + n % 4 * 16, chain[r][n]);
-  }
-
-  template <int R, int P>
-  static void choose(const char* const* x, const char* w, const char* second, int64_t steps, bool fresh, bool ahead, float* const* z) {
-    if (ahead) run<R, P, true>(x, w, second, steps, fresh, z);
-    else run<R, P, false>(x, w, second, steps, fresh, z);
-  }
-
-  static void rows(int rows, const char* const* x, const char* w, int64_t steps, bool fresh, bool ahead, float* z) {
-    switch (rows) {
-      case 1: return choose<1, 1>(x, w, w, steps, fresh, ahead, &z);
-      case 2: return choose<2, 1>(x, w, w, steps, fresh, ahead, &z);
-      case 3: return choose<3, 1>(x, w, w, steps, fresh, ahead, &z);
-      case 4: return choose<4, 1>(x, w, w, steps, fresh, ahead, &z);
-      case 5: return choose<5, 1>(x, w, w, steps, fresh, ahead, &z);
-      default: return choose<6, 1>(x, w, w, steps, fresh, ahead, &z);
-    }
-  }
-  static void pair(int rows, const char* const* x, const char* w, const char* second, int64_t steps, bool ahead, float* z, float* z_second) {
-    float* const both[] = {z, z_second};
-    switch (rows) {
-      case 1: return choose<1, 2>(x, w, second, steps, true, ahead, both);
-      case 2: return choose<2, 2>(x, w, second, steps, true, ahead, both);
-      default: return choose<3, 2>(x, w, second, steps, true, ahead, both);
-    }
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++) _mm512_store_ps(z + r * kPanel + n * 16, chain[r][n]);
   }
 };
 

@@ -4,7 +4,7 @@ namespace fth::linear::avx512bf16 {
 namespace {
 
 struct Dot {
-  static constexpr int kParts = 1;
+  static constexpr int kParts = 1, kRows = 6;
   static __m512 part(int, __m512 step) { return step; }
   static __m512 fma(__m512 chain, __m512 w, __m512 x) { return _mm512_dpbf16_ps(chain, (__m512bh)w, (__m512bh)x); }
 };

@@ -21,7 +21,6 @@ struct Args {
   int64_t k;                // input features
   int64_t n;                // output features
   bool glu;                 // 2n features: act(z_gate) * z_value
-  bool streamed;            // the weights come from memory, not from a cache: fetch ahead
   int32_t activation;       // FTH_IDENTITY ...
   const void* x;            // of the weights' type; a bf16 row of odd k has a zero behind it
   int64_t x_stride;         // elements from row to row, as all strides; even for bf16
@@ -45,7 +44,7 @@ using Panels = void(const Args&, int64_t panel_begin, int64_t panel_end, int64_t
 using Round = void(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin,
                    int64_t end);
 
-// At least this many rows per call let a panel be read from memory once; at most this many keep them in the L2 cache.
+// Rows that a kernel takes over a panel together: so many share the L2 cache with a block of it.
 constexpr int64_t kRowChunk = 96;
 
 namespace scalar { Panels panels_f32, panels_bf16; Round round; }

@@ -1,7 +1,6 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
 //   V   vectors of a target: see Vector in avx2.h and avx512.h
-//   T   its register tile: T::rows and T::pair advance chains of up to T::kRows rows over one panel, and of up to
-//       T::kPairRows rows over two.
+//   T   its register tile: T::run advances the chains of up to T::kRows rows over one block of a panel.
 // Both weight types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
 #pragma once
 #include "linear.h"
@@ -67,46 +66,57 @@ void finish(const Args& a, int64_t row, int64_t panel, const float* chains, cons
 }
 
 constexpr int64_t kStepBytes = kPanel * 4;
-constexpr int64_t kBlockSteps = 1024;  // 256 KiB of a panel: stays in the L2 cache beside kRowChunk rows of x
+// 128 KiB of a panel: it and the next one stay in the L2 cache beside kRowChunk rows of x.
+constexpr int64_t kBlockSteps = 512;
 
-// All chains of `rows` rows over `panels` (1 or 2) neighbouring panels into z.
+// One register tile: `steps` steps of some rows.
+struct Task {
+  const char* x[6];
+  const char* w;
+  int64_t steps;
+  bool fresh;         // the chains start here; else they continue from z
+  const char* fetch;  // weights to bring to the L2 cache meanwhile,
+  int fetch_lines;    // 0, 1 or 2 lines of 64 bytes per step
+  float* z;           // [rows][kPanel]
+};
+
+// All chains of `rows` rows over a panel into z. Weights arrive as one stream, which the processor prefetches best by
+// itself; only where several tiles read a block, the later ones fetch the next block, so that memory is never idle.
 template <class T>
-void product(const char* const* x, int64_t rows, const char* w, int64_t steps, int panels, bool ahead, float (*z)[kRowChunk * kPanel]) {
+void product(const char* const* x, int64_t rows, const char* w, int64_t steps, float* z) {
   const int64_t blocks = (steps + kBlockSteps - 1) / kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
-  const char* at[T::kRows];
-  if constexpr (T::kPairRows > 0) {
-    if (panels == 2 && rows <= T::kPairRows)
-      return T::pair(int(rows), x, w, w + steps * kStepBytes, steps, ahead, z[0], z[1]);
-  }
-  for (int p = 0; p < panels; p++, w += steps * kStepBytes)
-    for (int64_t block = 0; block < blocks; block++) {
-      const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
-      for (int64_t tile = 0; tile < tiles; tile++) {
-        const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
-        for (int64_t r = 0; r < size; r++) at[r] = x[first + r] + begin * 4;
-        T::rows(int(size), at, w + begin * kStepBytes, end - begin, block == 0, ahead && tile == 0, z[p] + first * kPanel);
-      }
+  for (int64_t block = 0; block < blocks; block++) {
+    const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+      const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
+      Task task;
+      for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + begin * 4;
+      task.w = w + begin * kStepBytes;
+      task.steps = end - begin;
+      task.fresh = block == 0;
+      const int lines = tiles < 3 ? 0 : tiles < 5 ? 2 : 1;  // of the 4 of a step
+      task.fetch_lines = tile > 0 && tile * lines <= 4 ? lines : 0;
+      task.fetch = w + end * kStepBytes + (tile - 1) * lines * 64 * task.steps;
+      task.z = z + first * kPanel;
+      T::run(int(size), task);
     }
+  }
 }
 
 template <class V, class T>
-void panels(const Args& a, int64_t steps, int64_t x_row_bytes, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+void panels(const Args& a, int64_t steps, int64_t x_row_bytes, int64_t panel_begin, int64_t panel_end,
+            int64_t row_begin, int64_t row_end) {
   alignas(64) float z[2][kRowChunk * kPanel];
   const char* x[kRowChunk];
   const auto row_at = [&](int64_t place) { return a.rows == nullptr ? place : int64_t(a.rows[place]); };
-  const int64_t halves = a.glu ? 2 : 1, end = panel_end * halves;
+  const int halves = a.glu ? 2 : 1;
   for (int64_t first = row_begin; first < row_end; first += kRowChunk) {
     const int64_t rows = row_end - first < kRowChunk ? row_end - first : kRowChunk;
     for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * x_row_bytes;
-    for (int64_t p = panel_begin * halves; p < end; p += 2) {
-      const int pair = p + 1 < end ? 2 : 1;
-      product<T>(x, rows, static_cast<const char*>(a.weight) + p * steps * kStepBytes, steps, pair, a.streamed, z);
-      for (int64_t r = 0; r < rows; r++) {
-        const float* chains[] = {z[0] + r * kPanel, z[1] + r * kPanel};
-        if (a.glu) finish<V>(a, row_at(first + r), p / 2, chains[0], chains[1]);
-        else
-          for (int i = 0; i < pair; i++) finish<V>(a, row_at(first + r), p + i, chains[i], nullptr);
-      }
+    for (int64_t p = panel_begin; p < panel_end; p++) {
+      for (int half = 0; half < halves; half++)
+        product<T>(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * steps * kStepBytes, steps, z[half]);
+      for (int64_t r = 0; r < rows; r++) finish<V>(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
     }
   }
 }

@@ -221,7 +221,6 @@ class Step {
     c.product.k = part.shape.in;
     c.product.n = part.shape.out;
     c.product.glu = part.shape.glu;
-    c.product.streamed = is_streamed(ctx_, plan_.bytes);
     c.product.x = x;
     c.product.x_stride = x_stride(part.shape.in, s_.weight_type);
     c.product.count = count_;

@@ -28,7 +28,6 @@ struct Sweep {
     const auto products = fth::panels_kernel(ctx, weight.type);
     const auto statistics =
         fth::for_isa(ctx, fth::head::scalar::statistics, fth::head::avx2::statistics, fth::head::avx512::statistics);
-    const bool streamed = fth::is_streamed(ctx, weight.bytes());
     fth::parallel(ctx, chunks(), 1, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t chunk = begin; chunk < end; chunk++)
         for (int64_t row = 0; row < count; row += fth::linear::kRowChunk) {
@@ -41,7 +40,6 @@ struct Sweep {
           product.weight = packed + first / fth::linear::kPanel * weight.panel_bytes();
           product.k = weight.in;
           product.n = columns;
-          product.streamed = streamed && row == 0;  // later rows find the chunk in a cache
           product.x_stride = fth::x_stride(weight.in, weight.type);
           product.x = static_cast<const char*>(input) + row * product.x_stride * fth::element_bytes(weight.type);
           product.count = rows;

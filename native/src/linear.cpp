@@ -22,7 +22,7 @@ void store(int32_t type, void* panel, int64_t column, int64_t i, float value) {
   else static_cast<uint16_t*>(panel)[at] = bf16_of_float(value);
 }
 
-// The products of one parallel region, cut into work items: some panels times some rows of one product.
+// The products of one parallel region, cut into work items: a panel times some rows of one product.
 class Region {
  public:
   explicit Region(fth_context* ctx) : ctx_(ctx) {}
@@ -34,14 +34,11 @@ class Region {
     Part& part = parts_[size_++];
     part.args = args;
     part.kernel = panels_kernel(ctx_, weight_type);
-    // One row reads two panels at a time, as long as that leaves enough items for every worker.
-    part.width = workers == 1 || panels >= 8 * workers ? 2 : 1;
-    const int64_t groups = ceil_div(panels, part.width);
     int64_t chunks = ceil_div(args.count, linear::kRowChunk);
-    if (workers > 1 && groups * chunks < 4 * workers) chunks = ceil_div(4 * workers, groups);
+    if (workers > 1 && panels * chunks < 4 * workers) chunks = ceil_div(4 * workers, panels);
     part.rows = round_up(ceil_div(args.count, chunks), kTile);
     part.chunks = ceil_div(args.count, part.rows);
-    items_ += groups * part.chunks;
+    items_ += panels * part.chunks;
     part.end = items_;
     const int64_t in = args.k * linear::kPanel * (args.glu ? 2 : 1) * element_bytes(weight_type);
     cost_ += double(in) * double(panels * ceil_div(args.count, kTile));
@@ -56,9 +53,8 @@ class Region {
       for (int64_t item = begin; item < end; item++) {
         while (item >= part->end) part++;
         const int64_t local = item - (part == parts_ ? 0 : part[-1].end);
-        const int64_t panel = local / part->chunks * part->width, row = local % part->chunks * part->rows;
-        const int64_t panels = ceil_div(part->args.n, linear::kPanel);
-        part->kernel(part->args, panel, panel + part->width < panels ? panel + part->width : panels, row,
+        const int64_t panel = local / part->chunks, row = local % part->chunks * part->rows;
+        part->kernel(part->args, panel, panel + 1, row,
                      row + part->rows < part->args.count ? row + part->rows : part->args.count);
       }
     });
@@ -75,7 +71,7 @@ class Region {
   struct Part {
     linear::Args args;
     linear::Panels* kernel;
-    int64_t width, rows, chunks, end;
+    int64_t rows, chunks, end;
   };
   fth_context* ctx_;
   Part parts_[kMost];
@@ -196,12 +192,6 @@ linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
   if (weight_type == FTH_F32) return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
   if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
   return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
-}
-
-bool is_streamed(const fth_context* ctx, int64_t bytes) {
-  constexpr int64_t kUnknown = int64_t(8) << 20;
-  const int64_t l3 = ctx->info.l3_bytes > 0 ? ctx->info.l3_bytes : kUnknown;
-  return bytes > l3 / 10 * 7;
 }
 
 }  // namespace fth
@@ -364,7 +354,6 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
     args.k = weight.in;
     args.n = weight.out;
     args.glu = weight.glu;
-    args.streamed = fth::is_streamed(ctx, weight.bytes());
     args.activation = shape->activation;
     args.x = bf16 ? static_cast<const void*>(rounded) : slab_x;
     args.x_stride = fth::x_stride(weight.in, weight.type);

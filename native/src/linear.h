@@ -77,7 +77,5 @@ void round_rows(fth_context* ctx, const float* x, int64_t in, int64_t count, uin
 
 // The single-threaded kernel, for operations that split the work themselves.
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type);
-// Weights of this many bytes, read once per step, do not stay in the caches.
-bool is_streamed(const fth_context* ctx, int64_t bytes);
 
 }  // namespace fth
