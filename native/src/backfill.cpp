@@ -166,7 +166,6 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     linear.product.weight = packed;
     linear.product.k = weight.in;
     linear.product.n = weight.out;
-    linear.product.streamed = fth::is_streamed(ctx, weight.bytes());
     linear.product.x = fth::product_input(ctx, norm, true, weight.type, n, scratch + input_at);
     linear.product.x_stride = fth::x_stride(weight.in, weight.type);
     linear.product.count = n;
