@@ -157,11 +157,15 @@ struct Avx2 {
     const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
     for (int64_t c = 0; c < kChunk; c += N * 8) {
       __m256 acc[R][N];
+#pragma GCC unroll 6
       for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
         for (int j = 0; j < N; j++) acc[i][j] = _mm256_setzero_ps();
       product<form, R, N, false>(query, kQueryStride, static_cast<const float*>(k) + c, kChunk, steps, 0, ahead, acc);
       ahead.lines = 0;  // the first pass fetched it all
+#pragma GCC unroll 6
       for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
         for (int j = 0; j < N; j++) _mm256_storeu_ps(to + i * kChunk + c + j * 8, acc[i][j]);
     }
   }
@@ -190,12 +194,16 @@ struct Avx2 {
                            float* out, int64_t width, Ahead ahead) {
     constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
     __m256 acc[R][N];
+#pragma GCC unroll 6
     for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
       for (int j = 0; j < N; j++)
         acc[i][j] = _mm256_mul_ps(_mm256_loadu_ps(out + i * width + j * 8), _mm256_set1_ps(factor[i]));
     if (mask == ~uint64_t(0)) product<form, R, N, false>(weight, kChunk, b, b_stride, kSteps, mask, ahead, acc);
     else product<form, R, N, true>(weight, kChunk, b, b_stride, kSteps, mask, ahead, acc);
+#pragma GCC unroll 6
     for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
       for (int j = 0; j < N; j++) _mm256_storeu_ps(out + i * width + j * 8, acc[i][j]);
   }
 };

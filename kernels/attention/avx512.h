@@ -162,11 +162,15 @@ struct Avx512 {
   template <int R>
   static void scores_of(const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
     __m512 acc[R][4];
+#pragma GCC unroll 6
     for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
       for (int j = 0; j < 4; j++) acc[i][j] = _mm512_setzero_ps();
     const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
     product<form, R, 4, false>(query, kQueryStride, static_cast<const float*>(k), steps, 0, ahead, acc);
+#pragma GCC unroll 6
     for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
       for (int j = 0; j < 4; j++) _mm512_storeu_ps(to + i * kChunk + j * 16, acc[i][j]);
   }
 
@@ -190,12 +194,16 @@ struct Avx512 {
                            int64_t width, Ahead ahead) {
     constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
     __m512 acc[R][N];
+#pragma GCC unroll 6
     for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
       for (int j = 0; j < N; j++)
         acc[i][j] = _mm512_mul_ps(_mm512_loadu_ps(out + i * width + j * 16), _mm512_set1_ps(factor[i]));
     if (mask == ~uint64_t(0)) product<form, R, N, false>(weight, kChunk, b, kSteps, mask, ahead, acc);
     else product<form, R, N, true>(weight, kChunk, b, kSteps, mask, ahead, acc);
+#pragma GCC unroll 6
     for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
       for (int j = 0; j < N; j++) _mm512_storeu_ps(out + i * width + j * 16, acc[i][j]);
   }
 };

@@ -1,0 +1,68 @@
+#include <math.h>
+#include <stdio.h>
+
+#include "bench.h"
+
+namespace {
+
+struct Model {
+  const char* name;
+  int32_t heads, kv_heads, head_dim;
+};
+constexpr Model kModels[] = {{"SmolLM-360M", 15, 5, 64}, {"TinyLlama", 32, 4, 64}, {"Gemma-2B", 8, 1, 256}};
+
+// `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes, causally.
+// The pool holds enough layers for every call to read K,V from memory.
+void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m, int32_t type,
+             int64_t sequences, int64_t rows, int64_t context, bool scattered) {
+  const int64_t entries = sequences * context, element = type == FTH_BF16 ? 2 : 4;
+  const int64_t layer = entries * m.kv_heads * m.head_dim * 2 * element;
+  const int32_t layers = int32_t((int64_t(400) << 20) / layer + 1);
+  const fth_kv_shape kv{layers, m.kv_heads, m.head_dim, type, fth::round_up(entries, 64)};
+  const fth_attention_shape shape{m.heads, FTH_BIAS_NONE, 0, 0, 1.f / sqrtf(float(m.head_dim)), 0};
+  int64_t bytes = 0;
+  MUST(ctx, fth_kv_bytes(ctx, &kv, &bytes));
+  const int64_t count = sequences * rows, floats = count * m.heads * m.head_dim;
+  bench::Memory pool(bytes), q(floats * 4), out(floats * 4), lists(entries * 4), row_memory(count * int64_t(sizeof(fth_row)));
+  pool.fill();
+  q.fill();
+  int32_t* list = reinterpret_cast<int32_t*>(lists.bytes());
+  for (int64_t i = 0; i < entries; i++) list[i] = int32_t(scattered ? (i * 37) % entries : i);
+  fth_row* row = reinterpret_cast<fth_row*>(row_memory.bytes());
+  double seen = 0;
+  for (int64_t i = 0; i < count; i++) {
+    row[i] = {i / rows * context, ~uint64_t(0), int32_t(context - rows + i % rows + 1), 0, 0, 0, -1, 0};
+    seen += row[i].visible;
+  }
+
+  bench::Samples samples, reads;
+  const double until = bench::now() + options.seconds;
+  do {
+    for (int i = 0; i < 2; i++)
+      reads.add(bench::seconds_of([&] { bench::read_all(ctx, pool.bytes(), bytes); }) / layers);
+    samples.add(bench::seconds_of([&] {
+      for (int32_t l = 0; l < layers; l++)
+        MUST(ctx, fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(), nullptr, nullptr,
+                                out.floats()));
+    }) / layers);
+  } while (bench::now() < until);
+
+  const double flops = 4.0 * seen * m.heads * m.head_dim, compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
+  char what[64];
+  snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type == FTH_BF16 ? "bf16" : "f32",
+           (long long)sequences, (long long)rows, (long long)context, scattered ? " scattered" : "");
+  bench::report({rows == 1 ? "decode" : "prefill", what, ctx->info.workers, flops, double(layer),
+                 compute > reads.best() ? compute : reads.best()}, samples);
+}
+
+}  // namespace
+
+BENCH(attention) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (const Model& model : kModels) {
+      for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, false);
+      for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, false);
+      measure(ctx, options, limits, model, type, 4, 1, 2048, true);
+      for (int64_t rows : {4, 64, 512}) measure(ctx, options, limits, model, type, 1, rows, 2048, false);
+    }
+}
