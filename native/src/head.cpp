@@ -28,11 +28,12 @@ struct Sweep {
     const auto products = fth::panels_kernel(ctx, weight.type);
     const auto statistics =
         fth::for_isa(ctx, fth::head::scalar::statistics, fth::head::avx2::statistics, fth::head::avx512::statistics);
+    const int64_t tile_rows = fth::ceil_div(count, fth::ceil_div(count, fth::linear::kRowChunk));
     fth::parallel(ctx, chunks(), 1, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t chunk = begin; chunk < end; chunk++)
-        for (int64_t row = 0; row < count; row += fth::linear::kRowChunk) {
+        for (int64_t row = 0; row < count; row += tile_rows) {
           const int64_t first = chunk * kChunk, columns = least(weight.out - first, kChunk);
-          const int64_t rows = least(count - row, fth::linear::kRowChunk);
+          const int64_t rows = least(count - row, tile_rows);
           float* z = logits == nullptr ? tile + worker * fth::linear::kRowChunk * kChunk
                                        : logits + row * weight.out + first;
           const int64_t stride = logits == nullptr ? kChunk : weight.out;
