@@ -8,10 +8,9 @@ failed=0
 
 declared=$(sed -n 's/^FTH_API.*[ *]\(fth_[a-z_0-9]*\)(.*/\1/p' "$header" | sort)
 exported=$(nm --dynamic --defined-only --format=posix "$library" | cut -d' ' -f1 | sort)
-undeclared=$(comm -13 <(echo "$declared") <(echo "$exported"))
-if [ -n "$undeclared" ]; then
-  echo "Exported, but not declared in the header:"
-  echo "$undeclared"
+if ! difference=$(diff <(echo "$declared") <(echo "$exported")); then
+  echo "Declared (<) and exported (>) functions differ:"
+  echo "$difference"
   failed=1
 fi
 

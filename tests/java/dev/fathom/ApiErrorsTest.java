@@ -129,7 +129,8 @@ class ApiErrorsTest {
         refusesBadBuffers((c, b) -> c.linearPack(shape, 12, 12, DType.F16, b[0], b[1]),
                 in("source", 12 * 40), out("packed", context.linearBytes(shape)));
         Buffer any = context.allocate(arena, 1 << 16);
-        refused(() -> context.linearPack(shape, 12, 13, DType.F32, any, any.slice(1 << 15, 1 << 15)), "count must be in 0..12, got 13");
+        refused(() -> context.linearPack(shape, 12, 13, DType.F32, any, any.slice(1 << 15, 1 << 15)),
+                "count must be in 0..12, got 13");
         refusesBadBuffers((c, b) -> c.loraPack(shape, 2, 0.5f, DType.BF16, b[0], b[1], b[2]),
                 in("a", 2 * 40), in("b", 24 * 4), out("packed", context.loraBytes(shape)));
         refused(() -> context.loraPack(shape, 3, 1, DType.F32, any, any, any), "depth must be in 0..2, got 3");
@@ -204,6 +205,25 @@ class ApiErrorsTest {
         refusesBadBuffers((c, b) -> c.attentionMasked(shape, kv, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5]),
                 in("q", COUNT * 256), in("k", kv.bytes()), in("v", kv.bytes()), in("reach", 40),
                 in("bias", COUNT * 80), out("out", COUNT * 256));
+    }
+
+    @Test
+    void backfill() {
+        KvShape kv = new KvShape(2, 2, 16, DType.F32, 64);
+        BackfillShape shape = new BackfillShape(20, 3, DType.F32, NormKind.LAYER, RopeStyle.HALF, 8, 1e-5f);
+        long weights = context.backfillBytes(shape, kv);
+        refusesBadBuffers((c, b) -> c.backfillPack(shape, kv, 2, 1, DType.BF16, b[0], b[1], b[2], b[3], b[4]),
+                in("wk", 32 * 40), in("wv", 32 * 40), optional("gain", 80), optional("normBias", 80),
+                out("packed", weights));
+        Buffer nowhere = context.allocate(arena, COUNT * 12).write(new int[] {-1, -1, -1, -1, -1, -1, -1, -1, -1});
+        refusesBadBuffers((c, b) -> {
+            if (b[3] != null && b[3].bytes() == COUNT * 12) b[3].segment().copyFrom(nowhere.segment());
+            c.backfill(shape, kv, COUNT, rows, b[0], b[1], b[2], b[3], b[4]);
+        }, in("h", COUNT * 80), in("packed", weights), in("frequency", 16), in("entry", COUNT * 12),
+                out("pool", context.kvBytes(kv)));
+        Buffer any = context.allocate(arena, 1 << 16);
+        refused(() -> context.backfillPack(shape, kv, 3, 0, DType.F32, any, any, null, null, any), "depth must be in");
+        refused(() -> context.backfill(shape, kv, COUNT, null, any, any, any, any, any), "rows must not be null");
     }
 
     @Test

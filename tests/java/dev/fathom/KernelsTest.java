@@ -12,9 +12,9 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 
 /**
- * Every operation through the Java API against its formula in double: is each argument the one that the kernel takes it
- * for? Odd sizes, tails and instruction sets are the business of the native tests. Sums here are short, so fp32 is within
- * 1e-5 of double.
+ * Every operation through the Java API against its formula in double: is each argument the one that the kernel takes
+ * it for? Odd sizes, tails and instruction sets are the business of the native tests. Sums here are short, so fp32 is
+ * within 1e-5 of double.
  */
 class KernelsTest {
     private static final double CLOSE = 1e-5;
@@ -222,6 +222,39 @@ class KernelsTest {
                 buffer(9, 9, 9, 9, 2, 1, 3, 9), null, out);
         double[][] ks = {row(k, 4, 16), row(k, 6, 16)}, vs = {row(v, 4, 16), row(v, 6, 16)};
         close(attend(doubles(q), ks, vs, 16, 0.5), out);
+    }
+
+    @Test
+    void backfill() {
+        KvShape kv = new KvShape(2, 1, 16, DType.F32, 64);
+        BackfillShape shape = new BackfillShape(10, 2, DType.F32, NormKind.RMS, RopeStyle.HALF, 8, 1e-5f);
+        float[] h = numbers(2 * 10), gain = numbers(10), frequency = {1, 0.5f, 0.2f, 0.1f};
+        float[][] wk = new float[4][], wv = new float[4][];
+        Buffer packed = context.allocate(context.backfillBytes(shape, kv));
+        for (int depth = 0; depth < 2; depth++) {
+            for (int layer = 0; layer < 2; layer++) {
+                int at = depth * 2 + layer;
+                wk[at] = numbers(160);
+                wv[at] = numbers(160);
+                context.backfillPack(shape, kv, depth, layer, DType.F32, buffer(wk[at]), buffer(wv[at]), buffer(gain),
+                        null, packed);
+            }
+        }
+        Rows rows = Rows.allocate(context, 2).position(0, 4).position(1, 9);
+        Buffer pool = context.allocate(context.kvBytes(kv));
+        context.backfill(shape, kv, 2, rows, buffer(h), packed, buffer(frequency), buffer(3, 60, -1, 5), pool);
+
+        int[][] written = {{3, 0, 0}, {60, 0, 1}, {5, 1, 1}}; // entry, row, depth
+        Buffer k = floats(16), v = floats(16);
+        for (int[] entry : written) {
+            double[] normed = rmsNorm(row(h, entry[1], 10), gain);
+            for (int layer = 0; layer < 2; layer++) {
+                context.kvRead(kv, layer, 1, buffer(entry[0]), pool, k, v);
+                int at = entry[2] * 2 + layer;
+                close(rotate(product(normed, wk[at], 10), entry[1] == 0 ? 4 : 9, frequency, 16), k);
+                close(product(normed, wv[at], 10), v);
+            }
+        }
     }
 
     @Test

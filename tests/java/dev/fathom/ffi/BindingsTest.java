@@ -18,6 +18,7 @@ import dev.fathom.RouterKind;
 import java.io.IOException;
 import java.lang.foreign.GroupLayout;
 import java.lang.foreign.MemoryLayout.PathElement;
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
@@ -75,6 +76,14 @@ class BindingsTest {
         assertEquals(constants.keySet(), find(CONSTANT, snippets("Fathom")).keySet());
         for (Map.Entry<String, String> constant : constants.entrySet()) {
             assertEquals(constant.getValue(), constant.getKey() + " = " + constant(constant.getKey()));
+        }
+    }
+
+    @Test
+    void everyFunctionIsInTheLibrary() throws Exception {
+        for (String name : find(FUNCTION, header()).keySet()) {
+            MemorySegment address = (MemorySegment) Fathom.class.getMethod(name + "$address").invoke(null);
+            assertFalse(address.equals(MemorySegment.NULL), name);
         }
     }
 
