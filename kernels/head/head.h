@@ -1,8 +1,8 @@
 // Statistics of logits without the logits: chunks of a row become partials, the partials of a row merge in order.
 //
 // Exponentials are taken relative to the largest logit of a chunk, so nothing overflows, and the entropy comes from
-// differences of logits, so large logits cost it no digits. The difference of equal infinities counts as 0: a row of -inf
-// is uniform, one of +inf is uniform over them. A NaN logit spoils its row: argmax 0, second -1, the rest NaN.
+// differences of logits, so large logits cost it no digits. The difference of equal infinities counts as 0: a row of
+// -inf is uniform, one with +inf is uniform over these. A NaN logit spoils its row: argmax 0, second -1, the rest NaN.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -8,8 +8,8 @@ namespace {
 
 using fth::Check;
 
-// All targets, (depth, layer) pairs, are one product: its rows are [depth][layer]{k, v}[kv_heads * head_dim], its inputs
-// the norm without gain. A target's gain scales the columns of its weights, and W norm_bias is its bias.
+// All targets, (depth, layer) pairs, are one product: its rows are [depth][layer]{k, v}[kv_heads * head_dim], its
+// inputs the norm without gain. A target's gain scales the columns of its weights, and W norm_bias is its bias.
 struct Product {
   int64_t row, targets;  // floats of a K or V row
   fth::WeightShape weight;
@@ -35,7 +35,8 @@ bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* 
              double(s->norm_eps));
   const int64_t targets = int64_t(s->depths) * kv->layers, row = int64_t(kv->kv_heads) * kv->head_dim;
   check.that(targets <= fth::kMostFeatures / (2 * row),
-             "shape.depths * kv.layers * 2 * kv.kv_heads * kv.head_dim must be at most %lld", (long long)fth::kMostFeatures);
+             "shape.depths * kv.layers * 2 * kv.kv_heads * kv.head_dim must be at most %lld",
+             (long long)fth::kMostFeatures);
   return check.ok();
 }
 
@@ -142,7 +143,8 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   if (slab > count) slab = count;
   fth::Layout layout;
   const size_t words_at = layout.add<int32_t>(fth::check_entries_words(count * shape->depths));
-  const size_t input_at = layout.add<char>(slab * fth::x_stride(weight.in, weight.type) * fth::element_bytes(weight.type));
+  const size_t input_at =
+      layout.add<char>(slab * fth::x_stride(weight.in, weight.type) * fth::element_bytes(weight.type));
   const size_t table_at = layout.add<float>(turns ? fth::rope_table_floats(shape->rotary_dim, slab) : 0);
   const size_t y_at = layout.add<float>(slab * weight.out);
   char* scratch = ctx->reserve(layout.bytes());
@@ -176,19 +178,20 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
 
     // Blocks of rows of one target: neighbouring entries share cache lines of the pool.
     const int64_t blocks = fth::ceil_div(n, kBlock);
-    fth::parallel(ctx, product.targets * blocks, 16384 / (kBlock * 2 * product.row), [&](int64_t begin, int64_t end, int) {
+    const auto store = [&](int64_t begin, int64_t end, int) {
       for (int64_t item = begin; item < end; item++) {
         const int64_t target = item / blocks, row = item % blocks * kBlock;
         const int64_t row_end = row + kBlock < n ? row + kBlock : n;
         float* k = y + target * 2 * product.row;
-        if (turns)
-          turn({table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
-                shape->rope_style == FTH_ROPE_INTERLEAVED}, row, row_end);
+        const fth::rope::Args rope{table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
+                                   shape->rope_style == FTH_ROPE_INTERLEAVED};
+        if (turns) turn(rope, row, row_end);
         const int32_t* entries = entry + first * shape->depths + target / kv->layers;
         fth::kv::scalar::write({fth::pool_of(*kv, pool), target % kv->layers, entries, shape->depths}, k,
                                k + product.row, weight.out, row, row_end);
       }
-    });
+    };
+    fth::parallel(ctx, product.targets * blocks, 16384 / (kBlock * 2 * product.row), store);
   }
   return FTH_OK;
 }

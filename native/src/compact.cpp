@@ -18,7 +18,8 @@ bool check_distinct(fth::Check& check, const int32_t* index, int64_t count, int6
   for (int64_t i = 0; i < count; i++) {
     uint64_t& word = seen[index[i] / 64];
     const uint64_t bit = uint64_t(1) << index[i] % 64;
-    if (!check.that((word & bit) == 0, "index[%lld] must differ from all before it, got %d again", (long long)i, index[i]))
+    if (!check.that((word & bit) == 0, "index[%lld] must differ from all before it, got %d again", (long long)i,
+                    index[i]))
       return false;
     word |= bit;
   }

@@ -125,11 +125,12 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
   check.array("gate", gate, any);
   check.array("choice", choice, any);
   if (!check.ok()) return check.status();
-  check.disjoint({{"rows", rows, count * int64_t(sizeof(fth_row))},
-                  {"x", x, count * shape->hidden_size * 4},
-                  {"packed", packed, router.bytes()},
-                  {"bias", bias, router.outputs * 4}},
-                 {{"logits", logits, count * router.outputs * 4}, {"gate", gate, count * 4}, {"choice", choice, count * 4}});
+  check.disjoint(
+      {{"rows", rows, count * int64_t(sizeof(fth_row))},
+       {"x", x, count * shape->hidden_size * 4},
+       {"packed", packed, router.bytes()},
+       {"bias", bias, router.outputs * 4}},
+      {{"logits", logits, count * router.outputs * 4}, {"gate", gate, count * 4}, {"choice", choice, count * 4}});
   if (rows != nullptr) check.depths(rows, count, router.depths);
   if (!check.ok()) return check.status();
   if (router.depths == 1) rows = nullptr;

@@ -8,7 +8,7 @@ namespace {
 
 using fth::head::kChunk;
 
-// One call of fth_head on a slab of rows, arguments checked: norm, then chunk after chunk of the vocabulary on all rows.
+// A slab of rows whose inputs are ready: chunk after chunk of the vocabulary, each on all rows.
 struct Sweep {
   fth_context* ctx;
   const fth_head_shape& shape;
@@ -128,10 +128,18 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
     norm.eps = shape->norm_eps;
     norm.layer = shape->norm == FTH_LAYER_NORM;
     const void* input = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, scratch + input_at);
-    Sweep{ctx, *shape, weight, n, input, static_cast<const char*>(packed),
-          chooses ? chosen_id + first * shape->chosen : nullptr, chooses ? chosen_logit + first * shape->chosen : nullptr,
-          logits == nullptr ? nullptr : logits + first * weight.out, reinterpret_cast<float*>(scratch + tile_at), partials}
-        .run();
+    const Sweep sweep{.ctx = ctx,
+                      .shape = *shape,
+                      .weight = weight,
+                      .count = n,
+                      .input = input,
+                      .packed = static_cast<const char*>(packed),
+                      .chosen_id = chooses ? chosen_id + first * shape->chosen : nullptr,
+                      .chosen_logit = chooses ? chosen_logit + first * shape->chosen : nullptr,
+                      .logits = logits == nullptr ? nullptr : logits + first * weight.out,
+                      .tile = reinterpret_cast<float*>(scratch + tile_at),
+                      .partials = partials};
+    sweep.run();
     fth::parallel(ctx, n, 1 + 1024 / chunks, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; i++) stats[first + i] = fth::head::merge(partials + i * chunks, chunks);
     });

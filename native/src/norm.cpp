@@ -35,7 +35,8 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   check.range("shape.kind", shape->kind, FTH_RMS_NORM, FTH_LAYER_NORM);
   check.range("shape.width", shape->width, 1, fth::kMostFeatures);
   check.range("shape.depths", shape->depths, 1, 65536);
-  check.that(shape->eps >= 0 && shape->eps < 1e30f, "shape.eps must be a finite number >= 0, got %g", double(shape->eps));
+  check.that(shape->eps >= 0 && shape->eps < 1e30f, "shape.eps must be a finite number >= 0, got %g",
+             double(shape->eps));
   check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
   check.array("rows", rows, any && shape->depths > 1);
@@ -52,8 +53,9 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   if (rows != nullptr) check.depths(rows, count, shape->depths);
   if (!check.ok()) return check.status();
 
-  const fth::norm::Args args{x,     shape->depths > 1 ? rows : nullptr, gain, bias, nullptr, y, nullptr, shape->width, 0,
-                             shape->eps, shape->kind == FTH_LAYER_NORM};
+  const fth::norm::Args args{
+      x,          shape->depths > 1 ? rows : nullptr, gain, bias, nullptr, y, nullptr, shape->width, 0,
+      shape->eps, shape->kind == FTH_LAYER_NORM};
   fth::run_norm(ctx, args, count);
   return FTH_OK;
 }

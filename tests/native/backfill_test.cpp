@@ -22,9 +22,17 @@ struct Model {
   static constexpr int64_t kEntries = 64 * 40;
 
   explicit Model(const Case& given)
-      : c(given), row(int64_t(c.kv.kv_heads) * c.kv.head_dim), hidden(c.shape.hidden_size),
-        sets(int64_t(c.shape.depths) * c.kv.layers), wk(sets * row * hidden), wv(sets * row * hidden), gain(sets * hidden),
-        norm_bias(sets * hidden), h(c.count * hidden), frequency(c.shape.rotary_dim / 2), rows(c.count),
+      : c(given),
+        row(int64_t(c.kv.kv_heads) * c.kv.head_dim),
+        hidden(c.shape.hidden_size),
+        sets(int64_t(c.shape.depths) * c.kv.layers),
+        wk(sets * row * hidden),
+        wv(sets * row * hidden),
+        gain(sets * hidden),
+        norm_bias(sets * hidden),
+        h(c.count * hidden),
+        frequency(c.shape.rotary_dim / 2),
+        rows(c.count),
         entry(c.count * c.shape.depths) {
     test::Random random(uint64_t(hidden * 131 + sets + c.count));
     const auto fill = [&](float* a, int64_t n, float scale) {
@@ -74,7 +82,10 @@ static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) 
   for (int64_t i = 0; i < c.count; i++) {
     const float* h = m.h + i * m.hidden;
     double mean = 0, squares = 0;
-    if (c.shape.norm == FTH_LAYER_NORM) { for (int64_t j = 0; j < m.hidden; j++) mean += h[j]; mean /= double(m.hidden); }
+    if (c.shape.norm == FTH_LAYER_NORM) {
+      for (int64_t j = 0; j < m.hidden; j++) mean += h[j];
+      mean /= double(m.hidden);
+    }
     for (int64_t j = 0; j < m.hidden; j++) squares += (h[j] - mean) * (h[j] - mean);
     for (int64_t j = 0; j < m.hidden; j++)
       normed[j] = (h[j] - mean) / sqrt(squares / double(m.hidden) + double(c.shape.norm_eps));
@@ -93,9 +104,10 @@ static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) 
             magnitude += fabs(w[r * m.hidden + j] * scaled) + fabs(w[r * m.hidden + j] * shift);
           }
           want[r] = sum;
-          // fp32: sums of hidden terms in product and norm (the norm's in its scale, half of it). bf16: gain * weight and
-          // normed input are each rounded to 2^-9, and one of the roundings may fall the other way.
-          bound[r] = magnitude * (6e-8 * (1.5 * double(m.hidden) + 12) + (c.shape.weight_type == FTH_BF16 ? 0x1p-7 : 0));
+          // fp32: sums of hidden terms in product and norm (the norm's in its scale, half of it). bf16: gain * weight
+          // and normed input are each rounded to 2^-9, and one of the roundings may fall the other way.
+          bound[r] =
+              magnitude * (6e-8 * (1.5 * double(m.hidden) + 12) + (c.shape.weight_type == FTH_BF16 ? 0x1p-7 : 0));
         }
         if (!is_v && c.shape.rope_style != FTH_ROPE_NONE)
           for (int64_t head = 0; head < c.kv.kv_heads; head++)
@@ -108,7 +120,8 @@ static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) 
               bound[a] = bound[b] = bound[a] + bound[b] + 2e-7 * (fabs(x) + fabs(y));
             }
         for (int64_t r = 0; r < m.row; r++) {
-          const double stored = c.kv.type == FTH_BF16 ? 0x1p-8 * (fabs(want[r]) + bound[r]) : 0;  // rounded to the pool's type
+          const double stored =
+              c.kv.type == FTH_BF16 ? 0x1p-8 * (fabs(want[r]) + bound[r]) : 0;  // rounded to the pool's type
           EXPECT(fabs(got[r] - want[r]) <= bound[r] + stored, "isa %d %s %d of target %d: %g, want %g +- %g", isa,
                  is_v ? "v" : "k", int(r), int(set), got[r], want[r], bound[r]);
         }
@@ -135,28 +148,33 @@ static void read_all(test::Context& ctx, const Model& m, const char* pool, float
   Guarded<int32_t> all(m.c.kv.entries);
   for (int64_t i = 0; i < all.size(); i++) all[i] = int32_t(i);
   for (int32_t l = 0; l < m.c.kv.layers; l++)
-    EXPECT_OK(ctx, fth_kv_read(ctx, &m.c.kv, l, all.size(), all, pool, k + l * all.size() * m.row, v + l * all.size() * m.row));
+    EXPECT_OK(ctx, fth_kv_read(ctx, &m.c.kv, l, all.size(), all, pool, k + l * all.size() * m.row,
+                               v + l * all.size() * m.row));
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
     for (int32_t type : {FTH_F32, FTH_BF16}) {
       // Wide enough that 1100 rows are more than one slab.
-      const Case c{{16, 1, type, FTH_RMS_NORM, FTH_ROPE_HALF, 16, 1e-5f, 0}, {68, 2, 16, FTH_F32, Model::kEntries}, 1100};
+      const Case c{
+          {16, 1, type, FTH_RMS_NORM, FTH_ROPE_HALF, 16, 1e-5f, 0}, {68, 2, 16, FTH_F32, Model::kEntries}, 1100};
       test::Context single(isa, 1), several(isa, 4);
       const Model m(c);
       Guarded<char> packed(m.packed_bytes(single)), one(m.pool_bytes(single)), many(one.size()), alone(one.size());
       m.pack(single, packed, true, false);
       EXPECT_OK(single, fth_backfill(single, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, one));
-      EXPECT_OK(several, fth_backfill(several, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, many));
+      EXPECT_OK(several,
+                fth_backfill(several, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, many));
       EXPECT(memcmp(one, many, size_t(one.size())) == 0, "isa %d type %d", isa, type);
       const int64_t i = 1099;  // in the last slab; its entry is not -1
-      EXPECT_OK(single, fth_backfill(single, &c.shape, &c.kv, 1, m.rows + i, m.h + i * m.hidden, packed, m.frequency, m.entry + i, alone));
+      EXPECT_OK(single, fth_backfill(single, &c.shape, &c.kv, 1, m.rows + i, m.h + i * m.hidden, packed, m.frequency,
+                                     m.entry + i, alone));
       Guarded<float> k(m.row), v(m.row), k_alone(m.row), v_alone(m.row);
       for (int32_t l = 0; l < c.kv.layers; l += 67) {
         EXPECT_OK(single, fth_kv_read(single, &c.kv, l, 1, m.entry + i, one, k, v));
         EXPECT_OK(single, fth_kv_read(single, &c.kv, l, 1, m.entry + i, alone, k_alone, v_alone));
-        EXPECT(memcmp(k, k_alone, sizeof(float) * size_t(m.row)) == 0 && memcmp(v, v_alone, sizeof(float) * size_t(m.row)) == 0);
+        EXPECT(memcmp(k, k_alone, sizeof(float) * size_t(m.row)) == 0 &&
+               memcmp(v, v_alone, sizeof(float) * size_t(m.row)) == 0);
       }
     }
 }
@@ -214,27 +232,41 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "shape.norm_eps", call(s));
   fth_kv_shape kv = c.kv;
   kv.head_dim = 12;
-  EXPECT_REFUSED(ctx, "kv.head_dim", fth_backfill(ctx, &c.shape, &kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "kv.head_dim",
+                 fth_backfill(ctx, &c.shape, &kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
   EXPECT_REFUSED(ctx, "shape.norm_eps", fth_backfill_bytes(ctx, &s, &c.kv, &bytes));
   kv = {65536, 65536, 256, FTH_F32, 0};
   EXPECT_REFUSED(ctx, "shape.depths * kv.layers", fth_backfill_bytes(ctx, &c.shape, &kv, &bytes));
   Guarded<int32_t> entry(4);
   entry[0] = 0; entry[1] = 5; entry[2] = -1; entry[3] = 5;
-  const auto with = [&](const int32_t* e) { return fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, e, pool); };
+  const auto with = [&](const int32_t* e) {
+    return fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, e, pool);
+  };
   EXPECT_REFUSED(ctx, "entry[3] must be an entry no other row writes, got 5", with(entry));
   entry[3] = int32_t(Model::kEntries);
   EXPECT_REFUSED(ctx, "entry[3] must be -1 or in", with(entry));
   EXPECT_REFUSED(ctx, "entry must not be null", with(nullptr));
-  EXPECT_REFUSED(ctx, "rows must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, nullptr, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "h must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, nullptr, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "packed must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, nullptr, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "frequency must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, nullptr, m.entry, pool));
-  EXPECT_REFUSED(ctx, "pool must not be null", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, nullptr));
-  EXPECT_REFUSED(ctx, "packed and pool must not overlap", fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, pool, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "rows must not be null",
+                 fth_backfill(ctx, &c.shape, &c.kv, 2, nullptr, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "h must not be null",
+                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, nullptr, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "packed must not be null",
+                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, nullptr, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "frequency must not be null",
+                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, nullptr, m.entry, pool));
+  EXPECT_REFUSED(ctx, "pool must not be null",
+                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, nullptr));
+  EXPECT_REFUSED(ctx, "packed and pool must not overlap",
+                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, pool, m.frequency, m.entry, pool));
   EXPECT_REFUSED(ctx, "count", fth_backfill(ctx, &c.shape, &c.kv, -1, m.rows, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "kv must not be null", fth_backfill(ctx, &c.shape, nullptr, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", fth_backfill_pack(ctx, &c.shape, &c.kv, 2, 0, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
-  EXPECT_REFUSED(ctx, "layer must be in 0..0, got 1", fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 1, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
-  EXPECT_REFUSED(ctx, "source_type", fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, 3, m.wk, m.wv, nullptr, nullptr, packed));
-  EXPECT_REFUSED(ctx, "wk must not be null", fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, FTH_F32, nullptr, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "kv must not be null",
+                 fth_backfill(ctx, &c.shape, nullptr, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
+  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2",
+                 fth_backfill_pack(ctx, &c.shape, &c.kv, 2, 0, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "layer must be in 0..0, got 1",
+                 fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 1, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "source_type",
+                 fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, 3, m.wk, m.wv, nullptr, nullptr, packed));
+  EXPECT_REFUSED(ctx, "wk must not be null",
+                 fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, FTH_F32, nullptr, m.wv, nullptr, nullptr, packed));
 }

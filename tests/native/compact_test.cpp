@@ -59,7 +59,8 @@ TEST(refuses_bad_arguments) {
   Guarded<float> x(12), y(12);
   Guarded<int32_t> index(3);
   index[0] = 2; index[1] = 0; index[2] = 2;
-  EXPECT_REFUSED(ctx, "index[2] must differ from all before it, got 2 again", fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
+  EXPECT_REFUSED(ctx, "index[2] must differ from all before it, got 2 again",
+                 fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
   index[2] = 3;
   EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
   EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_gather(ctx, 4, 3, 3, index, x, y));

@@ -12,7 +12,10 @@ struct Sum { double value, magnitude; };
 template <class X>
 static Sum dot(const float* w, const X* x, int64_t n) {
   Sum s{0, 0};
-  for (int64_t k = 0; k < n; k++) { s.value += double(w[k]) * double(x[k]); s.magnitude += fabs(double(w[k]) * double(x[k])); }
+  for (int64_t k = 0; k < n; k++) {
+    s.value += double(w[k]) * double(x[k]);
+    s.magnitude += fabs(double(w[k]) * double(x[k]));
+  }
   return s;
 }
 
@@ -55,7 +58,8 @@ static void compare_logits(int32_t isa, const fth_gate_shape& s, int64_t count) 
   Guarded<double> g(width);
   random.fill(x, x.size(), 2.f);
   for (int64_t i = 0; i < count; i++) { rows[i] = test::row(); rows[i].depth = int32_t(random.below(s.depths)); }
-  EXPECT_OK(ctx, fth_gate(ctx, &s, count, s.depths == 1 ? nullptr : rows.get(), x, w.packed, nullptr, logits, gate, choice));
+  EXPECT_OK(ctx,
+            fth_gate(ctx, &s, count, s.depths == 1 ? nullptr : rows.get(), x, w.packed, nullptr, logits, gate, choice));
   for (int64_t i = 0; i < count; i++) {
     const float* row = x + i * hidden;
     // A sum of n products errs by at most (n + 1) half ulps of the sum of magnitudes; the division by one more.
@@ -65,7 +69,8 @@ static void compare_logits(int32_t isa, const fth_gate_shape& s, int64_t count) 
         const Sum z = dot(w.first + (rows[i].depth * inner + j) * hidden, row, hidden);
         g[j] = gelu(z.value / s.temperature);
         // |gelu'| <= 1.13; gelu itself is good to 8 half ulps of its argument.
-        const double error = (1.13 * (hidden + 2) * z.magnitude / s.temperature + 8 * fabs(z.value / s.temperature)) * kUlp;
+        const double error =
+            (1.13 * (hidden + 2) * z.magnitude / s.temperature + 8 * fabs(z.value / s.temperature)) * kUlp;
         if (error > carried) carried = error;
       }
     for (int64_t j = 0; j < s.outputs; j++) {
@@ -88,8 +93,10 @@ TEST(logits_match_the_formula) {
       for (int32_t outputs : {1, 3})
         for (int32_t depths : {1, 3, 10})
           for (float temperature : {1.f, 0.7f}) {
-            compare_logits(isa, {hidden, 0, outputs, depths, FTH_ROUTER_LINEAR, FTH_GATE_NONE, temperature, 1, 0, 0}, 30);
-            compare_logits(isa, {hidden, 2 * hidden, outputs, depths, FTH_ROUTER_MLP, FTH_GATE_NONE, temperature, 1, 0, 0}, 30);
+            compare_logits(isa, {hidden, 0, outputs, depths, FTH_ROUTER_LINEAR, FTH_GATE_NONE, temperature, 1, 0, 0},
+                           30);
+            compare_logits(
+                isa, {hidden, 2 * hidden, outputs, depths, FTH_ROUTER_MLP, FTH_GATE_NONE, temperature, 1, 0, 0}, 30);
           }
 }
 
@@ -115,7 +122,10 @@ struct Through {
 };
 
 static double apply(int32_t function, double z) {
-  return function == FTH_GATE_SIGMOID ? 1 / (1 + exp(-z)) : function == FTH_GATE_TANH ? tanh(z) : function == FTH_GATE_SOFTMAX ? 1 : z;
+  return function == FTH_GATE_SIGMOID   ? 1 / (1 + exp(-z))
+         : function == FTH_GATE_TANH    ? tanh(z)
+         : function == FTH_GATE_SOFTMAX ? 1
+                                        : z;
 }
 
 TEST(one_output_compares_with_the_threshold) {
@@ -127,7 +137,8 @@ TEST(one_output_compares_with_the_threshold) {
       for (int i = 0; i < 9; i++) {
         EXPECT(t.choice[i] == (z[i] >= threshold), "z %g threshold %g", z[i], threshold);
         const double want = 0.1f * apply(function, z[i]);
-        EXPECT(fabs(t.gate[i] - want) <= 8 * kUlp * fabs(want) + 1e-38, "function %d z %g: %g", function, z[i], t.gate[i]);
+        EXPECT(fabs(t.gate[i] - want) <= 8 * kUlp * fabs(want) + 1e-38, "function %d z %g: %g", function, z[i],
+               t.gate[i]);
       }
       EXPECT(t.choice[9] == 0, "NaN is not above a threshold");
     }
@@ -185,7 +196,8 @@ TEST(bits_do_not_depend_on_workers_company_or_order) {
       test::Context single(isa, 1), several(isa, 4);
       test::Random random(9);
       const Weights w(single, s, random);
-      Guarded<float> x(count * hidden), reversed(count * hidden), one(2 * count), many(2 * count), other(2 * count), gate(count);
+      Guarded<float> x(count * hidden), reversed(count * hidden), one(2 * count), many(2 * count), other(2 * count),
+          gate(count);
       Guarded<int32_t> choice(count);
       Guarded<fth_row> rows(count), reversed_rows(count);
       random.fill(x, x.size());
@@ -199,7 +211,8 @@ TEST(bits_do_not_depend_on_workers_company_or_order) {
       EXPECT_OK(several, fth_gate(several, &s, count, reversed_rows, reversed, w.packed, nullptr, other, gate, choice));
       EXPECT(memcmp(one, many, sizeof(float) * 2 * count) == 0, "workers");
       for (int64_t i = 0; i < count; i++)
-        EXPECT(memcmp(one + 2 * i, other + 2 * (count - 1 - i), 2 * sizeof(float)) == 0, "isa %d router %d row %d", isa, router, int(i));
+        EXPECT(memcmp(one + 2 * i, other + 2 * (count - 1 - i), 2 * sizeof(float)) == 0, "isa %d router %d row %d", isa,
+               router, int(i));
       EXPECT_OK(single, fth_gate(single, &s, 1, rows + 500, x + 500 * hidden, w.packed, nullptr, other, gate, choice));
       EXPECT(memcmp(one + 1000, other, 2 * sizeof(float)) == 0, "alone");
     }
@@ -213,7 +226,9 @@ TEST(refuses_bad_arguments) {
   Guarded<int32_t> choice(2);
   Guarded<fth_row> rows(2);
   rows[0] = rows[1] = test::row();
-  const auto call = [&](const fth_gate_shape& s) { return fth_gate(ctx, &s, 2, rows, x, packed, nullptr, logits, gate, choice); };
+  const auto call = [&](const fth_gate_shape& s) {
+    return fth_gate(ctx, &s, 2, rows, x, packed, nullptr, logits, gate, choice);
+  };
   EXPECT_OK(ctx, call(good));
   fth_gate_shape s = good;
   s.threshold = NAN;
@@ -241,14 +256,22 @@ TEST(refuses_bad_arguments) {
   rows[1].depth = 2;
   EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..1, got 2", call(good));
   rows[1].depth = 0;
-  EXPECT_REFUSED(ctx, "shape must not be null", fth_gate(ctx, nullptr, 2, rows, x, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "rows must not be null", fth_gate(ctx, &good, 2, nullptr, x, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "x must not be null", fth_gate(ctx, &good, 2, rows, nullptr, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "packed must not be null", fth_gate(ctx, &good, 2, rows, x, nullptr, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "gate must not be null", fth_gate(ctx, &good, 2, rows, x, packed, nullptr, nullptr, nullptr, choice));
-  EXPECT_REFUSED(ctx, "choice must not be null", fth_gate(ctx, &good, 2, rows, x, packed, nullptr, nullptr, gate, nullptr));
-  EXPECT_REFUSED(ctx, "x and logits must not overlap", fth_gate(ctx, &good, 2, rows, x, packed, nullptr, x, gate, choice));
-  EXPECT_REFUSED(ctx, "logits and gate must not overlap", fth_gate(ctx, &good, 2, rows, x, packed, nullptr, logits, logits, choice));
+  EXPECT_REFUSED(ctx, "shape must not be null",
+                 fth_gate(ctx, nullptr, 2, rows, x, packed, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "rows must not be null",
+                 fth_gate(ctx, &good, 2, nullptr, x, packed, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "x must not be null",
+                 fth_gate(ctx, &good, 2, rows, nullptr, packed, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "packed must not be null",
+                 fth_gate(ctx, &good, 2, rows, x, nullptr, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "gate must not be null",
+                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, nullptr, nullptr, choice));
+  EXPECT_REFUSED(ctx, "choice must not be null",
+                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, nullptr, gate, nullptr));
+  EXPECT_REFUSED(ctx, "x and logits must not overlap",
+                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, x, gate, choice));
+  EXPECT_REFUSED(ctx, "logits and gate must not overlap",
+                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, logits, logits, choice));
   EXPECT_REFUSED(ctx, "count", fth_gate(ctx, &good, -1, rows, x, packed, nullptr, logits, gate, choice));
   EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", fth_gate_pack(ctx, &good, 2, 0, FTH_F32, x, packed));
   EXPECT_REFUSED(ctx, "part must be in 0..0, got 1", fth_gate_pack(ctx, &good, 0, 1, FTH_F32, x, packed));

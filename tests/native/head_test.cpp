@@ -1,5 +1,5 @@
-// Head statistics. Crafted logits go through a hidden size of 1 (logit = weight * 1), so that every special value can be
-// placed; products are compared with norm and linear, which have tests of their own.
+// Head statistics. Crafted logits go through a hidden size of 1 (logit = weight * 1), so that every special value can
+// be placed; products are compared with norm and linear, which have tests of their own.
 #include "test.h"
 
 using test::Guarded;
@@ -26,8 +26,8 @@ static Expected statistics(const float* z, int64_t n) {
 
 static void expect_stats(const fth_head_stats& got, const float* z, int64_t n, const char* what) {
   const Expected want = statistics(z, n);
-  EXPECT(got.argmax == want.argmax && got.second == want.second, "%s, %d logits: %d %d, want %d %d", what, int(n), got.argmax,
-         got.second, want.argmax, want.second);
+  EXPECT(got.argmax == want.argmax && got.second == want.second, "%s, %d logits: %d %d, want %d %d", what, int(n),
+         got.argmax, got.second, want.argmax, want.second);
   EXPECT(got.top1 == z[want.argmax], "%s: %g", what, got.top1);
   EXPECT(got.top2 == (n == 1 ? -INFINITY : z[want.second]), "%s: %g", what, got.top2);
   // A chunk's sums have 512 terms, each with an exponential good to 4 half ulps; log and merging add a few. The sums'
@@ -35,8 +35,8 @@ static void expect_stats(const fth_head_stats& got, const float* z, int64_t n, c
   const double sums = kUlp * 530;
   EXPECT(isinf(want.lse) ? got.lse == want.lse : fabs(got.lse - want.lse) <= sums + 2 * kUlp * fabs(want.lse),
          "%s, %d logits: lse %.9g, want %.9g", what, int(n), got.lse, want.lse);
-  EXPECT(fabs(got.entropy - want.entropy) <= 2 * sums * (1 + want.entropy), "%s, %d logits: entropy %.9g, want %.9g", what,
-         int(n), got.entropy, want.entropy);
+  EXPECT(fabs(got.entropy - want.entropy) <= 2 * sums * (1 + want.entropy), "%s, %d logits: entropy %.9g, want %.9g",
+         what, int(n), got.entropy, want.entropy);
 }
 
 struct Packed {
@@ -121,7 +121,8 @@ TEST(nan_logits_spoil_their_row_only) {
           EXPECT_OK(ctx, fth_head(ctx, &shape, 2, h, nullptr, nullptr, packed, nullptr, stats, nullptr, logits));
           for (int i = 0; i < 2; i++) {
             const fth_head_stats& s = stats[i];
-            EXPECT(s.argmax == 0 && s.second == -1 && isnan(s.top1) && isnan(s.top2) && isnan(s.lse) && isnan(s.entropy));
+            EXPECT(s.argmax == 0 && s.second == -1 && isnan(s.top1) && isnan(s.top2) && isnan(s.lse) &&
+                   isnan(s.entropy));
             EXPECT(isnan(logits[i * n + at]));
           }
           // The weight is good, one row is not.
@@ -166,9 +167,15 @@ struct Model {
   fth_head_shape shape;
   Packed packed;
 
-  Model(int32_t isa, int workers, int32_t hidden, int32_t vocab, int32_t type, int32_t norm, int64_t count, int32_t chosen)
-      : ctx(isa, workers), w(int64_t(hidden) * vocab), h(count * hidden), gain(hidden), bias(hidden),
-        shape{hidden, vocab, type, norm, 1e-5f, 1, 0, chosen}, packed(ctx, hidden, vocab, type, random()) {}
+  Model(int32_t isa, int workers, int32_t hidden, int32_t vocab, int32_t type, int32_t norm, int64_t count,
+        int32_t chosen)
+      : ctx(isa, workers),
+        w(int64_t(hidden) * vocab),
+        h(count * hidden),
+        gain(hidden),
+        bias(hidden),
+        shape{hidden, vocab, type, norm, 1e-5f, 1, 0, chosen},
+        packed(ctx, hidden, vocab, type, random()) {}
   const float* random() {
     test::Random random(uint64_t(w.size()));
     random.fill(w, w.size(), 0.5f);
@@ -195,10 +202,11 @@ TEST(logits_are_norm_and_linear_and_need_not_be_stored) {
           const fth_norm_shape norm_shape{norm, hidden, 1, 1e-5f};
           if (norm >= 0) EXPECT_OK(m.ctx, fth_norm(m.ctx, &norm_shape, count, nullptr, m.h, m.gain, m.bias, normed));
           const fth_linear_shape linear{hidden, vocab, type, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
-          EXPECT_OK(m.ctx, fth_linear(m.ctx, &linear, count, nullptr, norm >= 0 ? normed : m.h, m.packed, nullptr, nullptr,
-                                      nullptr, nullptr, want));
+          EXPECT_OK(m.ctx, fth_linear(m.ctx, &linear, count, nullptr, norm >= 0 ? normed : m.h, m.packed, nullptr,
+                                      nullptr, nullptr, nullptr, want));
           EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, m.gain, m.bias, m.packed, id, stats, picked, logits));
-          EXPECT(memcmp(logits, want, sizeof(float) * size_t(count * vocab)) == 0, "isa %d type %d norm %d", isa, type, norm);
+          EXPECT(memcmp(logits, want, sizeof(float) * size_t(count * vocab)) == 0, "isa %d type %d norm %d", isa, type,
+                 norm);
           for (int64_t i = 0; i < count; i++) {
             expect_stats(stats[i], logits + i * vocab, vocab, "model");
             for (int64_t c = i * chosen; c < (i + 1) * chosen; c++) EXPECT(picked[c] == logits[i * vocab + id[c]]);
@@ -214,13 +222,17 @@ TEST(bits_do_not_depend_on_workers_or_company) {
     for (int32_t type : {FTH_F32, FTH_BF16}) {
       const int64_t count = isa == FTH_ISA_SCALAR ? 150 : 1100;  // more than one slab
       const int32_t hidden = 32, vocab = 1100;
-      Model one(isa, 1, hidden, vocab, type, FTH_RMS_NORM, count, 0), many(isa, 4, hidden, vocab, type, FTH_RMS_NORM, count, 0);
+      Model one(isa, 1, hidden, vocab, type, FTH_RMS_NORM, count, 0),
+          many(isa, 4, hidden, vocab, type, FTH_RMS_NORM, count, 0);
       Guarded<fth_head_stats> a(count), b(count), alone(1);
-      EXPECT_OK(one.ctx, fth_head(one.ctx, &one.shape, count, one.h, one.gain, nullptr, one.packed, nullptr, a, nullptr, nullptr));
-      EXPECT_OK(many.ctx, fth_head(many.ctx, &many.shape, count, many.h, many.gain, nullptr, many.packed, nullptr, b, nullptr, nullptr));
+      EXPECT_OK(one.ctx, fth_head(one.ctx, &one.shape, count, one.h, one.gain, nullptr, one.packed, nullptr, a, nullptr,
+                                  nullptr));
+      EXPECT_OK(many.ctx, fth_head(many.ctx, &many.shape, count, many.h, many.gain, nullptr, many.packed, nullptr, b,
+                                   nullptr, nullptr));
       EXPECT(memcmp(a, b, sizeof(fth_head_stats) * size_t(count)) == 0);
       for (int64_t i : {int64_t(0), int64_t(97), count - 1}) {
-        EXPECT_OK(one.ctx, fth_head(one.ctx, &one.shape, 1, one.h + i * hidden, one.gain, nullptr, one.packed, nullptr, alone, nullptr, nullptr));
+        EXPECT_OK(one.ctx, fth_head(one.ctx, &one.shape, 1, one.h + i * hidden, one.gain, nullptr, one.packed, nullptr,
+                                    alone, nullptr, nullptr));
         EXPECT(memcmp(alone, a + i, sizeof(fth_head_stats)) == 0, "isa %d row %d", isa, int(i));
       }
     }
@@ -258,13 +270,21 @@ TEST(refuses_bad_arguments) {
   id[1] = 10;
   EXPECT_REFUSED(ctx, "chosen_id[1] must be in 0..9, got 10", call(m.shape));
   id[1] = 9;
-  EXPECT_REFUSED(ctx, "shape must not be null", fth_head(ctx, nullptr, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "h must not be null", fth_head(ctx, &m.shape, 2, nullptr, m.gain, nullptr, m.packed, id, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "packed must not be null", fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, nullptr, id, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "chosen_id must not be null", fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, nullptr, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "stats must not be null", fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, nullptr, picked, logits));
-  EXPECT_REFUSED(ctx, "chosen_logit must not be null", fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, nullptr, logits));
-  EXPECT_REFUSED(ctx, "chosen_logit and logits must not overlap", fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, logits, logits));
-  EXPECT_REFUSED(ctx, "h and logits must not overlap", fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, m.h));
+  EXPECT_REFUSED(ctx, "shape must not be null",
+                 fth_head(ctx, nullptr, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, logits));
+  EXPECT_REFUSED(ctx, "h must not be null",
+                 fth_head(ctx, &m.shape, 2, nullptr, m.gain, nullptr, m.packed, id, stats, picked, logits));
+  EXPECT_REFUSED(ctx, "packed must not be null",
+                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, nullptr, id, stats, picked, logits));
+  EXPECT_REFUSED(ctx, "chosen_id must not be null",
+                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, nullptr, stats, picked, logits));
+  EXPECT_REFUSED(ctx, "stats must not be null",
+                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, nullptr, picked, logits));
+  EXPECT_REFUSED(ctx, "chosen_logit must not be null",
+                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, nullptr, logits));
+  EXPECT_REFUSED(ctx, "chosen_logit and logits must not overlap",
+                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, logits, logits));
+  EXPECT_REFUSED(ctx, "h and logits must not overlap",
+                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, m.h));
   EXPECT_REFUSED(ctx, "count", fth_head(ctx, &m.shape, -1, m.h, m.gain, nullptr, m.packed, id, stats, picked, logits));
 }

@@ -31,7 +31,8 @@ static void compare(int32_t isa, const fth_rope_shape& shape, int64_t count, int
         EXPECT(fabs(got[a] - (v[a] * c - v[b] * s)) <= bound, "isa %d pair %d", isa, int(k));
         EXPECT(fabs(got[b] - (v[b] * c + v[a] * s)) <= bound, "isa %d pair %d", isa, int(k));
       }
-      for (int64_t k = shape.rotary_dim; k < shape.head_dim; k++) EXPECT(got[k] == v[k], "not rotated, must be untouched");
+      for (int64_t k = shape.rotary_dim; k < shape.head_dim; k++)
+        EXPECT(got[k] == v[k], "not rotated, must be untouched");
     }
 }
 
@@ -96,7 +97,8 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "count", call(&shape, -1, rows, frequency, x));
   EXPECT_REFUSED(ctx, "count", call(&shape, INT64_MAX, rows, frequency, x));
   EXPECT_REFUSED(ctx, "frequency and x must not overlap", call(&shape, 2, rows, x + 4, x));
-  EXPECT_REFUSED(ctx, "aligned", call(&shape, 1, rows, frequency, reinterpret_cast<float*>(reinterpret_cast<char*>(x.get()) + 2)));
+  EXPECT_REFUSED(ctx, "aligned",
+                 call(&shape, 1, rows, frequency, reinterpret_cast<float*>(reinterpret_cast<char*>(x.get()) + 2)));
   shape = {FTH_ROPE_HALF, 1, 8, 7};
   EXPECT_REFUSED(ctx, "shape.rotary_dim must be even, got 7", call(&shape, 1, rows, frequency, x));
   shape = {FTH_ROPE_HALF, 1, 8, 10};
