@@ -6,8 +6,9 @@
 // items gathered from anywhere. Eight chunks make a *piece* with its own (max, sum, out); pieces merge in list order.
 // What a row sees of a chunk is one 64-bit mask. K and V of items it does not see reach nothing, not even as 0 * V.
 //
-// With bf16 K,V every instruction set rounds scale * q and the softmax weights to bf16 before the products (the sum of
-// the weights takes them unrounded). Sums are fp32.
+// With bf16 K,V every instruction set rounds the scaled query and the softmax weights to bf16 before the products (the
+// sum of the weights takes them unrounded). Sums are fp32. Vector targets count scores in powers of two: log2(e) is part
+// of the query's scale.
 #pragma once
 #include <cstdint>
 
@@ -59,7 +60,7 @@ struct Tile {
 static inline int64_t parts_per_group(const Args& a) { return (a.heads / a.kv_heads + kVectors - 1) / kVectors; }
 static inline int64_t parts(const Args& a) { return a.kv_heads * parts_per_group(a); }
 
-// Softmax state of `vectors` query vectors: max [kVectors], sum [kVectors], out [vectors][padded head_dim].
+// Softmax state of `vectors` query vectors: max (of log2(e) * score) [kVectors], sum [kVectors], out [vectors][padded head_dim].
 static inline int64_t state_floats(const Args& a, int64_t vectors) {
   return 2 * 32 + vectors * kv::padded(a.head_dim);
 }
@@ -69,11 +70,11 @@ constexpr int64_t kQueryStride = kv::kMostHeadDim + 16;
 
 // What one thread needs.
 struct alignas(64) Workspace {
-  float query[kVectors * kQueryStride];            // scale * q in the form that the products read
+  float query[kVectors * kQueryStride];            // scaled, in the form that the products read
   float weight[kVectors * kChunk];                 // scores, then softmax weights
   float bias[kVectors * kChunk];
   float sum[kVectors * 16];                        // lanes of the running sums
-  float factor[32];
+  float factor[32];                                // what a chunk shrinks the earlier sums by
   float piece[2 * 32 + kVectors * kv::kMostHeadDim];
   float total[2 * 32 + kVectors * kv::kMostHeadDim];
   uint32_t k_tile[kChunk * kv::kMostHeadDim];      // gathered chunk, laid out as a page's

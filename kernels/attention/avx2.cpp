@@ -17,6 +17,8 @@ void merge(const Args& a, const Tile& tile, int64_t part, const float* states, i
   merge_states<Avx2<Form::kF32>>(a, tile, part, states, stride, pieces, first, total);
 }
 
-void finish(const Args& a, const Tile& tile, int64_t part, const float* total) { write_output(a, tile, part, total); }
+void finish(const Args& a, const Tile& tile, int64_t part, const float* total) {
+  write_output<Avx2<Form::kF32>>(a, tile, part, total);
+}
 
 }  // namespace fth::attention::avx2

@@ -62,6 +62,22 @@ template <Form form, int R, int N, bool kMasked>
   }
 }
 
+// 2^x for x <= 0, also -inf; NaN stays NaN. A polynomial of degree 5 (relative error 2^-23.4), exact at 0; results below
+// 2^-126 are 0.
+inline __m256 exp2_8(__m256 x) {
+  x = _mm256_max_ps(_mm256_set1_ps(-127.f), x);
+  const __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(x, n);
+  __m256 p = _mm256_set1_ps(0.00132647273f);
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.00967151299f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.0555073358f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.240222424f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.693147004f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.f));
+  // The exponent field of 2^n: 0, which is the number 0, for n = -127.
+  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
 template <Form form>
 struct Avx2 {
   static void query(const float* q, float scale, int64_t head_dim, float* to) {
@@ -92,10 +108,10 @@ struct Avx2 {
       }
       const float most_here = max8(top), now = most_here > most[i] ? most_here : most[i];
       const __m256 base = _mm256_set1_ps(now == -INFINITY ? 0.f : now);  // -inf - -inf is no number
-      const __m256 shrink = exp8(_mm256_sub_ps(_mm256_set1_ps(most[i]), base));
+      const __m256 shrink = exp2_8(_mm256_sub_ps(_mm256_set1_ps(most[i]), base));
       __m256 added = _mm256_mul_ps(_mm256_loadu_ps(sum), shrink);
       for (int j = 0; j < 8; j++) {
-        const __m256 weight = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + j * 8), base));
+        const __m256 weight = exp2_8(_mm256_sub_ps(_mm256_loadu_ps(scores + j * 8), base));
         added = _mm256_add_ps(added, weight);
         put(weight, scores + j * 8);
       }
@@ -124,7 +140,7 @@ struct Avx2 {
       _mm256_storeu_ps(y + i, _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(a), scaled));
     }
   }
-  static float exp(float x) { return _mm256_cvtss_f32(exp8(_mm256_set1_ps(x))); }
+  static float exp2(float x) { return _mm256_cvtss_f32(exp2_8(_mm256_set1_ps(x))); }
   static float sum(const float* lanes) { return sum8(_mm256_loadu_ps(lanes)); }
 
   // Bit j: x[j] >= bound.
@@ -136,6 +152,15 @@ struct Avx2 {
       mask |= uint64_t(uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_andnot_si256(below, lanes))))) << j;
     }
     return mask;
+  }
+
+  // out = x * factor, f32 or bf16; n a multiple of 8.
+  static void put_row(const float* x, float factor, int64_t n, void* out, bool bf16) {
+    for (int64_t d = 0; d < n; d += 8) {
+      const __m256 y = _mm256_mul_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(factor));
+      if (bf16) _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint16_t*>(out) + d), bf16_of_8(y));
+      else _mm256_storeu_ps(static_cast<float*>(out) + d, y);
+    }
   }
 
  private:

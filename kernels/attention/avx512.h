@@ -69,6 +69,18 @@ template <Form form, int R, int N, bool kMasked>
   }
 }
 
+// 2^x for x <= 0, also -inf; NaN stays NaN. A polynomial of degree 5 (relative error 2^-23.4), exact at 0.
+inline __m512 exp2_16(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-200.f), x);
+  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(0.00132647273f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.00967151299f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0555073358f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240222424f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147004f));
+  return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f)), n);
+}
+
 template <Form form>
 struct Avx512 {
   static void query(const float* q, float scale, int64_t head_dim, float* to) {
@@ -92,23 +104,38 @@ struct Avx512 {
 
   // sum holds 16 partial sums per vector.
   static void softmax(int n, float* scores, uint64_t mask, const float* bias, float* most, float* sum, float* factor) {
-    for (int i = 0; i < n; i++, scores += kChunk, sum += 16) {
+    alignas(64) float top[16], base[16];
+    for (int i = 0; i < n; i++) {
       __m512 s[4];
+#pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
-        s[j] = _mm512_loadu_ps(scores + j * 16);
+        float* at = scores + i * kChunk + j * 16;
+        s[j] = _mm512_loadu_ps(at);
         if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
-        s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
+        if (mask != ~uint64_t(0)) s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
+        if (bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
       }
-      const float top = max16(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
-      const float now = top > most[i] ? top : most[i];
-      const __m512 base = _mm512_set1_ps(now == -INFINITY ? 0.f : now);  // -inf - -inf is no number
-      const __m512 shrink = exp16(_mm512_sub_ps(_mm512_set1_ps(most[i]), base));
-      for (int j = 0; j < 4; j++) s[j] = exp16(_mm512_sub_ps(s[j], base));
-      for (int j = 0; j < 4; j++) put(s[j], scores + (form == Form::kDot ? j * 8 : j * 16));
+      top[i] = max16(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
+    }
+
+    const __mmask16 vectors = lanes16(n);
+    const __m512 before = _mm512_maskz_loadu_ps(vectors, most), here = _mm512_maskz_load_ps(vectors, top);
+    const __m512 now = _mm512_mask_mov_ps(before, _mm512_cmp_ps_mask(here, before, _CMP_GT_OQ), here);
+    const __mmask16 none = _mm512_cmp_ps_mask(now, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);  // -inf - -inf is no number
+    const __m512 from = _mm512_mask_mov_ps(now, none, _mm512_setzero_ps());
+    _mm512_mask_storeu_ps(most, vectors, now);
+    _mm512_mask_storeu_ps(factor, vectors, exp2_16(_mm512_sub_ps(before, from)));
+    _mm512_store_ps(base, from);
+
+    for (int i = 0; i < n; i++) {
+      __m512 s[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+        s[j] = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kChunk + j * 16), _mm512_set1_ps(base[i])));
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) put(s[j], scores + i * kChunk + (form == Form::kDot ? j * 8 : j * 16));
       const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
-      _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), shrink, added));
-      factor[i] = _mm512_cvtss_f32(shrink);
-      most[i] = now;
+      _mm512_storeu_ps(sum + i * 16, _mm512_fmadd_ps(_mm512_loadu_ps(sum + i * 16), _mm512_set1_ps(factor[i]), added));
     }
   }
 
@@ -131,7 +158,7 @@ struct Avx512 {
       _mm512_storeu_ps(y + i, _mm512_fmadd_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(a), scaled));
     }
   }
-  static float exp(float x) { return _mm512_cvtss_f32(exp16(_mm512_set1_ps(x))); }
+  static float exp2(float x) { return _mm512_cvtss_f32(exp2_16(_mm512_set1_ps(x))); }
   static float sum(const float* lanes) { return sum16(_mm512_loadu_ps(lanes)); }
 
   // Bit j: x[j] >= bound.
@@ -143,6 +170,15 @@ struct Avx512 {
                                                     _mm512_set1_epi32(bound))) << j;
     }
     return mask;
+  }
+
+  // out = x * factor, f32 or bf16.
+  static void put_row(const float* x, float factor, int64_t n, void* out, bool bf16) {
+    for (int64_t d = 0; d < n; d += 16) {
+      const __m512 y = _mm512_mul_ps(_mm512_loadu_ps(x + d), _mm512_set1_ps(factor));
+      if (bf16) _mm256_mask_storeu_epi16(static_cast<uint16_t*>(out) + d, lanes16(n - d), bf16_of_16(y));
+      else _mm512_mask_storeu_ps(static_cast<float*>(out) + d, lanes16(n - d), y);
+    }
   }
 
  private:

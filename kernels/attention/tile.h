@@ -3,7 +3,7 @@
 //   scores  of n query vectors with the 64 keys of a K tile
 //   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by
 //   values  out = out * factor + weights * V tile
-//   axpby, exp, sum, at_least: see there
+//   axpby, exp2, sum, at_least, put_row: see there
 #pragma once
 #include <math.h>
 
@@ -16,6 +16,7 @@ namespace fth::attention {
 namespace {
 
 constexpr int kMostRegisterRows = 6;
+constexpr float kLog2e = 1.44269504f;
 
 // Cache lines to fetch while a tile is worked on: `lines` of them per four steps of the products, from `at` on.
 struct Ahead {
@@ -59,6 +60,7 @@ uint64_t reversed(uint64_t x) {
 // Bit j: the row's prefix, window and tree let it see item base + j.
 uint64_t seen(const fth_row& row, int64_t base) {
   if (base >= row.visible || base + kChunk <= row.start) return 0;
+  if (base + 2 * kChunk <= row.visible && base >= row.start) return ~uint64_t(0);
   uint64_t mask = ~uint64_t(0);
   const int64_t shift = base + kChunk - row.visible;  // bit t of the reversed tree is item visible - 64 + t
   if (shift >= 0) mask = reversed(row.tree) >> shift;
@@ -81,7 +83,7 @@ class Walk {
   void queries() {
     for (int64_t r = 0; r < tile_.rows; r++)
       for (int64_t h = 0; h < heads_.n; h++)
-        V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale, a_.head_dim,
+        V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale * kLog2e, a_.head_dim,
                  w_.query + (r * heads_.n + h) * kQueryStride);
   }
 
@@ -129,10 +131,11 @@ class Walk {
   // Groups the tile's query vectors by what they see of the chunk.
   int find_blocks(int64_t base, Block* blocks) {
     int n = 0;
+    uint64_t next = mask_of(0, base);
     for (int32_t r = 0; r < tile_.rows;) {
-      const uint64_t mask = mask_of(r, base);
+      const uint64_t mask = next;
       int32_t end = r + 1;
-      while (end < tile_.rows && mask_of(end, base) == mask) end++;
+      while (end < tile_.rows && (next = mask_of(end, base)) == mask) end++;
       if (mask != 0) {
         const int32_t first = r * int32_t(heads_.n), vectors = (end - r) * int32_t(heads_.n);
         const int32_t count = (vectors + kMostRegisterRows - 1) / kMostRegisterRows;
@@ -214,7 +217,7 @@ class Walk {
     return {w_.k_tile, w_.v_tile};
   }
 
-  // The bias of a block's vectors on the items that they see, 0 on the others.
+  // The bias of a block's vectors on the items that they see, 0 on the others; in powers of two as the scores.
   const float* add_bias(int64_t base, const Block& block) {
     for (int32_t i = block.first; i < block.first + block.n; i++) {
       const int64_t r = tile_.row + i / heads_.n, head = heads_.first + i % heads_.n;
@@ -224,12 +227,12 @@ class Walk {
       for (uint64_t left = block.mask; left != 0; left &= left - 1) {
         const int64_t j = __builtin_ctzll(left), item = base + j;
         if (a_.bias_kind == FTH_BIAS_DENSE) {
-          to[j] = a_.bias[(r * a_.heads + head) * a_.bias_width + item];
+          to[j] = kLog2e * a_.bias[(r * a_.heads + head) * a_.bias_width + item];
         } else {
           int64_t position = item;
           if (!a_.masked && a_.entry_position != nullptr) position = a_.entry_position[list()[item]];
           const int64_t at = position - row.position + a_.bias_center;
-          to[j] = a_.bias[head * a_.bias_width + (at < 0 ? 0 : at >= a_.bias_width ? a_.bias_width - 1 : at)];
+          to[j] = kLog2e * a_.bias[head * a_.bias_width + (at < 0 ? 0 : at >= a_.bias_width ? a_.bias_width - 1 : at)];
         }
       }
     }
@@ -249,7 +252,7 @@ void add_state(const float* state, int64_t vectors, int64_t width, float* total)
   for (int64_t i = 0; i < vectors; i++) {
     if (state[i] == -INFINITY && state_sum(state)[i] == 0) continue;
     const float most = state[i] > total[i] ? state[i] : total[i], base = most == -INFINITY ? 0.f : most;
-    const float old = V::exp(total[i] - base), fresh = V::exp(state[i] - base);
+    const float old = V::exp2(total[i] - base), fresh = V::exp2(state[i] - base);
     total[i] = most;
     state_sum(total)[i] = state_sum(total)[i] * old + state_sum(state)[i] * fresh;
     V::axpby(old, state_out(total) + i * width, fresh, state_out(state) + i * width, width);
@@ -272,18 +275,17 @@ void merge_states(const Args& a, const Tile& tile, int64_t part, const float* st
   for (int64_t p = 0; p < pieces; p++) add_state<V>(states + p * stride, vectors, width, total);
 }
 
+template <class V>
 void write_output(const Args& a, const Tile& tile, int64_t part, const float* total) {
   const Heads heads = heads_of(a, part);
-  const int64_t width = kv::padded(a.head_dim);
-  for (int64_t i = 0; i < tile.rows * heads.n; i++) {
-    const float sum = state_sum(total)[i], factor = sum == 0 ? 0.f : 1.f / sum;
-    const float* from = state_out(total) + i * width;
-    const int64_t to = (tile.row + i / heads.n) * a.out_stride + (heads.first + i % heads.n) * a.head_dim;
-    for (int64_t d = 0; d < a.head_dim; d++) {
-      if (a.out_bf16) static_cast<uint16_t*>(a.out)[to + d] = bf16_of_float(from[d] * factor);
-      else static_cast<float*>(a.out)[to + d] = from[d] * factor;
+  const int64_t width = kv::padded(a.head_dim), element = a.out_bf16 ? 2 : 4;
+  for (int64_t r = 0; r < tile.rows; r++)
+    for (int64_t h = 0; h < heads.n; h++) {
+      const int64_t i = r * heads.n + h, to = (tile.row + r) * a.out_stride + (heads.first + h) * a.head_dim;
+      const float sum = state_sum(total)[i];
+      V::put_row(state_out(total) + i * width, sum == 0 ? 0.f : 1.f / sum, a.head_dim,
+                 static_cast<char*>(a.out) + to * element, a.out_bf16);
     }
-  }
 }
 
 template <class V>
@@ -296,7 +298,7 @@ void whole_tile(const Args& a, const Tile& tile, int64_t part, Workspace& w) {
     walk.piece(p, w.piece);
     add_state<V>(w.piece, vectors, width, w.total);
   }
-  write_output(a, tile, part, w.total);
+  write_output<V>(a, tile, part, w.total);
 }
 
 template <class V>
