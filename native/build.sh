@@ -9,11 +9,14 @@ missing() {
   exit 1
 }
 
-# A JDK's `release` file names its version; these are the places in which Maven looks for toolchains.
+# Looks where Maven looks for toolchains. A JDK's `release` file names its version.
 has_jdk() {
-  local home version
-  for home in "${JAVA_HOME:-}" "${JDK_HOME:-}" "${JAVA25_HOME:-}" /usr/lib/jvm/* /opt/* "$HOME"/.sdkman/candidates/java/* \
-              "$HOME"/.jdks/* "$(dirname "$(dirname "$(readlink -f "$(command -v javac || true)")")")"; do
+  local homes home version
+  homes=("${JAVA_HOME:-}" "${JDK_HOME:-}" "${JAVA25_HOME:-}" /usr/lib/jvm/* /usr/java/* /usr/jdk/* /opt/java/* "$HOME"/.jdks/*
+         "$HOME"/.m2/jdks/* "$HOME"/.sdkman/candidates/java/* "$HOME"/.gradle/jdks/* "$HOME"/.jenv/versions/*
+         "$HOME"/.jbang/cache/jdks/* "$HOME"/.asdf/installs/java/* "$HOME"/.jabba/jdk/*)
+  if command -v java >/dev/null; then homes+=("$(readlink -f "$(command -v java)")"/../..); fi
+  for home in "${homes[@]}"; do
     [ -x "$home/bin/javac" ] && [ -r "$home/release" ] || continue
     version=$(sed -n 's/^JAVA_VERSION="\([0-9]*\).*/\1/p' "$home/release")
     [ "${version:-0}" -ge 25 ] && return
