@@ -5,12 +5,14 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
 import java.util.stream.Stream;
 
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -49,7 +51,7 @@ class DepthSessionTest {
         static Seen of(Step step, int output) {
             float[] row = new float[RandomModel.HIDDEN];
             step.hidden(output, row);
-            List<Integer> bits = new java.util.ArrayList<>();
+            List<Integer> bits = new ArrayList<>();
             for (float v : row) bits.add(Float.floatToRawIntBits(v));
             return new Seen(bits, step.stats().lse(output), (float) step.nll(output), step.argmax(output),
                     step.depth(step.token(output)));
@@ -74,8 +76,8 @@ class DepthSessionTest {
     // ---- right ---------------------------------------------------------------------------------------------------
 
     /**
-     * fp32 against double: at most 14 sub-layers, each adding a relative error of some 1e-6 (sums of up to 72 products) to a
-     * residual stream that the norms keep from growing. 2e-4 of the largest value leaves an order of magnitude.
+     * fp32 against double: at most 14 sub-layers, each adding a relative error of some 1e-6 (sums of up to 72 products)
+     * to a residual stream that the norms keep from growing. 2e-4 of the largest value leaves an order of magnitude.
      */
     @ParameterizedTest
     @MethodSource("systemsAndIsas")
@@ -151,8 +153,8 @@ class DepthSessionTest {
         try (Context context = Context.cpu(2)) {
             Seen[][] cut = new Seen[3][];
             for (int depths = 1; depths <= 3; depths++) {
-                try (DepthSession session =
-                             new DepthSession(context, RandomModel.expertOnly(depths, 0, kv, 6).pack(context), limits(64))) {
+                DepthModel model = RandomModel.expertOnly(depths, 0, kv, 6).pack(context);
+                try (DepthSession session = new DepthSession(context, model, limits(64))) {
                     cut[depths - 1] = alone(session, ids);
                 }
             }
@@ -276,7 +278,8 @@ class DepthSessionTest {
             session.truncate(sequence, keep);
             int[] rest = Arrays.copyOfRange(ids, keep, ids.length);
             session.run(step.clear().score(sequence, rest, rest));
-            assertArrayEquals(Arrays.copyOfRange(expected, keep, ids.length), seen(step, 0, rest.length), "from " + keep);
+            Seen[] tail = Arrays.copyOfRange(expected, keep, ids.length);
+            assertArrayEquals(tail, seen(step, 0, rest.length), "from " + keep);
             assertEquals(live, session.report().kvLiveBytes());
         }
         session.close(sequence);
@@ -337,6 +340,27 @@ class DepthSessionTest {
         }
     }
 
+    /** The last stage's weights are cut short: its call fails when the stages before it have taken the tokens in. */
+    @Test
+    void failureInTheMiddleOfAStepIsUndone() {
+        RandomModel random = RandomModel.of(RandomModel.System.EXPERT, DType.F32, 55);
+        try (Context context = Context.cpu(2)) {
+            DepthModel whole = random.pack(context);
+            Stage last = whole.stages().getLast();
+            Stage broken = new Stage(last.shape(), last.weights().slice(0, 64));
+            DepthModel model = new DepthModel(whole.embedding(), whole.table(),
+                    List.of(whole.stages().get(0), whole.stages().get(1), broken), whole.head());
+            try (DepthSession session = new DepthSession(context, model, limits(16))) {
+                int sequence = session.open();
+                Step step = session.step().add(sequence, text(20, 56));
+                assertThrows(IllegalArgumentException.class, () -> session.run(step));
+                assertEquals(0, session.length(sequence));
+                assertEquals(0, session.report().kvLiveBytes());
+                assertEquals(0, session.report().tokens());
+            }
+        }
+    }
+
     @Test
     void badArgumentsAreNamed() {
         RandomModel random = RandomModel.of(RandomModel.System.VANILLA, DType.F32, 61);
@@ -348,7 +372,8 @@ class DepthSessionTest {
             assertSentence("step must have at least one token", () -> session.run(step));
             assertSentence("token must be in 0..95, got 96", () -> step.add(sequence, 96));
             assertSentence("token must be in 0..95, got -1", () -> step.add(sequence, -1));
-            assertSentence("target must be in 0..95, got 400", () -> step.score(sequence, new int[] {1}, new int[] {400}));
+            assertSentence("target must be in 0..95, got 400",
+                    () -> step.score(sequence, new int[1], new int[] {400}));
             assertSentence("number of targets must equal number of tokens 1, got 2",
                     () -> step.score(sequence, new int[1], new int[2]));
             assertSentence("number of tokens must be at least 1, got 0", () -> step.add(sequence));
@@ -364,6 +389,9 @@ class DepthSessionTest {
             assertEquals(1, step.outputs());
             assertTrue(Double.isNaN(step.nll(0)));
             assertSentence("count must be in 0..2, got 3", () -> session.truncate(sequence, 3));
+            try (DepthSession other = new DepthSession(context, model, limits(8))) {
+                assertSentence("step must be one that this session has made", () -> other.run(step));
+            }
             session.close();
             session.close();
             assertThrows(IllegalStateException.class, () -> session.run(step.clear().add(sequence, 1)));
@@ -384,7 +412,7 @@ class DepthSessionTest {
         }
     }
 
-    private static void assertSentence(String expected, org.junit.jupiter.api.function.Executable code) {
+    private static void assertSentence(String expected, Executable code) {
         assertEquals(expected, assertThrows(IllegalArgumentException.class, code).getMessage());
     }
 }

@@ -122,7 +122,9 @@ class KvCacheTest {
         assertThrows(IllegalArgumentException.class, () -> small.alias(0, 0, 256));
     }
 
-    /** Random operations against lists of numbered tokens: no entry serves two tokens, none is lost, all pages return. */
+    /**
+     * Random operations against lists of numbered tokens: no entry serves two tokens, none is lost, all pages return.
+     */
     @Test
     void randomOperationsKeepTheBooks() {
         SplittableRandom random = new SplittableRandom(7);

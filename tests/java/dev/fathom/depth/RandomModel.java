@@ -74,7 +74,8 @@ final class RandomModel {
             case EXPERT_MLP_TANH -> model.middle(block(1, 3), model.expertMlp(3), KvPolicy.PER_DEPTH);
             case EXPERT_ADDITIVE -> model.middle(block(1, 3), additive(model.expert(3, 0)), KvPolicy.PER_DEPTH);
             case EXPERT_SHARED_KV -> model.middle(block(2, 3), model.expert(3, 0), KvPolicy.FIRST_DEPTH);
-            case TOKEN_SOFTMAX -> model.middle(block(2, 3), model.token(GateFunction.SOFTMAX, 1, false), KvPolicy.PER_DEPTH);
+            case TOKEN_SOFTMAX ->
+                model.middle(block(2, 3), model.token(GateFunction.SOFTMAX, 1, false), KvPolicy.PER_DEPTH);
             case TOKEN_SIGMOID_BIAS ->
                 model.middle(block(1, 3), model.token(GateFunction.SIGMOID, 0.5f, true), KvPolicy.PER_DEPTH);
             case TOKEN_ADDITIVE -> model.stage(block(1, 3), additive(model.token(GateFunction.SIGMOID, 1, false)),
@@ -101,8 +102,8 @@ final class RandomModel {
                 .norm(NormKind.RMS, EPS);
     }
 
-    private static GateShape gate(int inner, int outputs, int depths, RouterKind router, GateFunction function, float alpha,
-                                  float threshold) {
+    private static GateShape gate(int inner, int outputs, int depths, RouterKind router, GateFunction function,
+                                  float alpha, float threshold) {
         return new GateShape(HIDDEN, inner, outputs, depths, router, function, inner > 0 ? 2 : 1, alpha, threshold);
     }
 
@@ -188,8 +189,8 @@ final class RandomModel {
         List<Stage> packed = new ArrayList<>();
         for (Weights stage : stages) {
             Buffer weights = context.allocate(context.blockBytes(stage.shape));
-            stage.tensors.forEach((key, values) -> context.blockPack(stage.shape, key.layer, key.depth, key.part, key.kind, 1,
-                    DType.F32, buffer(context, values), weights));
+            stage.tensors.forEach((key, values) -> context.blockPack(stage.shape, key.layer, key.depth, key.part,
+                    key.kind, 1, DType.F32, buffer(context, values), weights));
             packed.add(new Stage(stage.shape, weights, router(context, stage.routing), stage.kv));
         }
         HeadShape head = new HeadShape(HIDDEN, VOCAB, type, NormKind.RMS, EPS);
@@ -204,7 +205,8 @@ final class RandomModel {
         Buffer packed = context.allocate(context.gateBytes(routing.shape));
         for (int depth = 0; depth < routing.shape.depths(); depth++) {
             for (int part = 0; part < routing.matrices[depth].length; part++) {
-                context.gatePack(routing.shape, depth, part, DType.F32, buffer(context, routing.matrices[depth][part]), packed);
+                Buffer source = buffer(context, routing.matrices[depth][part]);
+                context.gatePack(routing.shape, depth, part, DType.F32, source, packed);
             }
         }
         if (routing.shape.outputs() == 1) return new Router.ExpertChoice(routing.shape, packed, routing.gating);

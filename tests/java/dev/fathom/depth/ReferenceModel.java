@@ -17,7 +17,9 @@ final class ReferenceModel {
     private final RandomModel model;
     private final int tokens;
 
-    /** Hidden rows before the head, logits, passes of each token, and the smallest distance of a decision from a tie. */
+    /**
+     * Hidden rows before the head, logits, passes of each token, and the smallest distance of a decision from a tie.
+     */
     final double[][] hidden;
     final double[][] logits;
     final int[] passes;

@@ -10,8 +10,8 @@ import dev.fathom.HeadShape;
 
 /**
  * Runs a model over many sequences at once. A session holds the K and V of its open sequences and advances any of them,
- * by any number of tokens each, in one {@link Step}. A token's result does not depend on what else is in the step, on how
- * its sequence was cut into steps, or on the number of workers: the bits are the same.
+ * by any number of tokens each, in one {@link Step}. A token's result does not depend on what else is in the step, on
+ * how its sequence was cut into steps, or on the number of workers: the bits are the same.
  *
  * <p>Not safe for use by several threads. Memory is allocated here and freed by {@link #close()}.
  */
@@ -129,14 +129,14 @@ public final class DepthSession implements AutoCloseable {
 
     /** An empty step for this session. */
     public Step step() {
-        return new Step(context, model);
+        return new Step(this, context);
     }
 
     /**
      * Takes the step's tokens in.
      *
-     * @throws CapacityException if a sequence would exceed its limit or if there might not be room for the K and V of all
-     *                           tokens at full depth. Like after any other failure, no sequence has changed
+     * @throws CapacityException if a sequence would exceed its limit or if there might not be room for the K and V of
+     *                           all tokens at full depth. Like after any other failure, no sequence has changed
      */
     public void run(Step step) {
         check(step);
@@ -164,6 +164,7 @@ public final class DepthSession implements AutoCloseable {
 
     /** Refuses what cannot run, and tells the step's tokens their positions. */
     private void check(Step step) {
+        Require.that(Require.notNull("step", step).session == this, "step must be one that this session has made");
         if (step.hasRun) throw new IllegalStateException("The step has run; clear it first.");
         Require.that(step.tokens > 0, "step must have at least one token");
         int token = 0;
@@ -239,8 +240,8 @@ public final class DepthSession implements AutoCloseable {
             held += stage.cache.heldBytes();
             pool += stage.cache.poolBytes();
         }
-        return new DepthReport(steps, tokens, Arrays.stream(depths).boxed().toList(), calls, rows, done.work(), full.work(),
-                live, held, pool);
+        List<Long> histogram = Arrays.stream(depths).boxed().toList();
+        return new DepthReport(steps, tokens, histogram, calls, rows, done.work(), full.work(), live, held, pool);
     }
 
     /** Starts the report anew; what the sequences hold is not touched. */

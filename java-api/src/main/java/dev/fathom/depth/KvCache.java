@@ -8,8 +8,8 @@ import dev.fathom.Context;
 import dev.fathom.KvShape;
 
 /**
- * The K and V of one block: a pool of entries, and for every sequence a few lists of entries (one per depth, or one that
- * all depths share). Entries never move. An entry lives as long as some list item names it.
+ * The K and V of one block: a pool of entries, and for every sequence a few lists of entries (one per depth, or one
+ * that all depths share). Entries never move. An entry lives as long as some list item names it.
  *
  * <p>Item i of a list is allocated at place {@code i % 64} of a page that the list has to itself, so that 64 appended
  * items are one whole page in order, which kernels read without copying. Aliased items may lie anywhere.
@@ -129,7 +129,8 @@ public final class KvCache {
     }
 
     /**
-     * Allocates an entry for the token at {@code position} and appends it. What a kernel has stored there before is gone.
+     * Allocates an entry for the token at {@code position} and appends it. What a kernel has stored there before is
+     * gone.
      *
      * @return the entry, to be given to the row that writes it
      * @throws CapacityException if the list is full or no page is free
@@ -157,7 +158,9 @@ public final class KvCache {
      */
     public void alias(int sequence, int list, int entry) {
         Require.index("entry", entry, references.length);
-        if (references[entry] == 0) throw new IllegalArgumentException("entry must be named by a list, got free entry " + entry);
+        if (references[entry] == 0) {
+            throw new IllegalArgumentException("entry must be named by a list, got free entry " + entry);
+        }
         name(appendable(sequence, list, positions.getInt(entry)), entry);
     }
 
@@ -249,10 +252,12 @@ public final class KvCache {
     private int appendable(int sequence, int list, int position) {
         int number = number(sequence, list);
         if (length[number] == tokens) {
-            throw new CapacityException("sequence " + sequence + " holds " + tokens + " tokens and has no room for more");
+            throw new CapacityException("sequence " + sequence + " holds " + tokens + " tokens, no more fit");
         }
         int last = length[number] == 0 ? -1 : lastPosition(number);
-        if (position <= last) throw new IllegalArgumentException("position must be above " + last + ", got " + position);
+        if (position <= last) {
+            throw new IllegalArgumentException("position must be above " + last + ", got " + position);
+        }
         return number;
     }
 

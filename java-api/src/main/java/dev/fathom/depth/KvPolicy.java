@@ -5,8 +5,8 @@ import dev.fathom.Rows;
 /** Where a token's K and V of each depth are stored, and what a row at a depth sees. */
 public enum KvPolicy {
     /**
-     * Recursion-wise caching: every depth stores K and V of its own, and a row sees the tokens that reached its depth. A
-     * token that stops early leaves nothing behind at later depths.
+     * Recursion-wise caching: every depth stores K and V of its own, and a row sees the tokens that reached its depth.
+     * A token that stops early leaves nothing behind at later depths.
      */
     PER_DEPTH {
         @Override
@@ -44,7 +44,10 @@ public enum KvPolicy {
         return lists(depth + 1) > depth;
     }
 
-    /** Fills in row {@code i}: the token at {@code position} about to pass {@code depth}. Takes an entry if it stores one. */
+    /**
+     * Fills in row {@code i}: the token at {@code position} about to pass {@code depth}. Takes an entry if it stores
+     * one.
+     */
     abstract void place(KvCache cache, Rows rows, int i, int sequence, int position, int depth);
 
     private static void append(KvCache cache, Rows rows, int i, int sequence, int position, int depth, int list) {

@@ -6,7 +6,8 @@ package dev.fathom.depth;
  * @param sequences  open sequences
  * @param tokens     tokens of one sequence
  * @param rows       rows of one block call: longer steps run in pieces of this size. Bounds scratch; changes no result
- * @param poolTokens tokens of all sequences together whose K and V always fit at full depth. More fit if tokens stop early
+ * @param poolTokens tokens of all sequences together whose K and V always fit at full depth. More fit if tokens stop
+ *                   early
  */
 public record Limits(int sequences, int tokens, int rows, long poolTokens) {
     /** Enough rows to reuse every weight many times; scratch stays in the megabytes. */

@@ -21,9 +21,9 @@ public sealed interface Router {
     record Always() implements Router {}
 
     /**
-     * Expert choice by a causal threshold (Mixture-of-Recursions, arXiv 2507.10524): a token passes depth r if it passed
-     * r - 1 and {@code z_r(H) >= threshold}, then {@code H <- H + g_r f(H)}. Depth 0 is passed by all, and gated like the
-     * others. Rows that do not pass keep their bits.
+     * Expert choice by a causal threshold (Mixture-of-Recursions, arXiv 2507.10524): a token passes depth r if it
+     * passed r - 1 and {@code z_r(H) >= threshold}, then {@code H <- H + g_r f(H)}. Depth 0 is passed by all, and gated
+     * like the others. Rows that do not pass keep their bits.
      *
      * @param shape   one output; as many routers as the block has depths
      * @param weights packed routers
@@ -34,7 +34,8 @@ public sealed interface Router {
             Require.notNull("weights", weights);
             Require.notNull("gating", gating);
             Require.that(shape.outputs() == 1, "expert choice needs a router with 1 output, got " + shape.outputs());
-            Require.that(shape.function() != GateFunction.SOFTMAX, "expert choice has no softmax: a router has one output");
+            Require.that(shape.function() != GateFunction.SOFTMAX,
+                    "expert choice has no softmax: its router has 1 output");
         }
     }
 
@@ -52,7 +53,8 @@ public sealed interface Router {
             Require.notNull("weights", weights);
             Require.notNull("gating", gating);
             Require.that(shape.depths() == 1, "token choice needs 1 router, got " + shape.depths());
-            Require.that(shape.outputs() > 1, "token choice needs a router with at least 2 outputs, got " + shape.outputs());
+            Require.that(shape.outputs() > 1,
+                    "token choice needs a router with at least 2 outputs, got " + shape.outputs());
         }
     }
 }

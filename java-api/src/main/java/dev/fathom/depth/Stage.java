@@ -5,8 +5,8 @@ import dev.fathom.Buffer;
 import dev.fathom.GateShape;
 
 /**
- * A block and how tokens pass it. The block's {@code depths} is the most passes a token takes. A plain stack of layers is
- * a stage with one depth; layers that are each looped in place are consecutive stages of one layer.
+ * A block and how tokens pass it. The block's {@code depths} is the most passes a token takes. A plain stack of layers
+ * is a stage with one depth; layers that are each looped in place are consecutive stages of one layer.
  *
  * @param weights packed weights of the block
  */
@@ -18,11 +18,13 @@ public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv
         switch (Require.notNull("router", router)) {
             case Router.Always always -> { }
             case Router.ExpertChoice choice -> {
-                Require.equal("routers of expert choice", choice.shape().depths(), "depths of the block", shape.depths());
+                Require.equal("routers of expert choice", choice.shape().depths(), "depths of the block",
+                        shape.depths());
                 checkWidth(shape, choice.shape());
             }
             case Router.TokenChoice choice -> {
-                Require.equal("outputs of token choice", choice.shape().outputs(), "depths of the block", shape.depths());
+                Require.equal("outputs of token choice", choice.shape().outputs(), "depths of the block",
+                        shape.depths());
                 checkWidth(shape, choice.shape());
             }
         }

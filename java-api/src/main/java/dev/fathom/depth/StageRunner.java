@@ -6,6 +6,7 @@ import dev.fathom.BlockShape;
 import dev.fathom.Buffer;
 import dev.fathom.Context;
 import dev.fathom.GateShape;
+import dev.fathom.KvShape;
 
 /**
  * Takes the tokens of a workspace through a stage, all tokens through one depth before any goes deeper. Only rows that
@@ -33,7 +34,8 @@ final class StageRunner {
         shape = stage.shape();
         cost = new Cost(shape);
         int lists = stage.kv().lists(shape.depths());
-        cache = new KvCache(context, arena, shape.kv(limits.entries(lists)), limits.sequences(), lists, limits.tokens());
+        KvShape pool = shape.kv(limits.entries(lists));
+        cache = new KvCache(context, arena, pool, limits.sequences(), lists, limits.tokens());
     }
 
     long calls() {

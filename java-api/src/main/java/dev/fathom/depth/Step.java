@@ -8,12 +8,14 @@ import dev.fathom.Context;
 import dev.fathom.HeadStats;
 
 /**
- * Tokens to take in, and after {@link DepthSession#run} what came of them: any mix of prompts, single tokens and texts to
- * score. Tokens are numbered in the order in which they were added, outputs in the order of their tokens. Made by
+ * Tokens to take in, and after {@link DepthSession#run} what came of them: any mix of prompts, single tokens and texts
+ * to score. Tokens are numbered in the order in which they were added, outputs in the order of their tokens. Made by
  * {@link DepthSession#step} and used again and again: {@link #clear}, add, run, read.
  */
 public final class Step {
     private static final int NO_TARGET = -1;
+
+    final DepthSession session;
 
     private final Context context;
     private final int hiddenSize;
@@ -45,10 +47,11 @@ public final class Step {
     private Buffer logits;
     private HeadStats stats;
 
-    Step(Context context, DepthModel model) {
+    Step(DepthSession session, Context context) {
+        this.session = session;
         this.context = context;
-        hiddenSize = model.hiddenSize();
-        vocabSize = model.vocabSize();
+        hiddenSize = session.model().hiddenSize();
+        vocabSize = session.model().vocabSize();
     }
 
     // ---- what to run ---------------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ public final class Step {
     /** Reads the logits of an output, [vocabSize]. */
     public void logits(int output, float[] to) {
         ranOutput(output);
-        if (!logitsWanted) throw new IllegalStateException("The step ran without logits; ask for them with withLogits.");
+        if (!logitsWanted) throw new IllegalStateException("The step ran without logits; withLogits asks for them.");
         Require.equal("length of the array", to.length, "vocabSize", vocabSize);
         logits.read(4L * output * vocabSize, to, 0, vocabSize);
     }

@@ -7,8 +7,8 @@ import dev.fathom.Context;
 import dev.fathom.Rows;
 
 /**
- * The tokens that go through the stages together, and the scratch that the stages share. A token's number here is its row
- * in {@link #hidden}; {@link #active} lists the tokens that take the current pass, in that order.
+ * The tokens that go through the stages together, and the scratch that the stages share. A token's number here is its
+ * row in {@link #hidden}; {@link #active} lists the tokens that take the current pass, in that order.
  */
 final class Workspace {
     final int width;
