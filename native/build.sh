@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What Maven runs for the native part: build.sh check | build | test. Products go to build/native.
+# What Maven runs for the native part: build.sh check | build [skip tests: true | false] | test. Products go to build/native.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=build/native
@@ -40,8 +40,9 @@ case ${1:-} in
       export CMAKE_GENERATOR=Ninja
     fi
     cmake -S . -B $folder -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
-    cmake --build $folder --parallel "$(nproc)"
+    if [ "${2:-false}" = true ]; then target=(--target fathom); else target=(); fi # skipTests: the library will do
+    cmake --build $folder --parallel "$(nproc)" "${target[@]}"
     ;;
   test) ctest --test-dir $folder --output-on-failure ;;
-  *) missing "usage: native/build.sh check | build | test" ;;
+  *) missing "usage: native/build.sh check | build [true | false] | test" ;;
 esac

@@ -24,6 +24,14 @@ final class DepthPage {
 
     private DepthPage() {}
 
+    /** Refuses a file that cannot be written, before there is anything to write. */
+    static void check(Path file) {
+        Path folder = file.toAbsolutePath().getParent();
+        if (Files.isDirectory(file) || folder == null || !Files.isWritable(folder)) {
+            throw new UserException(file + " cannot be written.");
+        }
+    }
+
     /** Writes the page under another name first, so that no half of one is ever left under {@code file}. */
     static void write(Path file, List<List<Piece>> texts, int depths, String facts) {
         try {

@@ -45,6 +45,7 @@ final class GenerateCommand implements Runnable {
         if (tokens < 1) throw new UserException("--tokens must be at least 1, got " + tokens + ".");
         if (!(temperature >= 0 && temperature <= 1000)) throw new UserException("--temperature must be in 0..1000, got " + temperature + ".");
         if (topK < 0) throw new UserException("--top-k must be at least 0, got " + topK + ".");
+        if (html != null) DepthPage.check(html);
         try (LanguageModel opened = model.open()) {
             generate(opened);
         }

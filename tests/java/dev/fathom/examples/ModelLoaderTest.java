@@ -1,0 +1,169 @@
+package dev.fathom.examples;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.TreeMap;
+
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+
+import dev.fathom.DType;
+
+class ModelLoaderTest {
+    private static final int[] TEXT = {70, 105, 114, 115, 116, 32, 67, 105, 116, 105, 122, 101, 110};
+
+    @TempDir
+    Path directory;
+
+    private final List<String> warnings = new ArrayList<>();
+
+    private double[] nll(Path model) {
+        try (LanguageModel opened = TestModel.open(model, warnings)) {
+            return new Scorer(opened, 64, 32).score(List.of(TEXT), done -> { }).getFirst().nll();
+        }
+    }
+
+    private void assertRefused(TestModel model, String reason) throws IOException {
+        Path written = model.write(directory);
+        String message = assertThrows(UserException.class, () -> nll(written)).getMessage();
+        assertTrue(message.contains(reason), message);
+    }
+
+    @Test
+    void missingUnknownAndMisshapenTensorsAreNamed() throws IOException {
+        TestModel missing = TestModel.read("vanilla");
+        missing.weights.remove("model.layers.1.mlp.up_proj.weight");
+        assertRefused(missing, "model.layers.1.mlp.up_proj.weight is missing");
+
+        TestModel unknown = TestModel.read("vanilla");
+        unknown.putChangedCopy("model.norm.weight", "model.layers.0.self_attn.q_norm.weight");
+        assertRefused(unknown, "model.layers.0.self_attn.q_norm.weight has no place");
+
+        TestModel misshapen = TestModel.read("vanilla");
+        misshapen.config.put("intermediate_size", 80);
+        assertRefused(misshapen, "config.json calls for [80, 48]");
+
+        TestModel wrongType = TestModel.read("vanilla");
+        TestModel.Weight norm = wrongType.weights.get("model.norm.weight");
+        wrongType.weights.put("model.norm.weight", new TestModel.Weight("I32", norm.shape(), norm.data()));
+        assertRefused(wrongType, "type I32");
+    }
+
+    @Test
+    void untiedHeadMustBeStored() throws IOException {
+        TestModel model = TestModel.read("vanilla");
+        model.config.put("tie_word_embeddings", false);
+        assertRefused(model, "lm_head.weight is missing");
+    }
+
+    @Test
+    void differingTiedCopiesAreTold() throws IOException {
+        TestModel model = TestModel.read("recursive_cycle");
+        model.putChangedCopy("model.layers.0.mlp.up_proj.weight", "model.layers.2.mlp.up_proj.weight");
+        double[] nll = nll(model.write(directory));
+        assertEquals(1, warnings.size());
+        assertTrue(warnings.getFirst().contains("model.layers.2.mlp.up_proj.weight"), warnings.getFirst());
+        assertArrayEquals(nll(TestModel.GOLDEN.resolve("recursive_cycle")), nll);
+    }
+
+    @Test
+    void anyTiedCopyWillDo() throws IOException {
+        TestModel model = TestModel.read("recursive_cycle");
+        for (String name : List.copyOf(model.weights.keySet())) {
+            if (name.startsWith("model.layers.1.")) {
+                model.weights.put(name.replace("layers.1.", "layers.3."), model.weights.remove(name));
+            }
+        }
+        assertArrayEquals(nll(TestModel.GOLDEN.resolve("recursive_cycle")), nll(model.write(directory)));
+        assertEquals(List.of(), warnings);
+    }
+
+    @Test
+    void routersOverUntiedWeightsAreRefused() throws IOException {
+        TestModel model = TestModel.read("mor_expert");
+        String name = "model.layers.1.block.0.self_attn.q_proj.weight";
+        model.putChangedCopy(name, name.replace("layers.1", "layers.2"));
+        assertRefused(model, "weights that are not shared");
+    }
+
+    @Test
+    void theCheckpointKnowsHowManyLayersItHas() throws IOException {
+        for (String kind : List.of("mor_expert", "mor_token_loss_free", "recursive_middle_cycle")) {
+            double[] expected = nll(TestModel.GOLDEN.resolve(kind));
+            TestModel model = TestModel.read(kind);
+            model.config.put("num_hidden_layers", 30);
+            assertArrayEquals(expected, nll(model.write(directory)), kind);
+        }
+    }
+
+    @Test
+    void recursionsMustDivideTheLayers() throws IOException {
+        TestModel model = TestModel.read("recursive_cycle");
+        ((ObjectNode) model.config.get("recursive")).put("num_recursion", 3);
+        assertRefused(model, "do not divide into 3 recursions");
+    }
+
+    @Test
+    void routersMustBeThereForEveryDepth() throws IOException {
+        TestModel model = TestModel.read("mor_expert");
+        model.weights.remove("model.layers.3.mor_router.router.weight");
+        assertRefused(model, "model.layers.3.mor_router.router.weight is missing");
+    }
+
+    @Test
+    void biasesOfSomeLinearsAreTakenUp() throws IOException {
+        TestModel model = TestModel.read("vanilla");
+        byte[] zeros = new byte[4 * 48];
+        model.weights.put("model.layers.1.self_attn.q_proj.bias", new TestModel.Weight("F32", new long[] {48}, zeros));
+        double[] plain = nll(TestModel.GOLDEN.resolve("vanilla"));
+        assertArrayEquals(plain, nll(model.write(directory)), 1e-5);
+        zeros[3] = 0x40; // 2.0
+        assertTrue(Math.abs(nll(model.write(directory))[TEXT.length - 2] - plain[TEXT.length - 2]) > 1e-5);
+    }
+
+    @Test
+    void unalignedDataLoadsLikeAligned() throws IOException {
+        TestModel model = TestModel.read("mor_token_sigmoid");
+        Path written = model.write(directory);
+        for (int spaces = 0; spaces < 4; spaces++) { // JSON may end in spaces, which move the data
+            Files.write(written.resolve("model.safetensors"), model.file(spaces));
+            assertArrayEquals(nll(TestModel.GOLDEN.resolve("mor_token_sigmoid")), nll(written));
+        }
+    }
+
+    @Test
+    void shardsStayInTheirDirectory() throws IOException {
+        Files.writeString(directory.resolve("config.json"), TestModel.read("vanilla").config.toString());
+        for (String shard : List.of("../model.safetensors", "/etc/passwd", "..", ".", "", "a/b.safetensors", "a\\u0000b")) {
+            Files.writeString(directory.resolve("model.safetensors.index.json"),
+                    "{\"weight_map\": {\"model.norm.weight\": \"" + shard + "\"}}");
+            String message = assertThrows(UserException.class, () -> nll(directory)).getMessage();
+            assertTrue(message.contains("not allowed"), message);
+        }
+        Files.writeString(directory.resolve("model.safetensors.index.json"), "{\"weight_map\": {\"w\": \"gone.safetensors\"}}");
+        assertTrue(assertThrows(UserException.class, () -> nll(directory)).getMessage().contains("does not exist"));
+        Files.writeString(directory.resolve("model.safetensors.index.json"), "{\"weight_map\": []}");
+        assertTrue(assertThrows(UserException.class, () -> nll(directory)).getMessage().contains("weight_map"));
+    }
+
+    @Test
+    void sixteenBitCheckpointsRunInBf16ByDefault() {
+        try (LanguageModel half = LanguageModel.open(ModelFiles.directory(TestModel.GOLDEN.resolve("mor_token_sigmoid")), null, 1,
+                        warning -> { });
+                LanguageModel full = LanguageModel.open(ModelFiles.directory(TestModel.GOLDEN.resolve("vanilla")), null, 1,
+                        warning -> { })) {
+            assertEquals(DType.BF16, half.type());
+            assertEquals(DType.F32, full.type());
+        }
+    }
+}

@@ -1,0 +1,159 @@
+package dev.fathom.examples;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.Map;
+import java.util.Random;
+
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+class SafetensorsTest {
+    private static final byte[] EIGHT = {1, 2, 3, 4, 5, 6, 7, 8};
+
+    private static Map<String, Tensor> read(byte[] file) {
+        return Safetensors.read("file", MemorySegment.ofArray(file));
+    }
+
+    private static Map<String, Tensor> read(String header, byte[] data) {
+        return read(TestModel.safetensors(header.replace('\'', '"'), data));
+    }
+
+    @Test
+    void tensorsAreSlicesOfTheData() {
+        Map<String, Tensor> tensors = read("""
+                {'__metadata__': {'format': 'pt'},
+                 'b': {'dtype': 'BF16', 'shape': [1, 2], 'data_offsets': [4, 8]},
+                 'none': {'dtype': 'F32', 'shape': [3, 0], 'data_offsets': [4, 4]},
+                 'a': {'dtype': 'F32', 'shape': [], 'data_offsets': [0, 4]}}   """, EIGHT);
+        assertEquals(3, tensors.size());
+        assertTrue(tensors.get("b").hasShape(1, 2));
+        assertEquals(5, tensors.get("b").data().get(ValueLayout.JAVA_BYTE, 0));
+        assertEquals(0, tensors.get("none").data().byteSize());
+        assertTrue(tensors.get("a").hasShape());
+    }
+
+    @ParameterizedTest
+    @CsvSource(delimiter = '|', quoteCharacter = '~', textBlock = """
+            {'a': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}                              | end at byte 4
+            {'a': {'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 8]}}                              | needs 12 bytes
+            {'a': {'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 12]}}                             | data_offsets must be
+            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [8, 0]}}                              | data_offsets must be
+            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0]}}                                 | data_offsets must be
+            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [-8, 0]}}                             | at least 0
+            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 1e1]}}                            | at least 0
+            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 99999999999999999999]}}           | at least 0
+            {'a': {'dtype': 'F32', 'shape': [2.0], 'data_offsets': [0, 8]}}                            | at least 0
+            {'a': {'dtype': 'F32', 'shape': [-2], 'data_offsets': [0, 8]}}                             | at least 0
+            {'a': {'dtype': 'F32', 'shape': 2, 'data_offsets': [0, 8]}}                                | must be an array
+            {'a': {'dtype': 'F32', 'shape': [1,1,1,1,1,1,1,1,2], 'data_offsets': [0, 8]}}              | at most 8
+            {'a': {'dtype': 'F32', 'shape': [4611686018427387905, 4], 'data_offsets': [0, 8]}}         | larger than any file
+            {'a': {'dtype': 'F32', 'shape': [2305843009213693954], 'data_offsets': [0, 8]}}            | larger than any file
+            {'a': {'dtype': 'Q4', 'shape': [2], 'data_offsets': [0, 8]}}                               | unknown type
+            {'a': {'dtype': 1, 'shape': [2], 'data_offsets': [0, 8]}}                                  | unknown type
+            {'a': {'shape': [2], 'data_offsets': [0, 8]}}                                              | unknown type
+            {'a': []}                                                                                  | must be an array
+            {'a': null}                                                                                | must be an array
+            {'a': {'dtype': 'U8', 'shape': [5], 'data_offsets': [0, 5]}, 'b': {'dtype': 'U8', 'shape': [4], 'data_offsets': [4, 8]}} | overlap
+            {'a': {'dtype': 'U8', 'shape': [3], 'data_offsets': [0, 3]}, 'b': {'dtype': 'U8', 'shape': [4], 'data_offsets': [4, 8]}} | gaps
+            {'a': {'dtype': 'U8', 'shape': [8], 'data_offsets': [0, 8]}, 'a': {'dtype': 'U8', 'shape': [8], 'data_offsets': [0, 8]}} | Duplicate
+            {'a': {'dtype': 'U8', 'dtype': 'F32', 'shape': [8], 'data_offsets': [0, 8]}}               | Duplicate
+            {} {}                                                                                      | not valid JSON
+            {'a'                                                                                       | not valid JSON
+            []                                                                                         | must be a JSON object
+            """)
+    void whatDoesNotAgreeIsRefused(String header, String reason) {
+        String message = assertThrows(UserException.class, () -> read(header, EIGHT)).getMessage();
+        assertTrue(message.contains(reason), message);
+        assertTrue(message.contains("file"), message);
+    }
+
+    @ParameterizedTest
+    @CsvSource({"0", "1", "19", "-1", "9223372036854775807", "-9223372036854775808", "16777217"})
+    void headerLengthsAreBounded(long length) {
+        byte[] file = ByteBuffer.allocate(26).order(ByteOrder.LITTLE_ENDIAN).putLong(length).put("{}".getBytes()).array();
+        String message = assertThrows(UserException.class, () -> read(file)).getMessage();
+        assertTrue(message.contains("claims a header"), message);
+        assertThrows(UserException.class, () -> read(Arrays.copyOf(file, 7)));
+    }
+
+    @Test
+    void deepAndLongJsonIsRefused() {
+        assertThrows(UserException.class, () -> read("{'a':".repeat(100_000), EIGHT));
+        assertThrows(UserException.class, () -> read("{'a':" + "[".repeat(100_000), EIGHT));
+        assertThrows(UserException.class, () -> read("{'" + "x".repeat(100_000) + "': 1}", EIGHT));
+        assertThrows(UserException.class, () -> read("{'a': " + "1".repeat(100_000) + "}", EIGHT));
+    }
+
+    /** Whatever the bytes: tensors within the file that agree with their type and shape, or a sentence. */
+    @Test
+    void damagedFilesGiveASentenceOrSoundTensors() throws IOException {
+        byte[] sound = TestModel.read("mor_expert").file();
+        int header = 8 + (int) ByteBuffer.wrap(sound).order(ByteOrder.LITTLE_ENDIAN).getLong();
+        byte[] file = Arrays.copyOf(sound, header + 4096);
+        Random random = new Random(1);
+        String interesting = "{}[]\",:0123456789-eE.ntf\\ \u0000";
+        int refused = 0;
+        for (int round = 0; round < 5000; round++) {
+            byte[] damaged = round % 2 == 0 ? sound.clone() : file.clone();
+            for (int change = random.nextInt(4); change >= 0; change--) {
+                int at = random.nextInt(20) == 0 ? random.nextInt(8) : 8 + random.nextInt(header - 8);
+                damaged[at] = random.nextBoolean() ? (byte) random.nextInt(256)
+                        : (byte) interesting.charAt(random.nextInt(interesting.length()));
+            }
+            try {
+                for (Tensor tensor : read(damaged).values()) tensor.data().toArray(ValueLayout.JAVA_BYTE);
+            } catch (UserException e) {
+                assertTrue(e.getMessage().length() < 1000, e.getMessage());
+                refused++;
+            }
+        }
+        assertTrue(refused > 2500, "refused " + refused);
+    }
+
+    @Test
+    void randomJsonGivesASentenceOrSoundTensors() {
+        Random random = new Random(2);
+        String[] words = {"{", "}", "[", "]", ",", ":", "'a'", "'dtype'", "'shape'", "'data_offsets'", "'F32'", "'I64'", "0", "8",
+            "-1", "1e99", "null", "true", "'__metadata__'"};
+        for (int round = 0; round < 20_000; round++) {
+            StringBuilder header = new StringBuilder("{'a':{'dtype':");
+            for (int i = random.nextInt(20); i >= 0; i--) header.append(words[random.nextInt(words.length)]);
+            try {
+                read(header.toString(), EIGHT);
+            } catch (UserException e) {
+                assertTrue(e.getMessage().endsWith("."), e.getMessage());
+            }
+        }
+    }
+
+    @Test
+    void halfPrecisionVectorsBecomeFloats() {
+        Map<String, Tensor> tensors = read("{'f': {'dtype': 'F16', 'shape': [1], 'data_offsets': [0, 2]},"
+                + "'b': {'dtype': 'BF16', 'shape': [1], 'data_offsets': [2, 4]},"
+                + "'w': {'dtype': 'F32', 'shape': [1], 'data_offsets': [4, 8]}}",
+                ByteBuffer.allocate(8).order(ByteOrder.LITTLE_ENDIAN).putShort((short) 0xbc00).putShort((short) 0x4049)
+                        .putFloat(0.5f).array());
+        assertEquals(-1, tensors.get("f").toFloats()[0]);
+        assertEquals(3.140625f, tensors.get("b").toFloats()[0]);
+        assertEquals(0.5f, tensors.get("w").toFloats()[0]);
+    }
+
+    @Test
+    void headersAreUtf8() {
+        byte[] file = TestModel.safetensors("{\"é\": {\"dtype\": \"U8\", \"shape\": [8], \"data_offsets\": [0, 8]}}", EIGHT);
+        assertTrue(read(file).containsKey("é"));
+        file[new String(file, StandardCharsets.ISO_8859_1).indexOf('\u00c3')] = (byte) 0xff;
+        assertThrows(UserException.class, () -> read(file));
+    }
+}
