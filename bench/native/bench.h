@@ -36,21 +36,32 @@ double seconds_of(F f) {
   return now() - start;
 }
 
-// Times of repeated runs. The best is what the code can do when nobody disturbs it, the median what it did.
+// Context switches that this process did not ask for, so far.
+int64_t interruptions();
+
+// Times of repeated runs. Those in which the system gave a core to somebody else count only if there are hardly others.
 class Samples {
  public:
-  void add(double seconds);
+  template <class F>
+  void time(F f) {
+    const int64_t before = interruptions();
+    const double seconds = seconds_of(f);
+    add(seconds, interruptions() != before);
+  }
   double best() const;
   double median() const;
-  int64_t size() const { return size_; }
+  int64_t size() const { return quiet_ >= kFew ? quiet_ : all_; }
 
  private:
-  static constexpr int64_t kMost = 4096;
-  double values_[kMost];
-  int64_t size_ = 0;
+  static constexpr int64_t kMost = 4096, kFew = 5;
+  void add(double seconds, bool interrupted);
+  const double* values() const { return quiet_ >= kFew ? quiet_values_ : all_values_; }
+
+  double quiet_values_[kMost], all_values_[kMost];
+  int64_t quiet_ = 0, all_ = 0;
 };
 
-// One line: `ideal` and the samples are seconds of the same work.
+// One line: `ideal` is what the machine's limits allow for the same work, in seconds.
 struct Line {
   const char* operation;
   const char* what;

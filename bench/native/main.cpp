@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "bench.h"
 
@@ -22,25 +23,32 @@ Bench*& Bench::first() {
   return head;
 }
 
-void Samples::add(double seconds) {
-  if (size_ < kMost) values_[size_++] = seconds;
+int64_t interruptions() {
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_nivcsw;
+}
+
+void Samples::add(double seconds, bool interrupted) {
+  if (all_ < kMost) all_values_[all_++] = seconds;
+  if (!interrupted && quiet_ < kMost) quiet_values_[quiet_++] = seconds;
 }
 double Samples::best() const {
-  double least = values_[0];
-  for (int64_t i = 1; i < size_; i++) least = values_[i] < least ? values_[i] : least;
+  double least = values()[0];
+  for (int64_t i = 1; i < size(); i++) least = values()[i] < least ? values()[i] : least;
   return least;
 }
 double Samples::median() const {
   static double sorted[kMost];
-  memcpy(sorted, values_, size_t(size_) * sizeof(double));
-  qsort(sorted, size_t(size_), sizeof(double), compare);
-  return sorted[size_ / 2];
+  memcpy(sorted, values(), size_t(size()) * sizeof(double));
+  qsort(sorted, size_t(size()), sizeof(double), compare);
+  return sorted[size() / 2];
 }
 
 void report(const Line& line, const Samples& samples) {
   const double best = samples.best(), median = samples.median();
-  printf("%-10s %-44s %2d  %10.1f %10.1f  %7.1f  %8.1f  %5.1f %%\n", line.operation, line.what, line.workers, best * 1e6,
-         median * 1e6, line.bytes / best * 1e-9, line.flops / best * 1e-9, 100 * line.ideal / best);
+  printf("%-10s %-46s %10.1f %10.1f  %7.1f  %8.1f  %5.1f %%\n", line.operation, line.what, best * 1e6, median * 1e6,
+         line.bytes / median * 1e-9, line.flops / median * 1e-9, 100 * line.ideal / median);
   fflush(stdout);
   if (json == nullptr) return;
   fprintf(json, "%s\n  {\"operation\": \"%s\", \"case\": \"%s\", \"workers\": %d, \"best_seconds\": %.9g, "
@@ -104,8 +112,8 @@ int main(int argc, char** argv) {
   const bench::Limits limits = bench::measure_limits(ctx);
   printf("isa %s, %d workers: read %.1f GB/s, fp32 %.1f GFLOP/s, bf16 %.1f GFLOP/s\n", fth_isa_name(info.isa),
          info.workers, limits.read * 1e-9, limits.f32 * 1e-9, limits.bf16 * 1e-9);
-  printf("%-10s %-44s %2s  %10s %10s  %7s  %8s  %7s\n", "operation", "case", "w", "best us", "median us", "GB/s",
-         "GFLOP/s", "of best");
+  printf("%-10s %-46s %10s %10s  %7s  %8s  %7s\n", "operation", "case", "best us", "median us", "GB/s", "GFLOP/s",
+         "of limit");
   if (bench::json != nullptr)
     fprintf(bench::json, "{\"isa\": \"%s\", \"bf16_dot\": %d, \"workers\": %d, \"read_bytes_per_second\": %.0f, "
             "\"f32_flops\": %.0f, \"bf16_flops\": %.0f, \"lines\": [",

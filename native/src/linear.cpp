@@ -22,7 +22,9 @@ void store(int32_t type, void* panel, int64_t column, int64_t i, float value) {
   else static_cast<uint16_t*>(panel)[at] = bf16_of_float(value);
 }
 
-// The products of one parallel region, cut into work items: a panel times some rows of one product.
+int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
+
+// The products of one parallel region, cut into work items: some panels times some rows of one product.
 class Region {
  public:
   explicit Region(fth_context* ctx) : ctx_(ctx) {}
@@ -38,7 +40,9 @@ class Region {
     if (workers > 1 && panels * chunks < 4 * workers) chunks = ceil_div(4 * workers, panels);
     part.rows = round_up(ceil_div(args.count, chunks), kTile);
     part.chunks = ceil_div(args.count, part.rows);
-    items_ += panels * part.chunks;
+    // Where rows come in several chunks, a chunk that is in the cache meets a few panels before the next one does.
+    part.width = part.chunks == 1 ? 1 : clamp(panels * part.chunks / (8 * workers), 1, 8);
+    items_ += ceil_div(panels, part.width) * part.chunks;
     part.end = items_;
     const int64_t in = args.k * linear::kPanel * (args.glu ? 2 : 1) * element_bytes(weight_type);
     cost_ += double(in) * double(panels * ceil_div(args.count, kTile));
@@ -53,9 +57,10 @@ class Region {
       for (int64_t item = begin; item < end; item++) {
         while (item >= part->end) part++;
         const int64_t local = item - (part == parts_ ? 0 : part[-1].end);
-        const int64_t panel = local / part->chunks, row = local % part->chunks * part->rows;
-        part->kernel(part->args, panel, panel + 1, row,
-                     row + part->rows < part->args.count ? row + part->rows : part->args.count);
+        const int64_t panel = local / part->chunks * part->width, row = local % part->chunks * part->rows;
+        const int64_t panels = ceil_div(part->args.n, linear::kPanel);
+        part->kernel(part->args, panel, clamp(panel + part->width, 0, panels), row,
+                     clamp(row + part->rows, 0, part->args.count));
       }
     });
     size_ = 0;
@@ -71,7 +76,7 @@ class Region {
   struct Part {
     linear::Args args;
     linear::Panels* kernel;
-    int64_t rows, chunks, end;
+    int64_t rows, chunks, width, end;
   };
   fth_context* ctx_;
   Part parts_[kMost];
