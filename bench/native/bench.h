@@ -96,7 +96,9 @@ struct Bench {
   void (*body)(fth_context*, const Options&, const Limits&);
   Bench* next;
   static Bench*& first();
-  Bench(const char* n, void (*b)(fth_context*, const Options&, const Limits&)) : name(n), body(b), next(first()) { first() = this; }
+  Bench(const char* n, void (*b)(fth_context*, const Options&, const Limits&)) : name(n), body(b), next(first()) {
+    first() = this;
+  }
 };
 #define BENCH(name)                                                                               \
   static void name(fth_context* ctx, const bench::Options& options, const bench::Limits& limits); \

@@ -76,9 +76,8 @@ __attribute__((target("avx2"))) void read_slice(const char* data, int64_t bytes)
 double rate(fth_context* ctx, void (*loop)(), double flops) {
   double best = 1e30;
   for (int i = 0; i < 40; i++) {
-    const double seconds = seconds_of([&] {
-      fth::parallel(ctx, ctx->info.workers, 1, [&](int64_t, int64_t, int) { loop(); });
-    });
+    const double seconds =
+        seconds_of([&] { fth::parallel(ctx, ctx->info.workers, 1, [&](int64_t, int64_t, int) { loop(); }); });
     best = seconds < best ? seconds : best;
   }
   return flops * ctx->info.workers / best;

@@ -9,8 +9,8 @@ struct Shape {
   int32_t in, out, glu;
 };
 constexpr Shape kShapes[] = {
-    {"SmolLM-360M q,k,v", 960, 1600, 0},   {"SmolLM-360M gate,up", 960, 2560, 1}, {"SmolLM-360M down", 2560, 960, 0},
-    {"TinyLlama q,k,v", 2048, 2560, 0},    {"TinyLlama gate,up", 2048, 5632, 1},  {"TinyLlama down", 5632, 2048, 0},
+    {"SmolLM-360M q,k,v", 960, 1600, 0}, {"SmolLM-360M gate,up", 960, 2560, 1}, {"SmolLM-360M down", 2560, 960, 0},
+    {"TinyLlama q,k,v", 2048, 2560, 0},  {"TinyLlama gate,up", 2048, 5632, 1},  {"TinyLlama down", 5632, 2048, 0},
 };
 
 void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Shape& s, int32_t type,

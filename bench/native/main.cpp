@@ -51,7 +51,8 @@ void report(const Line& line, const Samples& samples) {
          line.bytes / median * 1e-9, line.flops / median * 1e-9, 100 * line.ideal / median);
   fflush(stdout);
   if (json == nullptr) return;
-  fprintf(json, "%s\n  {\"operation\": \"%s\", \"case\": \"%s\", \"workers\": %d, \"best_seconds\": %.9g, "
+  fprintf(json,
+          "%s\n  {\"operation\": \"%s\", \"case\": \"%s\", \"workers\": %d, \"best_seconds\": %.9g, "
           "\"median_seconds\": %.9g, \"samples\": %lld, \"bytes\": %.0f, \"flops\": %.0f, \"ideal_seconds\": %.9g}",
           first_line ? "" : ",", line.operation, line.what, line.workers, best, median, (long long)samples.size(),
           line.bytes, line.flops, line.ideal);
@@ -115,7 +116,8 @@ int main(int argc, char** argv) {
   printf("%-10s %-46s %10s %10s  %7s  %8s  %7s\n", "operation", "case", "best us", "median us", "GB/s", "GFLOP/s",
          "of limit");
   if (bench::json != nullptr)
-    fprintf(bench::json, "{\"isa\": \"%s\", \"bf16_dot\": %d, \"workers\": %d, \"read_bytes_per_second\": %.0f, "
+    fprintf(bench::json,
+            "{\"isa\": \"%s\", \"bf16_dot\": %d, \"workers\": %d, \"read_bytes_per_second\": %.0f, "
             "\"f32_flops\": %.0f, \"bf16_flops\": %.0f, \"lines\": [",
             fth_isa_name(info.isa), info.bf16_dot, info.workers, limits.read, limits.f32, limits.bf16);
   for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) {

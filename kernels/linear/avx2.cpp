@@ -1,4 +1,5 @@
 #include "../simd/avx2.h"
+
 #include "panels.h"
 
 namespace fth::linear::avx2 {
@@ -50,14 +51,17 @@ struct Bf16 {
   static constexpr int kParts = 2, kRows = 5;
   static __m256 part(int odd, __m256 step) {
     const __m256i bits = _mm256_castps_si256(step);
-    return _mm256_castsi256_ps(odd ? _mm256_and_si256(bits, _mm256_set1_epi32(int(0xffff0000u))) : _mm256_slli_epi32(bits, 16));
+    return _mm256_castsi256_ps(odd ? _mm256_and_si256(bits, _mm256_set1_epi32(int(0xffff0000u)))
+                                   : _mm256_slli_epi32(bits, 16));
   }
 };
 
-// Passes over the panel some vectors at a time; pass i fetches line i of every step, if it is to.
+// Passes over the block some vectors at a time.
 template <class S>
 struct Tile {
   static constexpr int64_t kRows = S::kRows;
+  static constexpr int64_t kBlockSteps = 256;  // 64 KiB of a panel, read several times
+  static constexpr bool kPasses = true;
 
   static void run(int rows, const Task& task) {
     switch (rows) {
@@ -73,15 +77,18 @@ struct Tile {
   // N vectors per pass.
   template <int R, int N>
   static void passes(const Task& task) {
-    for (int pass = 0; pass < kPanel / 8 / N; pass++) {
-      const char *w = task.w + pass * N * 32, *fetch = task.fetch + pass * task.steps * 64;
+    constexpr int kPassCount = kPanel / 8 / N, kAll = 4 / kPassCount;  // lines of a step that a pass fetches of all 4
+    for (int pass = 0; pass < kPassCount; pass++) {
+      const char* w = task.w + pass * N * 32;
       float* z = task.z + pass * N * 8;
-      if (pass < task.fetch_lines) tile<R, N, true>(task, w, fetch, z);
-      else tile<R, N, false>(task, w, fetch, z);
+      const int lines = task.fetch_lines == 4 ? kAll : pass < task.fetch_lines;
+      const char* fetch = task.fetch + pass * lines * task.steps * 64;
+      if (lines == 0) tile<R, N, 0>(task, w, fetch, z);
+      else tile<R, N, kAll>(task, w, fetch, z);
     }
   }
 
-  template <int R, int N, bool kFetch>
+  template <int R, int N, int kFetchLines>
   static void tile(const Task& task, const char* w, const char* fetch, float* z) {
     const char* x[R];
     __m256 chain[R][N];
@@ -89,10 +96,12 @@ struct Tile {
     for (int r = 0; r < R; r++) {
       x[r] = task.x[r];
 #pragma GCC unroll 8
-      for (int n = 0; n < N; n++) chain[r][n] = task.fresh ? _mm256_setzero_ps() : _mm256_load_ps(z + r * kPanel + n * 8);
+      for (int n = 0; n < N; n++)
+        chain[r][n] = task.fresh ? _mm256_setzero_ps() : _mm256_load_ps(z + r * kPanel + n * 8);
     }
     for (int64_t s = 0, steps = task.steps; s < steps; s++, w += kStepBytes) {
-      if constexpr (kFetch) _mm_prefetch(fetch + s * 64, _MM_HINT_T1);
+#pragma GCC unroll 4
+      for (int i = 0; i < kFetchLines; i++, fetch += 64) _mm_prefetch(fetch, _MM_HINT_T1);
 #pragma GCC unroll 2
       for (int part = 0; part < S::kParts; part++) {
         // There are no registers to keep both parts of a load: load again, with all chains in registers.

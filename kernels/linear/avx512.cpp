@@ -14,7 +14,8 @@ struct Bf16 {
   static constexpr int kParts = 2, kRows = 5;
   static __m512 part(int odd, __m512 step) {
     const __m512i bits = _mm512_castps_si512(step);
-    return _mm512_castsi512_ps(odd ? _mm512_and_si512(bits, _mm512_set1_epi32(int(0xffff0000u))) : _mm512_slli_epi32(bits, 16));
+    return _mm512_castsi512_ps(odd ? _mm512_and_si512(bits, _mm512_set1_epi32(int(0xffff0000u)))
+                                   : _mm512_slli_epi32(bits, 16));
   }
   static __m512 fma(__m512 chain, __m512 w, __m512 x) { return _mm512_fmadd_ps(w, x, chain); }
 };

@@ -37,6 +37,9 @@ inline __m512 broadcast_step(const char* p) {
 template <class S>
 struct Tile {
   static constexpr int64_t kRows = S::kRows;
+  // 128 KiB of a panel: it and the next block stay in the L2 cache beside kRowChunk rows of x.
+  static constexpr int64_t kBlockSteps = 512;
+  static constexpr bool kPasses = false;
 
   static void run(int rows, const Task& task) {
     switch (rows) {
@@ -68,7 +71,8 @@ struct Tile {
     for (int r = 0; r < R; r++) {
       x[r] = task.x[r];
 #pragma GCC unroll 4
-      for (int n = 0; n < N; n++) chain[r][n] = task.fresh ? _mm512_setzero_ps() : _mm512_load_ps(z + r * kPanel + n * 16);
+      for (int n = 0; n < N; n++)
+        chain[r][n] = task.fresh ? _mm512_setzero_ps() : _mm512_load_ps(z + r * kPanel + n * 16);
     }
     for (int64_t s = 0, steps = task.steps; s < steps; s++, w += kStepBytes) {
 #pragma GCC unroll 2

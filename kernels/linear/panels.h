@@ -1,6 +1,6 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
 //   V   vectors of a target: see Vector in avx2.h and avx512.h
-//   T   its register tile: T::run advances the chains of up to T::kRows rows over one block of a panel.
+//   T   its register tile: T::run advances the chains of up to T::kRows rows over a block of T::kBlockSteps of a panel
 // Both weight types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
 #pragma once
 #include "linear.h"
@@ -19,7 +19,7 @@ typename V::F sigmoid(typename V::F z) {
 // relative error below 3e-7. For negative z it is the normal distribution function itself, without cancellation.
 template <class V>
 typename V::F gelu(typename V::F z) {
-  constexpr float kP[] = {0.141043201f, 0.141187668f, 0.121551804f, 0.101343781f, -0.0133136921f,
+  constexpr float kP[] = {0.141043201f, 0.141187668f,  0.121551804f, 0.101343781f,  -0.0133136921f,
                           0.139034897f, -0.243601143f, 0.142288089f, -0.0295346081f};
   const typename V::F one = V::set(1.f), u = V::div(one, V::fma(V::abs(z), V::set(0.353553391f), one));
   typename V::F p = V::set(kP[8]);
@@ -66,9 +66,6 @@ void finish(const Args& a, int64_t row, int64_t panel, const float* chains, cons
 }
 
 constexpr int64_t kStepBytes = kPanel * 4;
-// 128 KiB of a panel: it and the next one stay in the L2 cache beside kRowChunk rows of x.
-constexpr int64_t kBlockSteps = 512;
-
 // One register tile: `steps` steps of some rows.
 struct Task {
   const char* x[6];
@@ -76,27 +73,31 @@ struct Task {
   int64_t steps;
   bool fresh;         // the chains start here; else they continue from z
   const char* fetch;  // weights to bring to the L2 cache meanwhile,
-  int fetch_lines;    // 0, 1 or 2 lines of 64 bytes per step
+  int fetch_lines;    // so many lines of 64 bytes per step: 0, 1, 2 or 4
   float* z;           // [rows][kPanel]
 };
 
-// All chains of `rows` rows over a panel into z. Weights arrive as one stream, which the processor prefetches best by
-// itself; only where several tiles read a block, the later ones fetch the next block, so that memory is never idle.
+// All chains of `rows` rows over a panel into z. Where several tiles read a block, the later ones fetch the next block,
+// so that memory is never idle. A few rows read the weights as one stream, which the processor prefetches best by
+// itself unless the tile passes over the block several times (T::kPasses).
 template <class T>
 void product(const char* const* x, int64_t rows, const char* w, int64_t steps, float* z) {
-  const int64_t blocks = (steps + kBlockSteps - 1) / kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
+  const int64_t blocks = (steps + T::kBlockSteps - 1) / T::kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
-      Task task;
+      Task task{};
       for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + begin * 4;
       task.w = w + begin * kStepBytes;
       task.steps = end - begin;
       task.fresh = block == 0;
-      const int lines = tiles < 3 ? 0 : tiles < 5 ? 2 : 1;  // of the 4 of a step
-      task.fetch_lines = tile > 0 && tile * lines <= 4 ? lines : 0;
-      task.fetch = w + end * kStepBytes + (tile - 1) * lines * 64 * task.steps;
+      // Which tiles share in it, and how many of the 4 lines of a step each of them fetches.
+      const bool few = tiles < 3;
+      const int lines = few ? (T::kPasses && size > 1 ? 4 : 0) : tiles < 5 ? 2 : 1;
+      const int64_t share = few ? tile : tile - 1;
+      task.fetch_lines = share >= 0 && (share + 1) * lines <= 4 ? lines : 0;
+      task.fetch = w + end * kStepBytes + share * lines * 64 * task.steps;
       task.z = z + first * kPanel;
       T::run(int(size), task);
     }
@@ -115,7 +116,8 @@ void panels(const Args& a, int64_t steps, int64_t x_row_bytes, int64_t panel_beg
     for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * x_row_bytes;
     for (int64_t p = panel_begin; p < panel_end; p++) {
       for (int half = 0; half < halves; half++)
-        product<T>(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * steps * kStepBytes, steps, z[half]);
+        product<T>(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * steps * kStepBytes, steps,
+                   z[half]);
       for (int64_t r = 0; r < rows; r++) finish<V>(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
     }
   }

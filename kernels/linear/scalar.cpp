@@ -1,8 +1,8 @@
-#include "linear.h"
+#include "../simd/scalar.h"
 
 #include <math.h>
 
-#include "../simd/scalar.h"
+#include "linear.h"
 
 namespace fth::linear::scalar {
 namespace {

@@ -70,7 +70,7 @@ class Region {
 
  private:
   static constexpr int kMost = 32;
-  static constexpr int64_t kTile = 6;          // rows of a register tile
+  static constexpr int64_t kTile = 6;         // rows of a register tile
   static constexpr double kPiece = 64 << 10;  // bytes of weights read, once per tile
 
   struct Part {
@@ -117,7 +117,8 @@ void packed_row(const WeightShape& shape, const void* packed, int64_t row, float
   const int64_t j = row % shape.out, half = row / shape.out;
   const int64_t p = j / linear::kPanel * (shape.glu ? 2 : 1) + half;
   const char* panel = static_cast<const char*>(packed) + p * shape.panel_bytes();
-  for (int64_t i = 0; i < shape.in; i++) out[i] = load(shape.type, panel, packed_index(shape.type, j % linear::kPanel, i));
+  for (int64_t i = 0; i < shape.in; i++)
+    out[i] = load(shape.type, panel, packed_index(shape.type, j % linear::kPanel, i));
 }
 
 void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out) {
@@ -187,9 +188,8 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
 
 void round_rows(fth_context* ctx, const float* x, int64_t in, int64_t count, uint16_t* y) {
   const auto kernel = for_isa(ctx, linear::scalar::round, linear::avx2::round, linear::avx512::round);
-  parallel(ctx, count, 16384 / in, [&](int64_t begin, int64_t end, int) {
-    kernel(x, in, in, y, x_stride(in, FTH_BF16), begin, end);
-  });
+  parallel(ctx, count, 16384 / in,
+           [&](int64_t begin, int64_t end, int) { kernel(x, in, in, y, x_stride(in, FTH_BF16), begin, end); });
 }
 
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
@@ -369,8 +369,13 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
     args.gate = gate == nullptr ? nullptr : gate + first;
     args.y = y + first * weight.out;
     args.y_stride = weight.out;
-    fth::LinearCall linear{args,  weight.type, with_lora ? lora : nullptr, lora_shape,
-                           scratch + lora_at.inner, reinterpret_cast<float*>(scratch + lora_at.addend), &groups};
+    fth::LinearCall linear{args,
+                           weight.type,
+                           with_lora ? lora : nullptr,
+                           lora_shape,
+                           scratch + lora_at.inner,
+                           reinterpret_cast<float*>(scratch + lora_at.addend),
+                           &groups};
     fth::run_linears(ctx, &linear, 1);
   }
   return FTH_OK;

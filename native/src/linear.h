@@ -62,11 +62,11 @@ struct LoraScratch {
 struct LinearCall {
   linear::Args product;
   int32_t weight_type;
-  const void* lora;             // packed pairs; null: none, and nothing below is read
+  const void* lora;  // packed pairs; null: none, and nothing below is read
   LoraShape lora_shape;
-  void* lora_inner;             // scratch + LoraScratch.inner
-  float* lora_addend;           // scratch + LoraScratch.addend
-  const DepthGroups* groups;    // of the same rows as product.rows
+  void* lora_inner;           // scratch + LoraScratch.inner
+  float* lora_addend;         // scratch + LoraScratch.addend
+  const DepthGroups* groups;  // of the same rows as product.rows
 };
 
 // Runs linears that do not depend on one another: one parallel region, or three if any has LoRA.

@@ -35,14 +35,21 @@ struct Layer {
   Layer(const Options& options, uint64_t seed)
       : o(options),
         shape{o.in, o.out, o.type, o.activation, o.glu, o.residual, o.rank, o.rank ? kDepths : 0},
-        w_rows(o.out * (1 + o.glu)), w(w_rows * o.in), bias(w_rows), a(kDepths * o.rank * o.in), b(kDepths * w_rows * o.rank) {
+        w_rows(o.out * (1 + o.glu)),
+        w(w_rows * o.in),
+        bias(w_rows),
+        a(kDepths * o.rank * o.in),
+        b(kDepths * w_rows * o.rank) {
     test::Random random(seed);
     random.fill(w, w.size(), 2.f / sqrtf(float(o.in)));
     random.fill(bias, bias.size());
     random.fill(a, a.size(), 1.f / sqrtf(float(o.in)));
     random.fill(b, b.size());
   }
-  ~Layer() { delete packed; delete lora; }
+  ~Layer() {
+    delete packed;
+    delete lora;
+  }
 
   void pack(const test::Context& ctx) {
     int64_t bytes = 0;
@@ -59,11 +66,14 @@ struct Layer {
     lora = new Guarded<char>(bytes);
     memset(*lora, 0xff, size_t(bytes));
     for (int32_t d = 0; d < kDepths; d++)
-      EXPECT_OK(ctx, fth_lora_pack(ctx, &shape, d, 0.5f, FTH_F32, a + int64_t(d) * o.rank * o.in, b + d * w_rows * o.rank, *lora));
+      EXPECT_OK(ctx, fth_lora_pack(ctx, &shape, d, 0.5f, FTH_F32, a + int64_t(d) * o.rank * o.in,
+                                   b + d * w_rows * o.rank, *lora));
   }
 
-  fth_status run(const test::Context& ctx, int64_t count, const fth_row* rows, const float* x, const float* r, const float* g, float* y) {
-    return fth_linear(ctx, &shape, count, rows, x, *packed, o.bias ? bias.get() : nullptr, o.rank ? lora->get() : nullptr, r, g, y);
+  fth_status run(const test::Context& ctx, int64_t count, const fth_row* rows, const float* x, const float* r,
+                 const float* g, float* y) {
+    return fth_linear(ctx, &shape, count, rows, x, *packed, o.bias ? bias.get() : nullptr,
+                      o.rank ? lora->get() : nullptr, r, g, y);
   }
 
   double stored(float v) const { return o.type == FTH_BF16 ? float_of_bf16(bf16_of_float(v)) : v; }
@@ -76,7 +86,10 @@ struct Layer {
       z += term;
       size += fabs(term);
     }
-    if (o.bias) { z += bias[j]; size += fabs(bias[j]); }
+    if (o.bias) {
+      z += bias[j];
+      size += fabs(bias[j]);
+    }
     for (int64_t t = 0; t < o.rank; t++) {
       double inner = 0, inner_size = 0;
       for (int64_t k = 0; k < o.in; k++) {
@@ -110,7 +123,10 @@ void compare(int32_t isa, const Options& o, int64_t count, int32_t workers) {
   random.fill(x, x.size(), 2.f);
   random.fill(r, r.size());
   random.fill(g, count);
-  for (int64_t i = 0; i < count; i++) { rows[i] = test::row(); rows[i].depth = int32_t(random.below(Layer::kDepths)); }
+  for (int64_t i = 0; i < count; i++) {
+    rows[i] = test::row();
+    rows[i].depth = int32_t(random.below(Layer::kDepths));
+  }
   const bool in_place = o.residual != 0 && count % 2 == 0;
   if (in_place) y.copy_from(r);
   EXPECT_OK(ctx, layer.run(ctx, count, rows, x, in_place ? y.get() : r.get(), g, y));
@@ -124,11 +140,15 @@ void compare(int32_t isa, const Options& o, int64_t count, int32_t workers) {
         bound = bound * (fabs(value) + value_bound) + fabs(want) * value_bound;
         want *= value;
       }
-      if (o.residual == FTH_RESIDUAL_GATED) { want *= g[i]; bound *= fabs(g[i]); }
+      if (o.residual == FTH_RESIDUAL_GATED) {
+        want *= g[i];
+        bound *= fabs(g[i]);
+      }
       if (o.residual != 0) want += r[i * o.out + j];
       bound += (fabs(want) + 1e-30) * 4 * 0x1p-24 + fabs(o.residual ? r[i * o.out + j] : 0) * 0x1p-24;
-      EXPECT(fabs(y[i * o.out + j] - want) <= bound, "isa %d in %d out %d type %d act %d glu %d count %d row %d feature %d: %g, want %g +- %g",
-             isa, o.in, o.out, o.type, o.activation, o.glu, int(count), int(i), int(j), y[i * o.out + j], want, bound);
+      EXPECT(fabs(y[i * o.out + j] - want) <= bound,
+             "isa %d in %d out %d type %d act %d glu %d count %d row %d feature %d: %g, want %g +- %g", isa, o.in,
+             o.out, o.type, o.activation, o.glu, int(count), int(i), int(j), y[i * o.out + j], want, bound);
     }
 }
 
@@ -141,7 +161,10 @@ TEST(matches_the_formula) {
         for (int32_t out : {1, 15, 64, 65, 200})
           for (int64_t count : {1, 2, 3, 5, 16})
             for (int32_t options = 0; options < 4; options++)
-              compare(isa, {in, out, type, (in + out + options) % 5, options & 1, options % 3, options & 2 ? 5 : 0, (options & 1) != 0}, count, 1 + options % 2);
+              compare(isa,
+                      {in, out, type, (in + out + options) % 5, options & 1, options % 3, options & 2 ? 5 : 0,
+                       (options & 1) != 0},
+                      count, 1 + options % 2);
       // Several blocks of k, several chunks of rows.
       compare(isa, {4403, 67, type, FTH_SILU, 1, FTH_RESIDUAL_ADD, 0, true}, 7, 2);
       compare(isa, {33, 70, type, FTH_GELU, 0, FTH_RESIDUAL_GATED, 9, true}, 203, 2);
@@ -163,13 +186,19 @@ TEST(bits_do_not_depend_on_workers_or_company) {
         random.fill(x, x.size());
         random.fill(r, r.size());
         random.fill(g, most);
-        for (int64_t i = 0; i < most; i++) { rows[i] = test::row(); rows[i].depth = int32_t(random.below(Layer::kDepths)); }
+        for (int64_t i = 0; i < most; i++) {
+          rows[i] = test::row();
+          rows[i].depth = int32_t(random.below(Layer::kDepths));
+        }
         EXPECT_OK(single, layer.run(single, most, rows, x, r, g, y));
         // Every tile height, one row to all, in another place of the batch.
-        for (int64_t count : {int64_t(1), int64_t(2), int64_t(3), int64_t(4), int64_t(5), int64_t(6), int64_t(7), most - 1}) {
+        for (int64_t count :
+             {int64_t(1), int64_t(2), int64_t(3), int64_t(4), int64_t(5), int64_t(6), int64_t(7), most - 1}) {
           const int64_t first = (most - count) / 2;
-          EXPECT_OK(several, layer.run(several, count, rows + first, x + first * o.in, r + first * o.out, g + first, other));
-          EXPECT(memcmp(other, y + first * o.out, sizeof(float) * size_t(count * o.out)) == 0, "isa %d type %d glu %d count %d", isa, type, glu, int(count));
+          EXPECT_OK(several,
+                    layer.run(several, count, rows + first, x + first * o.in, r + first * o.out, g + first, other));
+          EXPECT(memcmp(other, y + first * o.out, sizeof(float) * size_t(count * o.out)) == 0,
+                 "isa %d type %d glu %d count %d", isa, type, glu, int(count));
         }
       }
 }
@@ -185,7 +214,14 @@ TEST(activations_are_accurate) {
       Guarded<float> packed(64), x(count), y(count);
       EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, 1, FTH_F32, &one, packed));
       for (int64_t i = 0; i < count; i++) x[i] = float(i - count / 2) * 0.01f;
-      x[0] = -3e38f; x[1] = 3e38f; x[2] = -1e20f; x[3] = -90.f; x[4] = 90.f; x[5] = 1e-30f; x[6] = -104.f; x[7] = 89.f;
+      x[0] = -3e38f;
+      x[1] = 3e38f;
+      x[2] = -1e20f;
+      x[3] = -90.f;
+      x[4] = 90.f;
+      x[5] = 1e-30f;
+      x[6] = -104.f;
+      x[7] = 89.f;
       EXPECT_OK(ctx, fth_linear(ctx, &shape, count, nullptr, x, packed, nullptr, nullptr, nullptr, nullptr, y));
       for (int64_t i = 0; i < count; i++) {
         const double want = activate(activation, double(x[i]));
@@ -220,18 +256,31 @@ TEST(kernels_work_on_listed_rows) {
     memset(y, 0, sizeof(float) * size_t(y.size()));
     memset(narrow, 0xff, sizeof(uint16_t) * size_t(narrow.size()));
     Args a{};
-    a.weight = *layer.packed; a.k = k; a.n = n; a.activation = FTH_SILU;
-    a.x = rounded.get(); a.x_stride = padded_k; a.rows = list; a.count = 13;
-    a.bias = layer.bias; a.addend = addend; a.addend_stride = n;
-    a.y = y; a.y_stride = n; a.y_bf16 = narrow; a.y_bf16_stride = padded_n;
+    a.weight = *layer.packed;
+    a.k = k;
+    a.n = n;
+    a.activation = FTH_SILU;
+    a.x = rounded.get();
+    a.x_stride = padded_k;
+    a.rows = list;
+    a.count = 13;
+    a.bias = layer.bias;
+    a.addend = addend;
+    a.addend_stride = n;
+    a.y = y;
+    a.y_stride = n;
+    a.y_bf16 = narrow;
+    a.y_bf16_stride = padded_n;
     kernels[isa](a, 0, 2, 0, 13);
     for (int64_t row = 0; row < total; row++) {
       const bool listed = row >= 2 && (38 - row) % 3 == 0;
       for (int64_t j = 0; j < n; j++) {
         double bound, z = layer.preactivation(j, 0, x + row * k, &bound) + double(addend[row * n + j]);
         const double want = listed ? activate(FTH_SILU, z) : 0;
-        EXPECT(fabs(y[row * n + j] - want) <= activation_bound(z, bound + 3e-7), "isa %d row %d feature %d: %g, want %g", isa, int(row), int(j), y[row * n + j], want);
-        EXPECT(narrow[row * padded_n + j] == (listed ? bf16_of_float(y[row * n + j]) : 0xffff), "isa %d row %d feature %d", isa, int(row), int(j));
+        EXPECT(fabs(y[row * n + j] - want) <= activation_bound(z, bound + 3e-7),
+               "isa %d row %d feature %d: %g, want %g", isa, int(row), int(j), y[row * n + j], want);
+        EXPECT(narrow[row * padded_n + j] == (listed ? bf16_of_float(y[row * n + j]) : 0xffff),
+               "isa %d row %d feature %d", isa, int(row), int(j));
       }
       EXPECT(narrow[row * padded_n + n] == (listed ? 0 : 0xffff), "isa %d row %d", isa, int(row));
     }
@@ -243,7 +292,9 @@ TEST(packs_every_source_type) {
   const fth_linear_shape shape{3, 70, FTH_F32, 0, 0, 0, 0, 0};
   Guarded<float> packed(2 * 3 * 64), one(3), y(70);
   Guarded<uint16_t> source(70 * 3);
-  one[0] = 0; one[1] = 1; one[2] = 0;
+  one[0] = 0;
+  one[1] = 1;
+  one[2] = 0;
   for (int32_t type : {FTH_BF16, FTH_F16}) {
     for (int64_t i = 0; i < source.size(); i++) source[i] = uint16_t(0x3800 + i);
     EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, 70, type, source, packed));
@@ -297,7 +348,8 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "source_type", fth_linear_pack(ctx, &good, 0, 1, 3, w, packed));
   EXPECT_REFUSED(ctx, "source must not be null", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, nullptr, packed));
   EXPECT_REFUSED(ctx, "packed must not be null", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, w, nullptr));
-  EXPECT_REFUSED(ctx, "source must be aligned", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, reinterpret_cast<char*>(w.get()) + 1, packed));
+  EXPECT_REFUSED(ctx, "source must be aligned",
+                 fth_linear_pack(ctx, &good, 0, 1, FTH_F32, reinterpret_cast<char*>(w.get()) + 1, packed));
   EXPECT_REFUSED(ctx, "must not overlap", fth_linear_pack(ctx, &good, 0, 8, FTH_F32, packed + 4, packed));
 
   EXPECT_REFUSED(ctx, "depth must be in 0..2, got 3", fth_lora_pack(ctx, &good, 3, 1.f, FTH_F32, a, b, lora));
@@ -310,7 +362,8 @@ TEST(refuses_bad_arguments) {
 
   EXPECT_OK(ctx, fth_linear_pack(ctx, &good, 0, 16, FTH_F32, w, packed));
   for (int32_t d = 0; d < 3; d++) EXPECT_OK(ctx, fth_lora_pack(ctx, &good, d, 1.f, FTH_F32, a, b, lora));
-  const auto run = [&](int64_t count, const fth_row* at, const float* in, const void* weight, const void* pairs, const float* residual, const float* gate, float* out) {
+  const auto run = [&](int64_t count, const fth_row* at, const float* in, const void* weight, const void* pairs,
+                       const float* residual, const float* gate, float* out) {
     return fth_linear(ctx, &good, count, at, in, weight, bias, pairs, residual, gate, out);
   };
   EXPECT_OK(ctx, run(2, rows, x, packed, lora, r, g, y));
@@ -331,5 +384,6 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "packed and y must not overlap", run(2, rows, x, y, lora, r, g, y));
   rows[1].depth = 3;
   EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..2, got 3", run(2, rows, x, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "lora must be null", fth_linear(ctx, &plain, 1, rows, x, packed, nullptr, lora, nullptr, nullptr, y));
+  EXPECT_REFUSED(ctx, "lora must be null",
+                 fth_linear(ctx, &plain, 1, rows, x, packed, nullptr, lora, nullptr, nullptr, y));
 }
