@@ -92,7 +92,8 @@ class CommandsTest {
         Path text = Files.writeString(directory.resolve("text"), "To be, or not to be. ".repeat(60));
         Ran ran = run("", "score", "--model", MODEL, "--text", text.toString(), "--context", "100", "--stride", "60");
         assertEquals(0, ran.code, ran.err);
-        for (String word : List.of("tokens      1,260", "nats/token", "perplexity", "bits/byte", "mean depth", "of 3", "tokens/s")) {
+        for (String word : List.of("tokens      1,260", "nats/token", "perplexity", "bits/byte", "mean depth", "of 3",
+                "tokens/s")) {
             assertTrue(ran.out.contains(word), ran.out);
         }
     }
@@ -110,7 +111,8 @@ class CommandsTest {
 
     @Test
     void generateDrawsTheSameFromOneSeed() {
-        String[] options = {"generate", "--model", MODEL, "--tokens", "30", "--color", "never", "--top-k", "50", "--seed"};
+        String[] options = {"generate", "--model", MODEL, "--tokens", "30", "--color", "never", "--top-k", "50",
+                "--seed"};
         String one = run("", concat(options, "1")).out.replaceAll("\n\n30 tokens.*", "");
         assertEquals(one, run("", concat(options, "1")).out.replaceAll("\n\n30 tokens.*", ""));
         assertFalse(one.equals(run("", concat(options, "2")).out.replaceAll("\n\n30 tokens.*", "")));
@@ -120,7 +122,8 @@ class CommandsTest {
     void generateGoesOnBeyondTheContext() throws IOException {
         TestModel model = TestModel.read("mor_expert");
         model.config.put("max_position_embeddings", 16);
-        Ran ran = run("", "generate", "--model", model.write(directory).toString(), "--tokens", "50", "--prompt", "abcdefgh",
+        Ran ran = run("", "generate", "--model", model.write(directory).toString(), "--tokens", "50", "--prompt",
+                "abcdefgh",
                 "--prompt", "xyz");
         assertEquals(0, ran.code, ran.err);
     }
@@ -128,7 +131,8 @@ class CommandsTest {
     @Test
     void coloursAndThePageShowDepths() throws IOException {
         Path page = directory.resolve("map.html");
-        Ran ran = run("", "generate", "--model", MODEL, "--tokens", "20", "--prompt", "<b>&", "--color", "always", "--html",
+        Ran ran = run("", "generate", "--model", MODEL, "--tokens", "20", "--prompt", "<b>&", "--color", "always",
+                "--html",
                 page.toString());
         assertEquals(0, ran.code, ran.err);
         assertTrue(ran.out.contains("\u001b[38;5;"), ran.out);
@@ -192,9 +196,11 @@ class CommandsTest {
         Path ids = Files.writeString(directory.resolve("ids"), "1 2 256");
         assertFails("Token id 3 must be in 0..255, got 256", "score", "--model", MODEL, "--ids", ids.toString());
         Files.writeString(ids, "1 2 3");
-        assertFails("--context must be in 1..512", "score", "--model", MODEL, "--ids", ids.toString(), "--context", "600");
+        assertFails("--context must be in 1..512", "score", "--model", MODEL, "--ids", ids.toString(), "--context",
+                "600");
         assertFails("--context must be", "score", "--model", MODEL, "--ids", ids.toString(), "--context", "0");
-        assertFails("--stride must be in 1..8", "score", "--model", MODEL, "--ids", ids.toString(), "--context", "8", "--stride", "9");
+        assertFails("--stride must be in 1..8", "score", "--model", MODEL, "--ids", ids.toString(), "--context", "8",
+                "--stride", "9");
     }
 
     @Test

@@ -35,7 +35,8 @@ class GoldenModelsTest {
                 JsonNode nll = expected.get("nll").get(i);
                 assertEquals(nll.size(), results.get(i).nll().length);
                 for (int t = 0; t < nll.size(); t++) {
-                    assertEquals(nll.get(t).doubleValue(), results.get(i).nll()[t], TOLERANCE, "text " + i + " token " + t);
+                    assertEquals(nll.get(t).doubleValue(), results.get(i).nll()[t], TOLERANCE, "text " + i + " token "
+                            + t);
                 }
                 assertArrayEquals(TestModel.ints(expected.get("depths").get(i)), results.get(i).depths(), "text " + i);
             }

@@ -50,7 +50,8 @@ class ModelConfigTest {
     @Test
     void bothSpellingsOfRopeAreRead() throws IOException {
         float[] old = with("{'rope_theta': 500000.0, 'rope_scaling': {'type': 'linear', 'factor': 4}}").ropeFrequency();
-        float[] recent = with("{'rope_parameters': {'rope_type': 'linear', 'rope_theta': 500000.0, 'factor': 4.0}}").ropeFrequency();
+        float[] recent = with("{'rope_parameters': {'rope_type': 'linear', 'rope_theta': 500000.0, 'factor': 4.0}}")
+                .ropeFrequency();
         assertEquals((float) (Math.pow(500000, -2.0 * 5 / 16) / 4), old[5]);
         assertEquals(old[5], recent[5]);
         assertEquals(4, with("{'partial_rotary_factor': 0.5}").ropeFrequency().length);
@@ -58,8 +59,8 @@ class ModelConfigTest {
 
     @Test
     void llama3ScalingKeepsShortWavesAndSlowsLongOnes() throws IOException {
-        String scaling = "{'rope_scaling': {'rope_type': 'llama3', 'factor': 8, 'low_freq_factor': 1, 'high_freq_factor': 4,"
-                + "'original_max_position_embeddings': 256}}";
+        String scaling = "{'rope_scaling': {'rope_type': 'llama3', 'factor': 8, 'low_freq_factor': 1, "
+                + "'high_freq_factor': 4, 'original_max_position_embeddings': 256}}";
         float[] plain = with("{}").ropeFrequency();
         float[] scaled = with(scaling).ropeFrequency();
         assertEquals(plain[0], scaled[0]);
@@ -92,7 +93,8 @@ class ModelConfigTest {
                 {'recursive': {'enable': 'true', 'num_recursion': '3', 'sharing': 'cycle', 'ln_share': 'False'},
                  'kv_sharing': {'enable': true}, 'relaxation': {'enable': 'false'},
                  'mor': {'enable': true, 'type': 'token', 'temp': 2.0,
-                         'token': {'router_func': 'sigmoid', 'alpha': '0.25', 'router_type': 'wide_mlp', 'balancing': 'loss_free'},
+                         'token': {'router_func': 'sigmoid', 'alpha': '0.25', 'router_type': 'wide_mlp',
+                                   'balancing': 'loss_free'},
                          'expert': {'router_func': 'tanh'}}}""");
         assertEquals(Sharing.CYCLE, config.recursion().sharing());
         assertFalse(config.recursion().tiedNorms());

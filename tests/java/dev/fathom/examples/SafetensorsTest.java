@@ -45,35 +45,36 @@ class SafetensorsTest {
 
     @ParameterizedTest
     @CsvSource(delimiter = '|', quoteCharacter = '~', textBlock = """
-            {'a': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}                              | end at byte 4
-            {'a': {'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 8]}}                              | needs 12 bytes
-            {'a': {'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 12]}}                             | data_offsets must be
-            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [8, 0]}}                              | data_offsets must be
-            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0]}}                                 | data_offsets must be
-            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [-8, 0]}}                             | at least 0
-            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 1e1]}}                            | at least 0
-            {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 99999999999999999999]}}           | at least 0
-            {'a': {'dtype': 'F32', 'shape': [2.0], 'data_offsets': [0, 8]}}                            | at least 0
-            {'a': {'dtype': 'F32', 'shape': [-2], 'data_offsets': [0, 8]}}                             | at least 0
-            {'a': {'dtype': 'F32', 'shape': 2, 'data_offsets': [0, 8]}}                                | must be an array
-            {'a': {'dtype': 'F32', 'shape': [1,1,1,1,1,1,1,1,2], 'data_offsets': [0, 8]}}              | at most 8
-            {'a': {'dtype': 'F32', 'shape': [4611686018427387905, 4], 'data_offsets': [0, 8]}}         | larger than any file
-            {'a': {'dtype': 'F32', 'shape': [2305843009213693954], 'data_offsets': [0, 8]}}            | larger than any file
-            {'a': {'dtype': 'Q4', 'shape': [2], 'data_offsets': [0, 8]}}                               | unknown type
-            {'a': {'dtype': 1, 'shape': [2], 'data_offsets': [0, 8]}}                                  | unknown type
-            {'a': {'shape': [2], 'data_offsets': [0, 8]}}                                              | unknown type
-            {'a': []}                                                                                  | must be an array
-            {'a': null}                                                                                | must be an array
-            {'a': {'dtype': 'U8', 'shape': [5], 'data_offsets': [0, 5]}, 'b': {'dtype': 'U8', 'shape': [4], 'data_offsets': [4, 8]}} | overlap
-            {'a': {'dtype': 'U8', 'shape': [3], 'data_offsets': [0, 3]}, 'b': {'dtype': 'U8', 'shape': [4], 'data_offsets': [4, 8]}} | gaps
-            {'a': {'dtype': 'U8', 'shape': [8], 'data_offsets': [0, 8]}, 'a': {'dtype': 'U8', 'shape': [8], 'data_offsets': [0, 8]}} | Duplicate
-            {'a': {'dtype': 'U8', 'dtype': 'F32', 'shape': [8], 'data_offsets': [0, 8]}}               | Duplicate
-            {} {}                                                                                      | not valid JSON
-            {'a'                                                                                       | not valid JSON
-            []                                                                                         | must be a JSON object
+            {'a': {t='F32', s=[1], o=[0, 4]}}                      | end at byte 4
+            {'a': {t='F32', s=[3], o=[0, 8]}}                      | needs 12 bytes
+            {'a': {t='F32', s=[3], o=[0, 12]}}                     | data_offsets must be
+            {'a': {t='F32', s=[2], o=[8, 0]}}                      | data_offsets must be
+            {'a': {t='F32', s=[2], o=[0]}}                         | data_offsets must be
+            {'a': {t='F32', s=[2], o=[-8, 0]}}                     | at least 0
+            {'a': {t='F32', s=[2], o=[0, 1e1]}}                    | at least 0
+            {'a': {t='F32', s=[2], o=[0, 99999999999999999999]}}   | at least 0
+            {'a': {t='F32', s=[2.0], o=[0, 8]}}                    | at least 0
+            {'a': {t='F32', s=[-2], o=[0, 8]}}                     | at least 0
+            {'a': {t='F32', s=2, o=[0, 8]}}                        | must be an array
+            {'a': {t='F32', s=[1,1,1,1,1,1,1,1,2], o=[0, 8]}}      | at most 8
+            {'a': {t='F32', s=[4611686018427387905, 4], o=[0, 8]}} | larger than any file
+            {'a': {t='F32', s=[2305843009213693954], o=[0, 8]}}    | larger than any file
+            {'a': {t='Q4', s=[2], o=[0, 8]}}                       | unknown type
+            {'a': {t=1, s=[2], o=[0, 8]}}                          | unknown type
+            {'a': {s=[2], o=[0, 8]}}                               | unknown type
+            {'a': []}                                              | must be an array
+            {'a': null}                                            | must be an array
+            {'a': {t='U8', s=[5], o=[0, 5]}, 'b': {t='U8', s=[4], o=[4, 8]}} | overlap
+            {'a': {t='U8', s=[3], o=[0, 3]}, 'b': {t='U8', s=[4], o=[4, 8]}} | gaps
+            {'a': {t='U8', s=[8], o=[0, 8]}, 'a': {t='U8', s=[8], o=[0, 8]}} | Duplicate
+            {'a': {t='U8', t='F32', s=[8], o=[0, 8]}}              | Duplicate
+            {} {}                                                  | not valid JSON
+            {'a'                                                   | not valid JSON
+            []                                                     | must be a JSON object
             """)
     void whatDoesNotAgreeIsRefused(String header, String reason) {
-        String message = assertThrows(UserException.class, () -> read(header, EIGHT)).getMessage();
+        String full = header.replace("t=", "'dtype': ").replace("s=", "'shape': ").replace("o=", "'data_offsets': ");
+        String message = assertThrows(UserException.class, () -> read(full, EIGHT)).getMessage();
         assertTrue(message.contains(reason), message);
         assertTrue(message.contains("file"), message);
     }
@@ -81,7 +82,8 @@ class SafetensorsTest {
     @ParameterizedTest
     @CsvSource({"0", "1", "19", "-1", "9223372036854775807", "-9223372036854775808", "16777217"})
     void headerLengthsAreBounded(long length) {
-        byte[] file = ByteBuffer.allocate(26).order(ByteOrder.LITTLE_ENDIAN).putLong(length).put("{}".getBytes()).array();
+        byte[] file = ByteBuffer.allocate(26).order(ByteOrder.LITTLE_ENDIAN).putLong(length).put("{}".getBytes())
+                .array();
         String message = assertThrows(UserException.class, () -> read(file)).getMessage();
         assertTrue(message.contains("claims a header"), message);
         assertThrows(UserException.class, () -> read(Arrays.copyOf(file, 7)));
@@ -124,7 +126,8 @@ class SafetensorsTest {
     @Test
     void randomJsonGivesASentenceOrSoundTensors() {
         Random random = new Random(2);
-        String[] words = {"{", "}", "[", "]", ",", ":", "'a'", "'dtype'", "'shape'", "'data_offsets'", "'F32'", "'I64'", "0", "8",
+        String[] words = {"{", "}", "[", "]", ",", ":", "'a'", "'dtype'", "'shape'", "'data_offsets'", "'F32'", "'I64'",
+                "0", "8",
             "-1", "1e99", "null", "true", "'__metadata__'"};
         for (int round = 0; round < 20_000; round++) {
             StringBuilder header = new StringBuilder("{'a':{'dtype':");
@@ -151,7 +154,8 @@ class SafetensorsTest {
 
     @Test
     void headersAreUtf8() {
-        byte[] file = TestModel.safetensors("{\"é\": {\"dtype\": \"U8\", \"shape\": [8], \"data_offsets\": [0, 8]}}", EIGHT);
+        byte[] file = TestModel.safetensors("{\"é\": {\"dtype\": \"U8\", \"shape\": [8], \"data_offsets\": [0, 8]}}",
+                EIGHT);
         assertTrue(read(file).containsKey("é"));
         file[new String(file, StandardCharsets.ISO_8859_1).indexOf('\u00c3')] = (byte) 0xff;
         assertThrows(UserException.class, () -> read(file));

@@ -55,7 +55,8 @@ class ScorerTest {
     }
 
     private static LanguageModel open(int workers) {
-        return LanguageModel.open(ModelFiles.directory(TestModel.GOLDEN.resolve("mor_expert")), null, workers, warning -> { });
+        return LanguageModel.open(ModelFiles.directory(TestModel.GOLDEN.resolve("mor_expert")), null, workers,
+                warning -> { });
     }
 
     private static Scorer.Result score(LanguageModel model, int[] text, int context, int stride) {

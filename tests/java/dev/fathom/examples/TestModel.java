@@ -52,7 +52,8 @@ final class TestModel {
 
     static TestModel read(String kind) throws IOException {
         TestModel model = new TestModel((ObjectNode) json(GOLDEN.resolve(kind).resolve("config.json")));
-        MemorySegment file = MemorySegment.ofArray(Files.readAllBytes(GOLDEN.resolve(kind).resolve("model.safetensors")));
+        MemorySegment file = MemorySegment.ofArray(Files.readAllBytes(GOLDEN.resolve(kind)
+                .resolve("model.safetensors")));
         Safetensors.read(kind, file).forEach((name, tensor) -> model.weights.put(name,
                 new Weight(tensor.dtype(), tensor.shape(), tensor.data().toArray(ValueLayout.JAVA_BYTE))));
         return model;
@@ -83,7 +84,8 @@ final class TestModel {
         weights.forEach((name, weight) -> {
             int begin = data.size();
             data.writeBytes(weight.data);
-            header.put(name, Map.of("dtype", weight.dtype, "shape", weight.shape, "data_offsets", new int[] {begin, data.size()}));
+            header.put(name, Map.of("dtype", weight.dtype, "shape", weight.shape, "data_offsets",
+                    new int[] {begin, data.size()}));
         });
         return safetensors(JSON.valueToTree(header) + " ".repeat(spaces), data.toByteArray());
     }

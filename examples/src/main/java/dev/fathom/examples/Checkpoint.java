@@ -44,11 +44,13 @@ final class Checkpoint {
             String name = entry.getKey();
             String shard = entry.getValue().asText();
             if (!shard.matches("[A-Za-z0-9_-][A-Za-z0-9._-]*")) { // a plain file name cannot leave the directory
-                throw new UserException(files.describe(INDEX) + " places " + name + " in a file whose name is not allowed.");
+                throw new UserException(files.describe(INDEX) + " places " + name
+                        + " in a file whose name is not allowed.");
             }
             Tensor tensor = shards.computeIfAbsent(shard, file -> readShard(files, file, arena)).get(name);
             if (tensor == null) {
-                throw new UserException(files.describe(shard) + " lacks tensor " + name + ", which " + INDEX + " places there.");
+                throw new UserException(files.describe(shard) + " lacks tensor " + name + ", which " + INDEX
+                        + " places there.");
             }
             tensors.put(name, tensor);
         }
@@ -57,7 +59,9 @@ final class Checkpoint {
 
     private static Map<String, Tensor> readShard(ModelFiles files, String shard, Arena arena) {
         MemorySegment contents = files.open(shard, arena);
-        if (contents == null) throw new UserException(files.describe(shard) + " does not exist, " + INDEX + " names it.");
+        if (contents == null) {
+            throw new UserException(files.describe(shard) + " does not exist, " + INDEX + " names it.");
+        }
         return Safetensors.read(files.describe(shard), contents);
     }
 
@@ -91,8 +95,8 @@ final class Checkpoint {
         Tensor tensor = tensors.get(name);
         if (tensor == null) return null;
         if (!tensor.hasShape(shape)) {
-            throw new UserException("Tensor " + name + " has shape " + Arrays.toString(tensor.shape()) + ", config.json calls for "
-                    + Arrays.toString(shape) + ".");
+            throw new UserException("Tensor " + name + " has shape " + Arrays.toString(tensor.shape())
+                    + ", config.json calls for " + Arrays.toString(shape) + ".");
         }
         used.add(name);
         return tensor;

@@ -79,7 +79,7 @@ record ConfigReader(JsonNode node, String path, ConfigReader outer) {
         return new ConfigReader(value, path + key + ".");
     }
 
-    /** The object under the key if it is switched on, else null. An object that does not say is on; true is an empty one. */
+    /** The object under the key if it is switched on, else null. An object that does not say is on. */
     ConfigReader enabled(String key) {
         JsonNode value = value(key);
         if (!value.isMissingNode() && !value.isObject()) {

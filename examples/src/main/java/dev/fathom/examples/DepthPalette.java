@@ -8,7 +8,7 @@ final class DepthPalette {
 
     private DepthPalette() {}
 
-    /** The sequence that switches a terminal to the colour of a token that took {@code depth} of {@code most} passes. */
+    /** Switches a terminal to the colour of a token that took {@code depth} of {@code most} passes. */
     static String terminal(int depth, int most) {
         return "\u001b[38;5;" + XTERM[step(depth, most)] + "m";
     }

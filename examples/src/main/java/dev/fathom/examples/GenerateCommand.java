@@ -7,6 +7,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 
+import dev.fathom.Context;
 import dev.fathom.depth.Step;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -19,31 +20,39 @@ final class GenerateCommand implements Runnable {
     @Mixin
     private ModelOptions model;
 
-    @Option(names = "--prompt", paramLabel = "TEXT", description = "Text to continue; several are continued together (default: a newline).")
+    @Option(names = "--prompt", paramLabel = "TEXT",
+            description = "Text to continue; several are continued together (default: a newline).")
     private List<String> prompts = List.of("\n");
 
-    @Option(names = "--tokens", paramLabel = "N", defaultValue = "200", description = "Tokens to add (default: ${DEFAULT-VALUE}).")
+    @Option(names = "--tokens", paramLabel = "N", defaultValue = "200",
+            description = "Tokens to add (default: ${DEFAULT-VALUE}).")
     private int tokens;
 
-    @Option(names = "--temperature", paramLabel = "T", defaultValue = "0.8", description = "0 takes the likeliest token always (default: ${DEFAULT-VALUE}).")
+    @Option(names = "--temperature", paramLabel = "T", defaultValue = "0.8",
+            description = "0 takes the likeliest token always (default: ${DEFAULT-VALUE}).")
     private float temperature;
 
-    @Option(names = "--top-k", paramLabel = "K", defaultValue = "0", description = "Draw from the K likeliest tokens only; 0: from all (default).")
+    @Option(names = "--top-k", paramLabel = "K", defaultValue = "0",
+            description = "Draw from the K likeliest tokens only; 0: from all (default).")
     private int topK;
 
-    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Seed of the draws (default: ${DEFAULT-VALUE}).")
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "1",
+            description = "Seed of the draws (default: ${DEFAULT-VALUE}).")
     private long seed;
 
     @Option(names = "--html", paramLabel = "FILE", description = "Also write the depth map as a page.")
     private Path html;
 
-    @Option(names = "--color", paramLabel = "WHEN", defaultValue = "auto", description = "auto, always or never (default: ${DEFAULT-VALUE}).")
+    @Option(names = "--color", paramLabel = "WHEN", defaultValue = "auto",
+            description = "auto, always or never (default: ${DEFAULT-VALUE}).")
     private Colour colour;
 
     @Override
     public void run() {
         if (tokens < 1) throw new UserException("--tokens must be at least 1, got " + tokens + ".");
-        if (!(temperature >= 0 && temperature <= 1000)) throw new UserException("--temperature must be in 0..1000, got " + temperature + ".");
+        if (!(temperature >= 0 && temperature <= 1000)) {
+            throw new UserException("--temperature must be in 0..1000, got " + temperature + ".");
+        }
         if (topK < 0) throw new UserException("--top-k must be at least 0, got " + topK + ".");
         if (html != null) DepthPage.check(html);
         try (LanguageModel opened = model.open()) {
@@ -59,12 +68,15 @@ final class GenerateCommand implements Runnable {
             int most = opened.config().contextLength();
             if (encoded.length == 0) throw new UserException("--prompt must not be empty.");
             if (encoded.length > most) {
-                throw new UserException("--prompt has " + encoded.length + " tokens, the model's context holds " + most + ".");
+                throw new UserException("--prompt has " + encoded.length + " tokens, the model's context holds " + most
+                        + ".");
             }
             ids.add(encoded);
         }
         Sampler[] samplers = temperature == 0 ? null : new Sampler[ids.size()];
-        for (int i = 0; samplers != null && i < samplers.length; i++) samplers[i] = new Sampler(temperature, topK, seed + i);
+        for (int i = 0; samplers != null && i < samplers.length; i++) {
+            samplers[i] = new Sampler(temperature, topK, seed + i);
+        }
 
         PrintStream out = Main.out();
         boolean coloured = colour == Colour.ALWAYS || colour == Colour.AUTO && Terminal.isTerminal(Terminal.OUT);
@@ -84,18 +96,23 @@ final class GenerateCommand implements Runnable {
                 transcript.writeTo(out);
                 out.println();
             }
-            String facts = facts(opened, transcripts, tokens * (long) ids.size() / seconds, generator.report().kvLiveBytes());
+            String facts = facts(opened, transcripts, tokens * (long) ids.size() / seconds,
+                    generator.report().kvLiveBytes());
             out.println(coloured ? "\n\u001b[2m" + facts + DepthPalette.RESET : "\n" + facts);
             out.flush();
-            if (html != null) DepthPage.write(html, transcripts.stream().map(Transcript::pieces).toList(), depths, facts);
+            if (html != null) {
+                DepthPage.write(html, transcripts.stream().map(Transcript::pieces).toList(), depths, facts);
+            }
         }
     }
 
     private String facts(LanguageModel opened, List<Transcript> transcripts, double rate, long kvBytes) {
         long taken = transcripts.stream().mapToLong(Transcript::tokens).sum();
         long passes = transcripts.stream().mapToLong(Transcript::passes).sum();
-        return String.format(Locale.ROOT, "%d tokens, %.0f tokens/s, mean depth %.2f of %d, K,V %,d bytes, %s %s, %d threads",
+        Context.Info info = opened.context().info();
+        return String.format(Locale.ROOT,
+                "%d tokens, %.0f tokens/s, mean depth %.2f of %d, K,V %,d bytes, %s %s, %d threads",
                 (long) tokens * transcripts.size(), rate, (double) passes / taken, opened.config().depths(), kvBytes,
-                opened.type().name().toLowerCase(Locale.ROOT), opened.context().info().isa(), opened.context().info().workers());
+                opened.type().name().toLowerCase(Locale.ROOT), info.isa(), info.workers());
     }
 }

@@ -25,7 +25,9 @@ final class Generator implements AutoCloseable {
     private final int[] known;
     private final int[] taken;
 
-    /** {@code samplers} one per prompt, or null for the most likely token always. {@code tokens}: at most so many each. */
+    /**
+     * {@code samplers} one per prompt, or null for the most likely token always. {@code tokens}: at most so many each.
+     */
     Generator(LanguageModel model, List<int[]> prompts, int tokens, Sampler[] samplers) {
         this.samplers = samplers;
         logits = new float[model.config().vocabSize()];
@@ -73,7 +75,9 @@ final class Generator implements AutoCloseable {
         if (session.length(text) < context) return;
         session.truncate(text, 0);
         int kept = context / 2;
-        if (kept > 0) session.run(session.step().add(text, Arrays.copyOfRange(texts[text], taken[text] - kept, taken[text])));
+        if (kept > 0) {
+            session.run(session.step().add(text, Arrays.copyOfRange(texts[text], taken[text] - kept, taken[text])));
+        }
     }
 
     DepthReport report() {

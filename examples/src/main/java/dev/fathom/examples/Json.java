@@ -35,14 +35,16 @@ final class Json {
     /** The object that is the whole document. {@code name} begins the sentence of an error. */
     static JsonNode object(String name, MemorySegment document) {
         if (document.byteSize() > MAX_BYTES) {
-            throw new UserException(name + " has " + document.byteSize() + " bytes of JSON, the limit is " + MAX_BYTES + ".");
+            throw new UserException(name + " has " + document.byteSize() + " bytes of JSON, the limit is " + MAX_BYTES
+                    + ".");
         }
         JsonNode node;
         try {
             node = MAPPER.readTree(document.toArray(ValueLayout.JAVA_BYTE));
         } catch (JsonProcessingException e) {
             String where = e.getLocation() == null ? "" : " at byte " + Math.max(0, e.getLocation().getByteOffset());
-            throw new UserException(name + " is not valid JSON" + where + ": " + firstLine(e.getOriginalMessage()) + ".");
+            throw new UserException(name + " is not valid JSON" + where + ": " + firstLine(e.getOriginalMessage())
+                    + ".");
         } catch (IOException e) {
             throw new UserException(name + " is not valid JSON: " + firstLine(e.getMessage()) + ".");
         }

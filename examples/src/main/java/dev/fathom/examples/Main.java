@@ -12,8 +12,9 @@ import picocli.CommandLine;
 import picocli.CommandLine.Command;
 
 /** The command line. A failure is one sentence on standard error and exit code 2. */
-@Command(name = "fathom", description = "Adaptive-depth language models on the JVM.", synopsisSubcommandLabel = "COMMAND",
-        mixinStandardHelpOptions = true, version = "Fathom 0.1.0", scope = CommandLine.ScopeType.INHERIT,
+@Command(name = "fathom", description = "Adaptive-depth language models on the JVM.",
+        synopsisSubcommandLabel = "COMMAND", mixinStandardHelpOptions = true, version = "Fathom 0.1.0",
+        scope = CommandLine.ScopeType.INHERIT,
         subcommands = {GenerateCommand.class, ScoreCommand.class, InfoCommand.class})
 public final class Main {
     static final int FAILED = 2;

@@ -60,8 +60,8 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
         int heads = json.integer("num_attention_heads", 1 << 16);
         int kvHeads = json.integer("num_key_value_heads", heads, heads);
         if (heads % kvHeads != 0) {
-            throw new UserException("config.json: num_attention_heads " + heads + " must be a multiple of num_key_value_heads "
-                    + kvHeads + ".");
+            throw new UserException("config.json: num_attention_heads " + heads
+                    + " must be a multiple of num_key_value_heads " + kvHeads + ".");
         }
         int headDim = json.integer("head_dim", Math.max(1, hidden / heads), 256);
         if (headDim < 16 || headDim % 8 != 0) {
@@ -69,29 +69,34 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
         }
         int context = json.integer("max_position_embeddings", 2048, 1 << 30);
         if (json.flag("use_sliding_window", true) && json.integer("sliding_window", context, 1 << 30) < context) {
-            throw new UserException("config.json: a sliding_window shorter than max_position_embeddings is not supported.");
+            throw new UserException("config.json: a sliding_window shorter than max_position_embeddings"
+                    + " is not supported.");
         }
-        Activation activation = switch (json.oneOf("hidden_act", "silu", "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")) {
-            case "silu" -> Activation.SILU;
-            case "gelu" -> Activation.GELU;
-            case "relu" -> Activation.RELU;
-            default -> Activation.GELU_TANH;
-        };
         Recursion recursion = recursion(json.enabled("recursive"));
         Routing routing = routing(json.enabled("mor"));
         if (recursion == null && routing != null) {
             throw new UserException("config.json: mor needs an enabled object recursive beside it.");
         }
-        return new ModelConfig(hidden, json.integer("intermediate_size", 1 << 22), json.integer("num_hidden_layers", 1 << 14),
-                heads, kvHeads, headDim, json.integer("vocab_size", 1 << 24), context,
-                (float) json.positive("rms_norm_eps", 1e-6), activation, json.flag("tie_word_embeddings", false),
-                ropeFrequency(json, headDim), recursion, lora(json.enabled("relaxation")), routing,
-                json.enabled("kv_sharing") != null);
+        return new ModelConfig(hidden, json.integer("intermediate_size", 1 << 22),
+                json.integer("num_hidden_layers", 1 << 14), heads, kvHeads, headDim,
+                json.integer("vocab_size", 1 << 24), context, (float) json.positive("rms_norm_eps", 1e-6),
+                activation(json), json.flag("tie_word_embeddings", false), ropeFrequency(json, headDim), recursion,
+                lora(json.enabled("relaxation")), routing, json.enabled("kv_sharing") != null);
     }
 
     /** How deep a token can go: 1 without recursion. */
     int depths() {
         return recursion == null ? 1 : recursion.depths;
+    }
+
+    private static Activation activation(ConfigReader json) {
+        String[] known = {"silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"};
+        return switch (json.oneOf("hidden_act", "silu", known)) {
+            case "silu" -> Activation.SILU;
+            case "gelu" -> Activation.GELU;
+            case "relu" -> Activation.RELU;
+            default -> Activation.GELU_TANH;
+        };
     }
 
     /** transformers 4 has rope_theta and rope_scaling, transformers 5 has both in rope_parameters. */
@@ -103,8 +108,8 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
         double part = rope.positive("partial_rotary_factor", json.positive("partial_rotary_factor", 1));
         int rotaryDim = (int) (headDim * part);
         if (rotaryDim < 2 || rotaryDim > headDim || rotaryDim % 2 != 0) {
-            throw new UserException("config.json: partial_rotary_factor " + part + " rotates " + rotaryDim + " of " + headDim
-                    + " elements, expected an even number of them.");
+            throw new UserException("config.json: partial_rotary_factor " + part + " rotates " + rotaryDim + " of "
+                    + headDim + " elements, expected an even number of them.");
         }
         return RopeFrequencies.of(theta, rotaryDim, parameters == null ? MissingNode.getInstance() : parameters.node());
     }
@@ -119,7 +124,9 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
     private static Lora lora(ConfigReader json) {
         if (json == null) return null;
         ConfigReader lora = json.object("lora");
-        if (lora == null) throw new UserException("config.json: relaxation needs an object lora; no other kind is supported.");
+        if (lora == null) {
+            throw new UserException("config.json: relaxation needs an object lora; no other kind is supported.");
+        }
         int rank = lora.integer("r", 1 << 16);
         return new Lora(rank, (float) (lora.positive("alpha", rank) / rank));
     }
@@ -130,20 +137,23 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
         boolean token = type.equals("token");
         ConfigReader inner = json.object(type); // the authors' files keep a type's options in an object of its name
         ConfigReader options = inner == null ? json : inner.within(json);
-        GateFunction function = switch (options.oneOf("router_func", token ? "softmax" : "sigmoid", "sigmoid", "tanh", "softmax")) {
+        String usual = token ? "softmax" : "sigmoid";
+        GateFunction function = switch (options.oneOf("router_func", usual, "sigmoid", "tanh", "softmax")) {
             case "sigmoid" -> GateFunction.SIGMOID;
             case "tanh" -> GateFunction.TANH;
             default -> GateFunction.SOFTMAX;
         };
         if (!token && function == GateFunction.SOFTMAX) {
-            throw new UserException("config.json: mor.router_func softmax is for token choice; expert choice takes sigmoid or tanh.");
+            throw new UserException("config.json: mor.router_func softmax is for token choice;"
+                    + " expert choice takes sigmoid or tanh.");
         }
         RouterKind router = options.oneOf("router_type", "linear", "linear", "mlp", "wide_mlp").equals("linear")
                 ? RouterKind.LINEAR : RouterKind.MLP;
         boolean lossFree = options.flag("loss_free", false) || options.text("balancing", "loss").equals("loss_free");
         return new Routing(token, router, function,
                 (float) options.positive("alpha", function == GateFunction.SOFTMAX ? 1 : 0.1),
-                (float) options.positive("temp", 1), options.oneOf("gating", "weighted", "weighted", "additive").equals("weighted"),
+                (float) options.positive("temp", 1),
+                        options.oneOf("gating", "weighted", "weighted", "additive").equals("weighted"),
                 token && lossFree);
     }
 }

@@ -56,9 +56,12 @@ final class ModelLoader {
         int q = config.heads() * config.headDim();
         int kv = config.kvHeads() * config.headDim();
         linears = List.of(
-                new Linear(Part.Q, "self_attn.q_proj", q, hidden), new Linear(Part.K, "self_attn.k_proj", kv, hidden),
-                new Linear(Part.V, "self_attn.v_proj", kv, hidden), new Linear(Part.O, "self_attn.o_proj", hidden, q),
-                new Linear(Part.GATE, "mlp.gate_proj", inner, hidden), new Linear(Part.UP, "mlp.up_proj", inner, hidden),
+                new Linear(Part.Q, "self_attn.q_proj", q, hidden),
+                new Linear(Part.K, "self_attn.k_proj", kv, hidden),
+                new Linear(Part.V, "self_attn.v_proj", kv, hidden),
+                new Linear(Part.O, "self_attn.o_proj", hidden, q),
+                new Linear(Part.GATE, "mlp.gate_proj", inner, hidden),
+                new Linear(Part.UP, "mlp.up_proj", inner, hidden),
                 new Linear(Part.DOWN, "mlp.down_proj", hidden, inner));
     }
 
@@ -69,23 +72,24 @@ final class ModelLoader {
     }
 
     private DepthModel load() {
-        LinearShape vocabulary = new LinearShape(config.hiddenSize(), config.vocabSize(), weightType);
-        Tensor embedding = checkpoint.get("model.embed_tokens.weight", config.vocabSize(), config.hiddenSize());
-        Buffer table = packLinear(vocabulary, embedding);
-        Buffer head = table;
+        int hidden = config.hiddenSize();
+        int words = config.vocabSize();
+        HeadShape head = new HeadShape(hidden, words, weightType, NormKind.RMS, config.normEps());
+        Tensor embedding = checkpoint.get("model.embed_tokens.weight", words, hidden);
+        Buffer table = packLinear(head.weights(), embedding);
+        Buffer headWeights = table;
         if (config.tiedEmbeddings()) {
-            Tensor copy = checkpoint.find("lm_head.weight", config.vocabSize(), config.hiddenSize());
+            Tensor copy = checkpoint.find("lm_head.weight", words, hidden);
             if (copy != null && !copy.sameAs(embedding)) untied.add("lm_head.weight");
         } else {
-            head = packLinear(vocabulary, checkpoint.get("lm_head.weight", config.vocabSize(), config.hiddenSize()));
+            headWeights = packLinear(head.weights(), checkpoint.get("lm_head.weight", words, hidden));
         }
         List<Stage> stages = new ArrayList<>();
         for (StagePlan plan : StagePlan.of(config, checkpoint)) stages.add(stage(plan));
-        Buffer gain = vector(checkpoint.get("model.norm.weight", config.hiddenSize()));
+        Buffer gain = vector(checkpoint.get("model.norm.weight", hidden));
         checkLeftovers();
-        return new DepthModel(new EmbedShape(config.vocabSize(), config.hiddenSize(), weightType, true, 1), table, stages,
-                new Head(new HeadShape(config.hiddenSize(), config.vocabSize(), weightType, NormKind.RMS, config.normEps()),
-                        gain, null, head));
+        return new DepthModel(new EmbedShape(words, hidden, weightType, true, 1), table, stages,
+                new Head(head, gain, null, headWeights));
     }
 
     /** Rotary frequencies that old checkpoints store are computed here; anything else unread would be lost silently. */
@@ -96,8 +100,8 @@ final class ModelLoader {
             }
         }
         if (!untied.isEmpty()) {
-            warnings.accept(untied.size() + " tied tensors differ from their first copy, which is used for all; the first is "
-                    + untied.iterator().next() + ".");
+            warnings.accept(untied.size() + " tied tensors differ from their first copy, which is used for all;"
+                    + " the first is " + untied.iterator().next() + ".");
         }
     }
 
@@ -111,7 +115,8 @@ final class ModelLoader {
             for (var norm : NORMS.entrySet()) packNorm(plan, shape, layer, norm.getKey(), norm.getValue(), weights);
         }
         try (Arena scratch = Arena.ofConfined()) {
-            Buffer frequency = context.wrap(scratch.allocate(4L * config.ropeFrequency().length, 64)).write(config.ropeFrequency());
+            Buffer frequency = context.wrap(scratch.allocate(4L * config.ropeFrequency().length, 64))
+                    .write(config.ropeFrequency());
             context.blockPack(shape, 0, 0, Part.ROPE_FREQUENCY, Kind.WEIGHT, 1, DType.F32, frequency, weights);
         }
         boolean shared = config.sharedKv() && plan.depths() > 1;
@@ -228,8 +233,8 @@ final class ModelLoader {
         int outputs = routing.tokenChoice() ? plan.depths() : 1;
         boolean mlp = routing.router() == RouterKind.MLP;
         int inner = mlp ? innerSize("model.layers." + first + ".mor_router.router.0.weight") : 0;
-        GateShape shape = new GateShape(config.hiddenSize(), inner, outputs, routers, routing.router(), routing.function(),
-                routing.temperature(), routing.alpha(), 0);
+        GateShape shape = new GateShape(config.hiddenSize(), inner, outputs, routers, routing.router(),
+                routing.function(), routing.temperature(), routing.alpha(), 0);
         Buffer weights = context.allocate(context.gateBytes(shape));
         for (int depth = 0; depth < routers; depth++) {
             String prefix = "model.layers." + (first + depth) + ".mor_router.router.";
@@ -265,9 +270,11 @@ final class ModelLoader {
 
     // ---- packing -------------------------------------------------------------------------------------------------
 
-    private void pack(BlockShape shape, int layer, int depth, Part part, Kind kind, float scale, Tensor tensor, Buffer weights) {
+    private void pack(BlockShape shape, int layer, int depth, Part part, Kind kind, float scale, Tensor tensor,
+            Buffer weights) {
         try (Arena scratch = Arena.ofConfined()) {
-            context.blockPack(shape, layer, depth, part, kind, scale, tensor.type(), context.wrap(tensor.aligned(scratch)), weights);
+            context.blockPack(shape, layer, depth, part, kind, scale, tensor.type(),
+                    context.wrap(tensor.aligned(scratch)), weights);
         }
     }
 
@@ -280,7 +287,8 @@ final class ModelLoader {
     private Buffer packLinear(LinearShape shape, Tensor tensor) {
         Buffer packed = context.allocate(context.linearBytes(shape));
         try (Arena scratch = Arena.ofConfined()) {
-            context.linearPack(shape, 0, shape.outFeatures(), tensor.type(), context.wrap(tensor.aligned(scratch)), packed);
+            context.linearPack(shape, 0, shape.outFeatures(), tensor.type(), context.wrap(tensor.aligned(scratch)),
+                    packed);
         }
         return packed;
     }

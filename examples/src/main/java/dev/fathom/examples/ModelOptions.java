@@ -8,10 +8,12 @@ import picocli.CommandLine.Option;
 
 /** Options of every command that runs a model. */
 final class ModelOptions {
-    @Option(names = "--model", paramLabel = "DIR", description = "Directory with config.json and model.safetensors (default: the bundled model).")
+    @Option(names = "--model", paramLabel = "DIR",
+            description = "Directory with config.json and model.safetensors (default: the bundled model).")
     private Path directory;
 
-    @Option(names = "--dtype", paramLabel = "f32|bf16", description = "Type of weights, K and V (default: as in the checkpoint).")
+    @Option(names = "--dtype", paramLabel = "f32|bf16",
+            description = "Type of weights, K and V (default: as in the checkpoint).")
     private String dtype;
 
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")

@@ -20,8 +20,13 @@ final class Progress implements LongConsumer, AutoCloseable {
 
     static Progress of(String task, long steps) {
         if (steps < LONG_WORK || !Terminal.isTerminal(Terminal.ERR)) return new Progress(null);
-        return new Progress(new ProgressBarBuilder().setTaskName(task).setInitialMax(steps).setStyle(ProgressBarStyle.ASCII)
-                .setConsumer(new ConsoleProgressBarConsumer(System.err, 80)).clearDisplayOnFinish().build());
+        return new Progress(new ProgressBarBuilder()
+                .setTaskName(task)
+                .setInitialMax(steps)
+                .setStyle(ProgressBarStyle.ASCII)
+                .setConsumer(new ConsoleProgressBarConsumer(System.err, 80))
+                .clearDisplayOnFinish()
+                .build());
     }
 
     @Override

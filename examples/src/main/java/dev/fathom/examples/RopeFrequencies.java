@@ -6,7 +6,9 @@ import com.fasterxml.jackson.databind.JsonNode;
 final class RopeFrequencies {
     private RopeFrequencies() {}
 
-    /** One frequency per rotated pair. {@code scaling} is the object rope_parameters or rope_scaling, or a missing node. */
+    /**
+     * One frequency per rotated pair. {@code scaling} is the object rope_parameters or rope_scaling, or a missing node.
+     */
     static float[] of(double theta, int rotaryDim, JsonNode scaling) {
         String type = scaling.path("rope_type").asText(scaling.path("type").asText("default"));
         double factor = type.equals("default") ? 1 : number(scaling, "factor");
@@ -36,7 +38,8 @@ final class RopeFrequencies {
     private static double number(JsonNode scaling, String key) {
         double value = scaling.path(key).asDouble(Double.NaN);
         if (!(value > 0) || Double.isInfinite(value)) {
-            throw new UserException("config.json: rope scaling needs a positive number " + key + ", got " + scaling.path(key) + ".");
+            throw new UserException("config.json: rope scaling needs a positive number " + key + ", got "
+                    + scaling.path(key) + ".");
         }
         return value;
     }

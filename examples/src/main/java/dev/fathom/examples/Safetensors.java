@@ -12,8 +12,9 @@ import java.util.Map;
 import com.fasterxml.jackson.databind.JsonNode;
 
 /**
- * The safetensors format: a 64-bit header length, a JSON header, the data. Nothing in the file is trusted: types, shapes
- * and offsets must agree with one another and with the file's size, and the tensors must cover the data exactly once.
+ * The safetensors format: a 64-bit header length, a JSON header, the data. Nothing in the file is trusted: types,
+ * shapes and offsets must agree with one another and with the file's size, and the tensors must cover the data exactly
+ * once.
  */
 final class Safetensors {
     private static final ValueLayout.OfLong LENGTH = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
@@ -28,15 +29,17 @@ final class Safetensors {
         if (file.byteSize() < 8) throw new UserException(fileName + " is too short for a safetensors file.");
         long length = file.get(LENGTH, 0);
         if (length < 2 || length > file.byteSize() - 8 || length > Json.MAX_BYTES) {
-            throw new UserException(fileName + " claims a header of " + Long.toUnsignedString(length) + " bytes, expected 2.."
-                    + Math.min(Math.max(2, file.byteSize() - 8), Json.MAX_BYTES) + ".");
+            throw new UserException(fileName + " claims a header of " + Long.toUnsignedString(length)
+                    + " bytes, expected 2.." + Math.min(Math.max(2, file.byteSize() - 8), Json.MAX_BYTES) + ".");
         }
         JsonNode header = Json.object("The header of " + fileName, file.asSlice(8, length));
         MemorySegment data = file.asSlice(8 + length).asReadOnly();
 
         List<Span> spans = new ArrayList<>(header.size());
         for (Map.Entry<String, JsonNode> entry : header.properties()) {
-            if (!entry.getKey().equals("__metadata__")) spans.add(span(fileName, entry.getKey(), entry.getValue(), data));
+            if (!entry.getKey().equals("__metadata__")) {
+                spans.add(span(fileName, entry.getKey(), entry.getValue(), data));
+            }
         }
         checkCover(fileName, spans, data.byteSize());
         Map<String, Tensor> tensors = HashMap.newHashMap(spans.size());
@@ -106,7 +109,8 @@ final class Safetensors {
             end = span.end;
         }
         if (end != bytes) {
-            throw new UserException(fileName + ": the tensors end at byte " + end + " of the data, which has " + bytes + ".");
+            throw new UserException(fileName + ": the tensors end at byte " + end + " of the data, which has " + bytes
+                    + ".");
         }
     }
 

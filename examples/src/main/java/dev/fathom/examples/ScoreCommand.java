@@ -27,17 +27,21 @@ final class ScoreCommand implements Runnable {
     @Option(names = "--json", description = "Write one JSON object.")
     private boolean json;
 
-    @Option(names = "--context", paramLabel = "N", description = "Tokens of a window (default: the model's longest context).")
+    @Option(names = "--context", paramLabel = "N",
+            description = "Tokens of a window (default: the model's longest context).")
     private Integer context;
 
-    @Option(names = "--stride", paramLabel = "N", description = "Tokens between the beginnings of windows (default: half the context).")
+    @Option(names = "--stride", paramLabel = "N",
+            description = "Tokens between the beginnings of windows (default: half the context).")
     private Integer stride;
 
     static final class Input {
-        @Option(names = "--text", required = true, paramLabel = "FILE", description = "Text to score; - is standard input.")
+        @Option(names = "--text", required = true, paramLabel = "FILE",
+                description = "Text to score; - is standard input.")
         private String text;
 
-        @Option(names = "--ids", required = true, paramLabel = "FILE", description = "Token ids to score, with white space between them; - is standard input.")
+        @Option(names = "--ids", required = true, paramLabel = "FILE",
+                description = "Token ids to score, with white space between them; - is standard input.")
         private String ids;
     }
 
@@ -45,7 +49,8 @@ final class ScoreCommand implements Runnable {
     public void run() {
         byte[] contents = read(input.text != null ? input.text : input.ids);
         try (LanguageModel opened = model.open()) {
-            int[] ids = input.text != null ? opened.codec().encode(contents) : parse(contents, opened.config().vocabSize());
+            int[] ids = input.text != null ? opened.codec().encode(contents)
+                    : parse(contents, opened.config().vocabSize());
             if (ids.length == 0) throw new UserException("There is nothing to score: the input has no tokens.");
             int longest = opened.config().contextLength();
             int window = context == null ? longest : within("--context", context, longest);
@@ -64,7 +69,9 @@ final class ScoreCommand implements Runnable {
     }
 
     private static int within(String name, int value, int most) {
-        if (value < 1 || value > most) throw new UserException(name + " must be in 1.." + most + ", got " + value + ".");
+        if (value < 1 || value > most) {
+            throw new UserException(name + " must be in 1.." + most + ", got " + value + ".");
+        }
         return value;
     }
 

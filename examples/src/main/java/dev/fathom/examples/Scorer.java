@@ -82,7 +82,8 @@ final class Scorer {
             Window window = windows.get(i);
             int[] ids = texts.get(window.text);
             int[] targets = new int[window.end - window.fresh]; // what follows the last token of a text is never read
-            System.arraycopy(ids, window.fresh + 1, targets, 0, Math.min(targets.length, ids.length - window.fresh - 1));
+            System.arraycopy(ids, window.fresh + 1, targets, 0,
+                    Math.min(targets.length, ids.length - window.fresh - 1));
             step.score(sequences[i], Arrays.copyOfRange(ids, window.fresh, window.end), targets);
         }
         session.run(step);
@@ -99,6 +100,7 @@ final class Scorer {
 
     private static double finite(double nll, int token) {
         if (Double.isFinite(nll)) return nll;
-        throw new UserException("The model gives no finite likelihood after token " + token + ": its weights are not usable.");
+        throw new UserException("The model gives no finite likelihood after token " + token
+                + ": its weights are not usable.");
     }
 }

@@ -39,8 +39,8 @@ record StagePlan(int layers, int depths, boolean routed, Prefix prefix) {
         int total = ends > 0 ? 1 + checkpoint.largestIndex("model.layers.") : config.layers();
         int depths = recursion.depths();
         if (total <= ends || (total - ends) % depths != 0) {
-            throw new UserException("config.json: " + total + " layers less " + ends + " unshared ones do not divide into "
-                    + depths + " recursions.");
+            throw new UserException("config.json: " + total + " layers less " + ends
+                    + " unshared ones do not divide into " + depths + " recursions.");
         }
         int perDepth = (total - ends) / depths;
         int first = ends / 2;
@@ -71,7 +71,9 @@ record StagePlan(int layers, int depths, boolean routed, Prefix prefix) {
                 : (layer, depth) -> "model.layers." + (first + depth) + ".block." + layer + ".";
         int layers = 0; // the checkpoint's own count: num_hidden_layers is often that of the base model
         while (checkpoint.hasUnder(prefix.of(layers, 0))) layers++;
-        if (layers == 0) throw new UserException("The checkpoint has no layer " + prefix.of(0, 0) + "*, which mor calls for.");
+        if (layers == 0) {
+            throw new UserException("The checkpoint has no layer " + prefix.of(0, 0) + "*, which mor calls for.");
+        }
         StagePlan shared = new StagePlan(layers, recursion.depths(), true, prefix);
         if (first == 0) return List.of(shared);
         int last = token ? 2 : 1 + recursion.depths();

@@ -24,7 +24,8 @@ final class Terminal {
     /** The text without control characters that would move the cursor or change the terminal. */
     static String printable(String text) {
         StringBuilder safe = new StringBuilder(text.length());
-        text.codePoints().forEach(c -> safe.appendCodePoint(Character.isISOControl(c) && c != '\n' && c != '\t' ? '\uFFFD' : c));
+        text.codePoints().forEach(c -> safe.appendCodePoint(Character.isISOControl(c) && c != '\n' && c != '\t'
+                ? '\uFFFD' : c));
         return safe.toString();
     }
 }
