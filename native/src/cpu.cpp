@@ -25,6 +25,33 @@ int32_t best_isa() { return FTH_ISA_SCALAR; }
 bool has_bf16_dot() { return false; }
 #endif
 
+namespace {
+
+// The kernel's own description of the cache; sysconf, which guesses from CPUID and errs on virtual machines, only without.
+int64_t cache_bytes(int level, int sysconf_name) {
+  for (int index = 0; index < 8; index++) {
+    char path[96];
+    int found = 0;
+    long long kib = 0;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", index);
+    if (FILE* file = fopen(path, "r")) {
+      if (fscanf(file, "%d", &found) != 1) found = 0;
+      fclose(file);
+    }
+    if (found != level) continue;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
+    if (FILE* file = fopen(path, "r")) {
+      if (fscanf(file, "%lldK", &kib) != 1) kib = 0;
+      fclose(file);
+    }
+    if (kib > 0) return kib << 10;
+  }
+  const long bytes = sysconf(sysconf_name);
+  return bytes > 0 ? bytes : 0;
+}
+
+}  // namespace
+
 int usable_cores() {
   cpu_set_t set;
   int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(sysconf(_SC_NPROCESSORS_ONLN));
@@ -39,13 +66,7 @@ int usable_cores() {
   return cores < 1 ? 1 : cores;
 }
 
-int64_t l2_bytes() {
-  const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return bytes > 0 ? bytes : 0;
-}
-int64_t l3_bytes() {
-  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return bytes > 0 ? bytes : 0;
-}
+int64_t l2_bytes() { return cache_bytes(2, _SC_LEVEL2_CACHE_SIZE); }
+int64_t l3_bytes() { return cache_bytes(3, _SC_LEVEL3_CACHE_SIZE); }
 
 }  // namespace fth
