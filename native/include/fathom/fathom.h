@@ -120,7 +120,7 @@ enum { FTH_RESIDUAL_NONE = 0, FTH_RESIDUAL_ADD = 1, FTH_RESIDUAL_GATED = 2 };
 /* y[row] = r[row] + g[row] * act(z[row]),   z = W x + bias + B_d (A_d x),  d = rows[row].depth
  * (r, g absent without residual; g = 1 with FTH_RESIDUAL_ADD).
  * glu = 1: W has 2*out_features rows, first the gate's, then the values', and act(z) becomes act(z_gate) * z_value.
- * With bf16 weights x is rounded to bf16 before the product. */
+ * With bf16 weights x, and A_d x, is rounded to bf16 before the product. */
 typedef struct fth_linear_shape {
   int32_t in_features;
   int32_t out_features;
