@@ -105,11 +105,16 @@ class Walk {
     if (n == 0) return;
     const Chunk at = a_.masked ? gather_dense(base) : locate(base);
     const int64_t width = kv::padded(a_.head_dim);
-    // While the K tile is multiplied the next chunk's K tile is fetched, likewise V, in equal shares per block. The next
-    // tile is taken to be where its first item lies; that is wrong only if items are scattered, and then harmless.
-    const bool more = !a_.masked && base + kChunk < tile_.end;
-    const Chunk next = more ? page(list()[base + kChunk]) : at;
-    const int lines = more ? (16 + n - 1) / n : 0;
+    // The processor sees by itself that a list goes on in memory, if the tile is read once. Else the next chunk's K tile
+    // is fetched while this one's is multiplied, likewise V, in equal shares per block. It is taken to be where its
+    // first item lies; that is wrong only if items are scattered, and then harmless.
+    Chunk next = at;
+    int lines = 0;
+    if (!a_.masked && base + kChunk < tile_.end) {
+      next = page(list()[base + kChunk]);
+      const bool goes_on = next.k == static_cast<const char*>(at.k) + kv::tiles_bytes(a_.pool);
+      if (n > 1 || !goes_on) lines = (16 + n - 1) / n;
+    }
     const int64_t k_share = kv::k_tile_bytes(a_.pool) / n / 64 * 64, v_share = kv::v_tile_bytes(a_.pool) / n / 64 * 64;
     for (int b = 0; b < n; b++) {
       const Block& block = blocks[b];

@@ -1,5 +1,6 @@
-// The K,V pool. A *page* is 64 entries; the pool is [page][layer][kv_head]{K tile, V tile}. Inside a tile both products of
-// attention read memory in order, 64 columns wide:
+// The K,V pool. A *page* is 64 entries; the pool is [layer][kv_head][page]{K tile, V tile}, so that a head's pages of a
+// list that was allocated in one go are one stream in memory. Inside a tile both products of attention read memory in
+// order, 64 columns wide:
 //   K tile  f32 [head_dim][64 keys]               bf16 [head_dim / 2][64 keys][2]
 //   V tile  f32 per block of 64 dims [64 keys][w]  bf16 [32 key pairs][w][2]     (w: 64, the last block's is narrower)
 // V's dims are padded to a multiple of 16. Slots of entries that were never written hold anything.
@@ -15,7 +16,7 @@ constexpr int64_t kMostHeadDim = 256;
 
 struct Pool {
   char* data;
-  int64_t layers, kv_heads, head_dim;
+  int64_t layers, kv_heads, pages, head_dim;
   bool bf16;
 };
 
@@ -23,11 +24,10 @@ static inline int64_t element_bytes(bool bf16) { return bf16 ? 2 : 4; }
 static inline int64_t padded(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 static inline int64_t k_tile_bytes(const Pool& p) { return kPage * p.head_dim * element_bytes(p.bf16); }
 static inline int64_t v_tile_bytes(const Pool& p) { return kPage * padded(p.head_dim) * element_bytes(p.bf16); }
-static inline int64_t head_bytes(const Pool& p) { return k_tile_bytes(p) + v_tile_bytes(p); }
-static inline int64_t page_bytes(const Pool& p) { return p.layers * p.kv_heads * head_bytes(p); }
+static inline int64_t tiles_bytes(const Pool& p) { return k_tile_bytes(p) + v_tile_bytes(p); }
 // Where the K tile of (page, layer, kv head) begins; its V tile follows.
 static inline char* tile(const Pool& p, int64_t page, int64_t layer, int64_t head) {
-  return p.data + page * page_bytes(p) + (layer * p.kv_heads + head) * head_bytes(p);
+  return p.data + ((layer * p.kv_heads + head) * p.pages + page) * tiles_bytes(p);
 }
 
 // Index of element (key 0..63, dim) in a tile.

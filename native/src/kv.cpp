@@ -22,7 +22,7 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t lay
   check.that(s.entries >= 0 && s.entries <= INT32_MAX && s.entries % kv::kPage == 0,
              "%s.entries must be a multiple of 64 in 0..%d, got %lld", name, INT32_MAX, (long long)s.entries);
   if (!check.ok()) return false;
-  const __int128 bytes = __int128(kv::page_bytes(pool_of(s, nullptr))) * (s.entries / kv::kPage);
+  const __int128 bytes = __int128(kv::tiles_bytes(pool_of(s, nullptr))) * s.layers * s.kv_heads * (s.entries / kv::kPage);
   check.that(bytes <= (int64_t(1) << 56), "%s describes a pool of more than 2^56 bytes", name);
   check.that(layer >= 0 && layer < s.layers, "layer must be in 0..%d, got %d", s.layers - 1, layer);
   return check.ok();
@@ -30,10 +30,13 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t lay
 
 kv::Pool pool_of(const fth_kv_shape& s, const void* data) {
   // The pool is written only through calls that were given it writable.
-  return {static_cast<char*>(const_cast<void*>(data)), s.layers, s.kv_heads, s.head_dim, s.type == FTH_BF16};
+  return {static_cast<char*>(const_cast<void*>(data)), s.layers, s.kv_heads, s.entries / kv::kPage, s.head_dim,
+          s.type == FTH_BF16};
 }
 
-int64_t pool_bytes(const fth_kv_shape& s) { return s.entries / kv::kPage * kv::page_bytes(pool_of(s, nullptr)); }
+int64_t pool_bytes(const fth_kv_shape& s) {
+  return s.layers * s.kv_heads * (s.entries / kv::kPage) * kv::tiles_bytes(pool_of(s, nullptr));
+}
 
 int64_t check_entries_words(int64_t count) { return int64_t(table_size(count)); }
 

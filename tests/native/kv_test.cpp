@@ -39,12 +39,11 @@ static void round_trip(int32_t type, int32_t head_dim, int32_t kv_heads, int64_t
   // Each element went to one place: as many elements changed as were written, all in the layer's tiles.
   const int64_t width = type == FTH_BF16 ? 2 : 4;
   int64_t changed = 0, outside = 0;
-  const fth::kv::Pool layout{pool, shape.layers, kv_heads, head_dim, type == FTH_BF16};
+  const fth::kv::Pool layout{pool, shape.layers, kv_heads, shape.entries / 64, head_dim, type == FTH_BF16};
   for (int64_t i = 0; i < bytes; i += width) {
     if (memcmp(pool + i, before + i, size_t(width)) == 0) continue;
     changed++;
-    const int64_t in_page = i % fth::kv::page_bytes(layout);
-    outside += in_page / (fth::kv::head_bytes(layout) * kv_heads) != layer;
+    outside += i < fth::kv::tile(layout, 0, layer, 0) - pool || i >= fth::kv::tile(layout, 0, layer + 1, 0) - pool;
   }
   EXPECT(changed == 2 * count * row, "%lld of %lld", (long long)changed, (long long)(2 * count * row));
   EXPECT(outside == 0);
