@@ -20,25 +20,39 @@ template <Form form, int R, int N, bool kMasked>
 [[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                                            int64_t steps, uint64_t mask, Ahead ahead, __m256 (&acc)[R][N]) {
   const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
+    // Widened words go in two rounds. Of matrix registers and multipliers the fewer are held, the others pass by: with
+    // the sums they fill the sixteen registers.
+#pragma GCC unroll 2
+    for (int half = 0; half < (form == Form::kWidened ? 2 : 1); half++) {
+      if (form == Form::kWidened && kMasked && !(halves >> half & 1)) continue;
+      const auto word = [&](int j) __attribute__((always_inline)) {
+        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + s * b_stride + j * 8));
+        if (form == Form::kWidened && half == 0) x = _mm256_slli_epi32(x, 16);
+        if (form == Form::kWidened && half == 1) x = _mm256_and_si256(x, _mm256_set1_epi32(int(0xffff0000u)));
+        return _mm256_castsi256_ps(x);
+      };
+      const auto multiplier = [&](int i) __attribute__((always_inline)) {
+        return _mm256_broadcast_ss(a + i * a_stride + (form == Form::kWidened ? 2 * s + half : s));
+      };
+      if constexpr (R < N) {
+        __m256 y[R];
+#pragma GCC unroll 6
+        for (int i = 0; i < R; i++) y[i] = multiplier(i);
 #pragma GCC unroll 8
-    for (int j = 0; j < N; j++) {
-      const __m256 x = _mm256_loadu_ps(b + s * b_stride + j * 8);
-      if constexpr (form == Form::kF32) {
+        for (int j = 0; j < N; j++) {
+          const __m256 x = word(j);
 #pragma GCC unroll 6
-        for (int i = 0; i < R; i++) acc[i][j] = _mm256_fmadd_ps(x, _mm256_broadcast_ss(a + i * a_stride + s), acc[i][j]);
-      } else {
-        if (!kMasked || halves & 1) {
-          const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
-#pragma GCC unroll 6
-          for (int i = 0; i < R; i++)
-            acc[i][j] = _mm256_fmadd_ps(even, _mm256_broadcast_ss(a + i * a_stride + 2 * s), acc[i][j]);
+          for (int i = 0; i < R; i++) acc[i][j] = _mm256_fmadd_ps(x, y[i], acc[i][j]);
         }
-        if (!kMasked || halves & 2) {
-          const __m256 odd = _mm256_castsi256_ps(
-              _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(int(0xffff0000u))));
+      } else {
+        __m256 x[N];
+#pragma GCC unroll 8
+        for (int j = 0; j < N; j++) x[j] = word(j);
 #pragma GCC unroll 6
-          for (int i = 0; i < R; i++)
-            acc[i][j] = _mm256_fmadd_ps(odd, _mm256_broadcast_ss(a + i * a_stride + 2 * s + 1), acc[i][j]);
+        for (int i = 0; i < R; i++) {
+          const __m256 y = multiplier(i);
+#pragma GCC unroll 8
+          for (int j = 0; j < N; j++) acc[i][j] = _mm256_fmadd_ps(x[j], y, acc[i][j]);
         }
       }
     }
@@ -80,6 +94,8 @@ inline __m256 exp2_8(__m256 x) {
 
 template <Form form>
 struct Avx2 {
+  static constexpr bool kOnePass = false;
+
   static void query(const float* q, float scale, int64_t head_dim, float* to) {
     for (int64_t d = 0; d < head_dim; d += 8) put(_mm256_mul_ps(_mm256_loadu_ps(q + d), _mm256_set1_ps(scale)), to + d);
   }
@@ -180,6 +196,7 @@ struct Avx2 {
   static void scores_of(const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
     constexpr int N = columns_of(R);
     const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
+    ahead.lines = (ahead.lines * N + 7) / 8;  // each pass fetches its share
     for (int64_t c = 0; c < kChunk; c += N * 8) {
       __m256 acc[R][N];
 #pragma GCC unroll 6
@@ -187,7 +204,7 @@ struct Avx2 {
 #pragma GCC unroll 8
         for (int j = 0; j < N; j++) acc[i][j] = _mm256_setzero_ps();
       product<form, R, N, false>(query, kQueryStride, static_cast<const float*>(k) + c, kChunk, steps, 0, ahead, acc);
-      ahead.lines = 0;  // the first pass fetched it all
+      ahead.at += ahead.lines * 64 * (steps / 4);
 #pragma GCC unroll 6
       for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
@@ -201,16 +218,13 @@ struct Avx2 {
     constexpr int N = columns_of(R);
     constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
     const float* b = static_cast<const float*>(v);
+    ahead.lines = (ahead.lines * N + 7) / 8;  // each pass fetches its share
     for (int64_t d = 0; d < width; d += 64, b += kSteps * 64) {
       const int64_t columns = width - d < 64 ? width - d : 64;
-      Ahead fetch = ahead;
       int64_t c = 0;
-      for (; c + N * 8 <= columns; c += N * 8) {
-        values_block<R, N>(weight, b + c, columns, mask, factor, out + d + c, width, fetch);
-        fetch.lines = 0;
-      }
-      for (; c < columns; c += 16) values_block<R, 2>(weight, b + c, columns, mask, factor, out + d + c, width, fetch);
-      ahead.at += ahead.lines * 64 * (kSteps / 4);
+      for (; c + N * 8 <= columns; c += N * 8, ahead.at += ahead.lines * 64 * (kSteps / 4))
+        values_block<R, N>(weight, b + c, columns, mask, factor, out + d + c, width, ahead);
+      for (; c < columns; c += 16) values_block<R, 2>(weight, b + c, columns, mask, factor, out + d + c, width, ahead);
     }
   }
 

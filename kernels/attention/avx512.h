@@ -22,30 +22,24 @@ template <Form form, int R, int N, bool kMasked>
                                            Ahead ahead, __m512 (&acc)[R][N]) {
   const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
     const __m512i select = _mm512_set1_epi32(int((halves & 1 ? 0xffffu : 0) | (halves & 2 ? 0xffff0000u : 0)));
-    (void)select;
+    // Widened words go in two rounds, so that the registers hold the multipliers of one.
+#pragma GCC unroll 2
+    for (int half = 0; half < (form == Form::kWidened ? 2 : 1); half++) {
+      if (form == Form::kWidened && kMasked && !(halves >> half & 1)) continue;
 #pragma GCC unroll 4
-    for (int j = 0; j < N; j++) {
-      __m512 x = _mm512_loadu_ps(b + (s * N + j) * 16);
-      if constexpr (form == Form::kF32) {
+      for (int j = 0; j < N; j++) {
+        __m512i x = _mm512_loadu_si512(b + (s * N + j) * 16);
+        if (form == Form::kDot && kMasked) x = _mm512_and_si512(x, select);
+        if (form == Form::kWidened && half == 0) x = _mm512_slli_epi32(x, 16);
+        if (form == Form::kWidened && half == 1) x = _mm512_and_si512(x, _mm512_set1_epi32(int(0xffff0000u)));
 #pragma GCC unroll 6
-        for (int i = 0; i < R; i++) acc[i][j] = _mm512_fmadd_ps(x, _mm512_set1_ps(a[i * a_stride + s]), acc[i][j]);
-      } else {
-        if constexpr (kMasked) x = _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), select));
-        if constexpr (form == Form::kWidened) {
-          const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
-          const __m512 odd = _mm512_castsi512_ps(
-              _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(int(0xffff0000u))));
-#pragma GCC unroll 6
-          for (int i = 0; i < R; i++) {
-            acc[i][j] = _mm512_fmadd_ps(even, _mm512_set1_ps(a[i * a_stride + 2 * s]), acc[i][j]);
-            acc[i][j] = _mm512_fmadd_ps(odd, _mm512_set1_ps(a[i * a_stride + 2 * s + 1]), acc[i][j]);
-          }
-        } else {
+        for (int i = 0; i < R; i++) {
+          const __m512 y = _mm512_set1_ps(a[i * a_stride + (form == Form::kWidened ? 2 * s + half : s)]);
 #if defined(__AVX512BF16__)
-#pragma GCC unroll 6
-          for (int i = 0; i < R; i++)
-            acc[i][j] = _mm512_dpbf16_ps(acc[i][j], (__m512bh)x, (__m512bh)_mm512_set1_ps(a[i * a_stride + s]));
+          if constexpr (form == Form::kDot) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], (__m512bh)x, (__m512bh)y);
+          else
 #endif
+            acc[i][j] = _mm512_fmadd_ps(_mm512_castsi512_ps(x), y, acc[i][j]);
         }
       }
     }
@@ -83,6 +77,8 @@ inline __m512 exp2_16(__m512 x) {
 
 template <Form form>
 struct Avx512 {
+  static constexpr bool kOnePass = true;
+
   static void query(const float* q, float scale, int64_t head_dim, float* to) {
     for (int64_t d = 0; d < head_dim; d += 16) {
       const __mmask16 lanes = lanes16(head_dim - d);

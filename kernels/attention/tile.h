@@ -4,6 +4,7 @@
 //   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by
 //   values  out = out * factor + weights * V tile
 //   axpby, exp2, sum, at_least, put_row: see there
+// V::kOnePass: scores and values read a tile from its first byte to its last.
 #pragma once
 #include <math.h>
 
@@ -113,7 +114,7 @@ class Walk {
     if (!a_.masked && base + kChunk < tile_.end) {
       next = page(list()[base + kChunk]);
       const bool goes_on = next.k == static_cast<const char*>(at.k) + kv::tiles_bytes(a_.pool);
-      if (n > 1 || !goes_on) lines = (16 + n - 1) / n;
+      if (n > 1 || !V::kOnePass || !goes_on) lines = (16 + n - 1) / n;
     }
     const int64_t k_share = kv::k_tile_bytes(a_.pool) / n / 64 * 64, v_share = kv::v_tile_bytes(a_.pool) / n / 64 * 64;
     for (int b = 0; b < n; b++) {
