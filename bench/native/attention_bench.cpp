@@ -11,8 +11,8 @@ struct Model {
 };
 constexpr Model kModels[] = {{"SmolLM-360M", 15, 5, 64}, {"TinyLlama", 32, 4, 64}, {"Gemma-2B", 8, 1, 256}};
 
-// `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes, causally.
-// The pool holds enough layers for every call to read K,V from memory.
+// `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
+// causally. The pool holds enough layers for every call to read K,V from memory.
 void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m, int32_t type,
              int64_t sequences, int64_t rows, int64_t context, bool scattered) {
   const int64_t entries = sequences * context, element = type == FTH_BF16 ? 2 : 4;
@@ -23,7 +23,8 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   int64_t bytes = 0;
   MUST(ctx, fth_kv_bytes(ctx, &kv, &bytes));
   const int64_t count = sequences * rows, floats = count * m.heads * m.head_dim;
-  bench::Memory pool(bytes), q(floats * 4), out(floats * 4), lists(entries * 4), row_memory(count * int64_t(sizeof(fth_row)));
+  bench::Memory pool(bytes), q(floats * 4), out(floats * 4), lists(entries * 4),
+      row_memory(count * int64_t(sizeof(fth_row)));
   pool.fill();
   q.fill();
   int32_t* list = reinterpret_cast<int32_t*>(lists.bytes());
@@ -45,17 +46,19 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
     reads.time([&] { bench::read_all(ctx, slice, layer); });
     next();
     samples.time([&] {
-      MUST(ctx, fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(), nullptr, nullptr,
-                              out.floats()));
+      MUST(ctx, fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(), nullptr,
+                              nullptr, out.floats()));
     });
   } while (bench::now() < until);
 
-  const double flops = 4.0 * seen * m.heads * m.head_dim, compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
+  const double flops = 4.0 * seen * m.heads * m.head_dim,
+               compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
   char what[64];
   snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type == FTH_BF16 ? "bf16" : "f32",
            (long long)sequences, (long long)rows, (long long)context, scattered ? " scattered" : "");
   bench::report({rows == 1 ? "decode" : "prefill", what, ctx->info.workers, flops, double(layer),
-                 compute > reads.median() ? compute : reads.median()}, samples);
+                 compute > reads.median() ? compute : reads.median()},
+                samples);
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 // What a row sees of a chunk is one 64-bit mask. K and V of items it does not see reach nothing, not even as 0 * V.
 //
 // With bf16 K,V every instruction set rounds the scaled query and the softmax weights to bf16 before the products (the
-// sum of the weights takes them unrounded). Sums are fp32. Vector targets count scores in powers of two: log2(e) is part
-// of the query's scale.
+// sum of the weights takes them unrounded). Sums are fp32. Vector targets count scores in powers of two: log2(e) is
+// part of the query's scale.
 #pragma once
 #include <cstdint>
 
@@ -60,9 +60,11 @@ struct Tile {
 static inline int64_t parts_per_group(const Args& a) { return (a.heads / a.kv_heads + kVectors - 1) / kVectors; }
 static inline int64_t parts(const Args& a) { return a.kv_heads * parts_per_group(a); }
 
-// Softmax state of `vectors` query vectors: max (of log2(e) * score) [kVectors], sum [kVectors], out [vectors][padded head_dim].
+// Softmax state of a tile's query vectors: max (of log2(e) * score) [kLanes], sum [kLanes], out [vectors][padded
+// head_dim].
+constexpr int64_t kLanes = 32;
 static inline int64_t state_floats(const Args& a, int64_t vectors) {
-  return 2 * 32 + vectors * kv::padded(a.head_dim);
+  return 2 * kLanes + vectors * kv::padded(a.head_dim);
 }
 
 // Floats between query vectors: not a power of two, so that they spread over a cache's sets.
@@ -74,9 +76,9 @@ struct alignas(64) Workspace {
   float weight[kVectors * kChunk];                 // scores, then softmax weights
   float bias[kVectors * kChunk];
   float sum[kVectors * 16];                        // lanes of the running sums
-  float factor[32];                                // what a chunk shrinks the earlier sums by
-  float piece[2 * 32 + kVectors * kv::kMostHeadDim];
-  float total[2 * 32 + kVectors * kv::kMostHeadDim];
+  float factor[kLanes];                            // what a chunk shrinks the earlier sums by
+  float piece[2 * kLanes + kVectors * kv::kMostHeadDim];
+  float total[2 * kLanes + kVectors * kv::kMostHeadDim];
   uint32_t k_tile[kChunk * kv::kMostHeadDim];      // gathered chunk, laid out as a page's
   uint32_t v_tile[kChunk * kv::kMostHeadDim];
 };

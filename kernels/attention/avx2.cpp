@@ -12,8 +12,8 @@ void piece(const Args& a, const Tile& tile, int64_t part, int64_t piece, Workspa
   else one_piece<Avx2<Form::kF32>>(a, tile, part, piece, w, state);
 }
 
-void merge(const Args& a, const Tile& tile, int64_t part, const float* states, int64_t stride, int64_t pieces, bool first,
-           float* total) {
+void merge(const Args& a, const Tile& tile, int64_t part, const float* states, int64_t stride, int64_t pieces,
+           bool first, float* total) {
   merge_states<Avx2<Form::kF32>>(a, tile, part, states, stride, pieces, first, total);
 }
 

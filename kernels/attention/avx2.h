@@ -20,8 +20,8 @@ template <Form form, int R, int N, bool kMasked>
 [[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
                                            int64_t steps, uint64_t mask, Ahead ahead, __m256 (&acc)[R][N]) {
   const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
-    // Widened words go in two rounds. Of matrix registers and multipliers the fewer are held, the others pass by: with
-    // the sums they fill the sixteen registers.
+  // Widened words go in two rounds. Of matrix registers and multipliers the fewer are held, the others pass by: with
+  // the sums they fill the sixteen registers.
 #pragma GCC unroll 2
     for (int half = 0; half < (form == Form::kWidened ? 2 : 1); half++) {
       if (form == Form::kWidened && kMasked && !(halves >> half & 1)) continue;
@@ -76,8 +76,8 @@ template <Form form, int R, int N, bool kMasked>
   }
 }
 
-// 2^x for x <= 0, also -inf; NaN stays NaN. A polynomial of degree 5 (relative error 2^-23.4), exact at 0; results below
-// 2^-126 are 0.
+// 2^x for x <= 0, also -inf; NaN stays NaN. A polynomial of degree 5 (relative error 2^-23.4), exact at 0; results
+// below 2^-126 are 0.
 inline __m256 exp2_8(__m256 x) {
   x = _mm256_max_ps(_mm256_set1_ps(-127.f), x);
   const __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(x, n);
@@ -213,8 +213,8 @@ struct Avx2 {
   }
 
   template <int R>
-  static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor, float* out,
-                        Ahead ahead) {
+  static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
+                        float* out, Ahead ahead) {
     constexpr int N = columns_of(R);
     constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
     const float* b = static_cast<const float*>(v);

@@ -18,8 +18,8 @@ enum class Form {
 // acc += a * b over `steps` words of b's rows. `a` has one word per step (kWidened: two). A masked product leaves out
 // the steps (bf16: halves of them) whose bit is not set.
 template <Form form, int R, int N, bool kMasked>
-[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t steps, uint64_t mask,
-                                           Ahead ahead, __m512 (&acc)[R][N]) {
+[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t steps,
+                                           uint64_t mask, Ahead ahead, __m512 (&acc)[R][N]) {
   const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
     const __m512i select = _mm512_set1_epi32(int((halves & 1 ? 0xffffu : 0) | (halves & 2 ? 0xffff0000u : 0)));
     // Widened words go in two rounds, so that the registers hold the multipliers of one.
@@ -162,8 +162,9 @@ struct Avx512 {
     uint64_t mask = 0;
     for (int64_t j = 0; j < n; j += 16) {
       const __mmask16 lanes = lanes16(n - j);
-      mask |= uint64_t(_mm512_mask_cmpge_epi32_mask(lanes, _mm512_maskz_loadu_epi32(lanes, x + j),
-                                                    _mm512_set1_epi32(bound))) << j;
+      mask |= uint64_t(
+                  _mm512_mask_cmpge_epi32_mask(lanes, _mm512_maskz_loadu_epi32(lanes, x + j), _mm512_set1_epi32(bound)))
+              << j;
     }
     return mask;
   }
@@ -207,8 +208,8 @@ struct Avx512 {
   }
 
   template <int R>
-  static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor, float* out,
-                        Ahead ahead) {
+  static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
+                        float* out, Ahead ahead) {
     constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
     const float* b = static_cast<const float*>(v);
     for (int64_t d = 0; d < width; d += 64, b += kSteps * 64) {

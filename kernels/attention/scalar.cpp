@@ -1,8 +1,8 @@
-#include "attention.h"
+#include "../simd/scalar.h"
 
 #include <math.h>
 
-#include "../simd/scalar.h"
+#include "attention.h"
 
 namespace fth::attention::scalar {
 namespace {

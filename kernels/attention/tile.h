@@ -46,10 +46,10 @@ Heads heads_of(const Args& a, int64_t part) {
   return {kv_head, kv_head * group + begin, end - begin};
 }
 
-float* state_sum(float* state) { return state + 32; }
-float* state_out(float* state) { return state + 64; }
-const float* state_sum(const float* state) { return state + 32; }
-const float* state_out(const float* state) { return state + 64; }
+float* state_sum(float* state) { return state + kLanes; }
+float* state_out(float* state) { return state + 2 * kLanes; }
+const float* state_sum(const float* state) { return state + kLanes; }
+const float* state_out(const float* state) { return state + 2 * kLanes; }
 
 uint64_t reversed(uint64_t x) {
   x = (x >> 1 & 0x5555555555555555) | (x & 0x5555555555555555) << 1;
@@ -84,8 +84,8 @@ class Walk {
   void queries() {
     for (int64_t r = 0; r < tile_.rows; r++)
       for (int64_t h = 0; h < heads_.n; h++)
-        V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale * kLog2e, a_.head_dim,
-                 w_.query + (r * heads_.n + h) * kQueryStride);
+        V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale * kLog2e,
+                 a_.head_dim, w_.query + (r * heads_.n + h) * kQueryStride);
   }
 
   void piece(int64_t piece, float* state) {
@@ -106,9 +106,9 @@ class Walk {
     if (n == 0) return;
     const Chunk at = a_.masked ? gather_dense(base) : locate(base);
     const int64_t width = kv::padded(a_.head_dim);
-    // The processor sees by itself that a list goes on in memory, if the tile is read once. Else the next chunk's K tile
-    // is fetched while this one's is multiplied, likewise V, in equal shares per block. It is taken to be where its
-    // first item lies; that is wrong only if items are scattered, and then harmless.
+    // The processor sees by itself that a list goes on in memory, if the tile is read once. Else the next chunk's K
+    // tile is fetched while this one's is multiplied, likewise V, in equal shares per block. It is taken to be where
+    // its first item lies; that is wrong only if items are scattered, and then harmless.
     Chunk next = at;
     int lines = 0;
     if (!a_.masked && base + kChunk < tile_.end) {
@@ -195,8 +195,7 @@ class Walk {
         if (a_.kv_bf16)
           for (int64_t c = 0; c < width; c++)
             reinterpret_cast<uint16_t*>(w_.v_tile)[to_v + 2 * c] = static_cast<const uint16_t*>(at.v)[from_v + 2 * c];
-        else
-          memcpy(w_.v_tile + to_v, static_cast<const float*>(at.v) + from_v, size_t(width) * 4);
+        else memcpy(w_.v_tile + to_v, static_cast<const float*>(at.v) + from_v, size_t(width) * 4);
       }
     }
     return {w_.k_tile, w_.v_tile};
@@ -216,8 +215,7 @@ class Walk {
         if (a_.kv_bf16)
           for (int64_t c = 0; c < width; c++)
             reinterpret_cast<uint16_t*>(w_.v_tile)[to + 2 * c] = reinterpret_cast<const uint16_t*>(v)[d + c];
-        else
-          memcpy(w_.v_tile + to, v + d * 4, size_t(width) * 4);
+        else memcpy(w_.v_tile + to, v + d * 4, size_t(width) * 4);
       }
     }
     return {w_.k_tile, w_.v_tile};

@@ -1,7 +1,7 @@
 // The only variant: a write moves a few hundred floats per row, which is nothing beside the products around it.
-#include "kv.h"
-
 #include "../simd/scalar.h"
+
+#include "kv.h"
 
 namespace fth::kv::scalar {
 

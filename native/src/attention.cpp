@@ -145,7 +145,8 @@ bool check_rows(Check& check, const fth_row* rows, int64_t count, const int32_t*
   return true;
 }
 
-size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t count) {
+size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                               int64_t count) {
   Args a{};
   a.heads = heads;
   a.kv_heads = kv_heads;
@@ -177,8 +178,8 @@ using fth::Check;
 bool check_shape(Check& check, const fth_attention_shape& s, int64_t kv_heads, int64_t count) {
   check.range("shape.heads", s.heads, 1, 65536);
   if (!check.ok()) return false;
-  check.that(s.heads % kv_heads == 0, "shape.heads must be a multiple of kv.kv_heads (%lld), got %d", (long long)kv_heads,
-             s.heads);
+  check.that(s.heads % kv_heads == 0, "shape.heads must be a multiple of kv.kv_heads (%lld), got %d",
+             (long long)kv_heads, s.heads);
   check.range("shape.bias_kind", s.bias_kind, FTH_BIAS_NONE, FTH_BIAS_DENSE);
   if (s.bias_kind == FTH_BIAS_NONE) check.range("shape.bias_width", s.bias_width, 0, 0);
   else check.at_least("shape.bias_width", s.bias_width, 1);
@@ -197,7 +198,8 @@ bool check_buffers(Check& check, const fth_attention_shape& s, int64_t head_dim,
   check.that(bias == nullptr || s.bias_kind != FTH_BIAS_NONE, "bias must be null without shape.bias_kind");
   const int64_t bytes = count * s.heads * head_dim * 4;
   const int64_t bias_rows = s.bias_kind == FTH_BIAS_DENSE ? count * s.heads : s.heads;
-  if (!check.that(bias_rows <= (int64_t(1) << 56) / 4 / (s.bias_width + 1), "bias must have at most 2^56 bytes")) return false;
+  if (!check.that(bias_rows <= (int64_t(1) << 56) / 4 / (s.bias_width + 1), "bias must have at most 2^56 bytes"))
+    return false;
   check.disjoint("rows", rows, count * int64_t(sizeof(fth_row)), "out", out, bytes);
   check.disjoint("q", q, bytes, "out", out, bytes);
   check.disjoint("bias", bias, bias_rows * s.bias_width * 4, "out", out, bytes);
@@ -242,8 +244,9 @@ fth_status run(fth_context* ctx, const fth::attention::Args& a, int64_t count) {
 extern "C" {
 
 fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, const fth_kv_shape* kv, int32_t layer,
-                         int64_t count, const fth_row* rows, const float* q, const int32_t* entries, int64_t entry_count,
-                         const void* pool, const int32_t* entry_position, const float* bias, float* out) {
+                         int64_t count, const fth_row* rows, const float* q, const int32_t* entries,
+                         int64_t entry_count, const void* pool, const int32_t* entry_position, const float* bias,
+                         float* out) {
   FTH_ENTER(ctx);
   Check check(ctx, "fth_attention");
   if (!check.array("shape", shape) || !check.array("kv", kv) || !fth::check_kv(check, "kv", *kv, layer) ||
@@ -263,8 +266,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
       !check_dense_bias(check, *shape, count, rows))
     return check.status();
 
-  fth::attention::Args a =
-      args_of(*shape, kv->kv_heads, kv->head_dim, kv->type == FTH_BF16, rows, q, bias, out);
+  fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type == FTH_BF16, rows, q, bias, out);
   a.entries = entries;
   a.entry_position = entry_position;
   a.pool = fth::pool_of(*kv, pool);
@@ -293,10 +295,12 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
   check.array("reach", reach, any);
   if (!check.ok() || count == 0) return check.status();
   if (!check_buffers(check, *shape, kv->head_dim, count, rows, q, bias, out)) return check.status();
-  const __int128 last = __int128(kv->sequences - 1) * kv->sequence_stride + __int128(kv->tokens - 1) * kv->token_stride +
-                        __int128(kv->kv_heads - 1) * kv->head_stride + kv->head_dim;
+  const __int128 last = __int128(kv->sequences - 1) * kv->sequence_stride +
+                        __int128(kv->tokens - 1) * kv->token_stride + __int128(kv->kv_heads - 1) * kv->head_stride +
+                        kv->head_dim;
   check.that(last <= (int64_t(1) << 56), "kv's strides describe more than 2^56 elements");
-  const int64_t bytes = count * shape->heads * kv->head_dim * 4, dense_bytes = any ? int64_t(last) * int64_t(element) : 0;
+  const int64_t bytes = count * shape->heads * kv->head_dim * 4,
+                dense_bytes = any ? int64_t(last) * int64_t(element) : 0;
   check.disjoint("k", k, dense_bytes, "out", out, bytes);
   check.disjoint("v", v, dense_bytes, "out", out, bytes);
   check.disjoint("reach", reach, int64_t(kv->sequences) * kv->tokens * 4, "out", out, bytes);
@@ -312,8 +316,7 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
   }
   if (!check.ok() || !check_dense_bias(check, *shape, count, rows)) return check.status();
 
-  fth::attention::Args a =
-      args_of(*shape, kv->kv_heads, kv->head_dim, kv->type == FTH_BF16, rows, q, bias, out);
+  fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type == FTH_BF16, rows, q, bias, out);
   a.masked = true;
   a.k = k;
   a.v = v;

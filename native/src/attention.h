@@ -11,7 +11,8 @@ bool check_rows(Check& check, const fth_row* rows, int64_t count, const int32_t*
                 int64_t pool_entries);
 
 // Bytes of scratch for `count` rows of this shape, whatever their lists are.
-size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t count);
+size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                               int64_t count);
 
 // Arguments are taken as checked. `scratch` is 64-byte aligned.
 void run_attention(fth_context* ctx, const attention::Args& args, int64_t count, char* scratch);

@@ -22,7 +22,8 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t lay
   check.that(s.entries >= 0 && s.entries <= INT32_MAX && s.entries % kv::kPage == 0,
              "%s.entries must be a multiple of 64 in 0..%d, got %lld", name, INT32_MAX, (long long)s.entries);
   if (!check.ok()) return false;
-  const __int128 bytes = __int128(kv::tiles_bytes(pool_of(s, nullptr))) * s.layers * s.kv_heads * (s.entries / kv::kPage);
+  const __int128 bytes =
+      __int128(kv::tiles_bytes(pool_of(s, nullptr))) * s.layers * s.kv_heads * (s.entries / kv::kPage);
   check.that(bytes <= (int64_t(1) << 56), "%s describes a pool of more than 2^56 bytes", name);
   check.that(layer >= 0 && layer < s.layers, "layer must be in 0..%d, got %d", s.layers - 1, layer);
   return check.ok();
@@ -30,7 +31,11 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t lay
 
 kv::Pool pool_of(const fth_kv_shape& s, const void* data) {
   // The pool is written only through calls that were given it writable.
-  return {static_cast<char*>(const_cast<void*>(data)), s.layers, s.kv_heads, s.entries / kv::kPage, s.head_dim,
+  return {static_cast<char*>(const_cast<void*>(data)),
+          s.layers,
+          s.kv_heads,
+          s.entries / kv::kPage,
+          s.head_dim,
           s.type == FTH_BF16};
 }
 
@@ -65,11 +70,11 @@ bool check_entries(Check& check, const char* name, const int32_t* entry, int64_t
   return true;
 }
 
-void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v, int64_t stride) {
+void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v,
+                  int64_t stride) {
   const int64_t row = args.pool.kv_heads * args.pool.head_dim;
-  parallel(ctx, count, 16384 / row, [&](int64_t begin, int64_t end, int) {
-    kv::scalar::write(args, k, v, stride, begin, end);
-  });
+  parallel(ctx, count, 16384 / row,
+           [&](int64_t begin, int64_t end, int) { kv::scalar::write(args, k, v, stride, begin, end); });
 }
 
 }  // namespace fth
@@ -98,7 +103,8 @@ fth_status fth_kv_write(fth_context* ctx, const fth_kv_shape* shape, int32_t lay
   check.array("v", v, any);
   check.pointer("pool", pool, 4, any && shape->entries > 0);
   if (!check.ok() || !any) return check.status();
-  const int64_t row = int64_t(shape->kv_heads) * shape->head_dim, bytes = count * row * 4, pool_bytes = fth::pool_bytes(*shape);
+  const int64_t row = int64_t(shape->kv_heads) * shape->head_dim, bytes = count * row * 4,
+                pool_bytes = fth::pool_bytes(*shape);
   check.disjoint("rows", rows, count * int64_t(sizeof(fth_row)), "pool", pool, pool_bytes);
   check.disjoint("k", k, bytes, "pool", pool, pool_bytes);
   check.disjoint("v", v, bytes, "pool", pool, pool_bytes);
@@ -127,7 +133,8 @@ fth_status fth_kv_read(fth_context* ctx, const fth_kv_shape* shape, int32_t laye
   check.array("k", k, any);
   check.array("v", v, any);
   if (!check.ok() || !any) return check.status();
-  const int64_t row = int64_t(shape->kv_heads) * shape->head_dim, bytes = count * row * 4, pool_bytes = fth::pool_bytes(*shape);
+  const int64_t row = int64_t(shape->kv_heads) * shape->head_dim, bytes = count * row * 4,
+                pool_bytes = fth::pool_bytes(*shape);
   check.disjoint("pool", pool, pool_bytes, "k", k, bytes);
   check.disjoint("pool", pool, pool_bytes, "v", v, bytes);
   check.disjoint("entry", entry, count * 4, "k", k, bytes);
@@ -138,9 +145,8 @@ fth_status fth_kv_read(fth_context* ctx, const fth_kv_shape* shape, int32_t laye
                (long long)shape->entries - 1, entry[i]);
   if (!check.ok()) return check.status();
   const fth::kv::Args args{fth::pool_of(*shape, pool), layer, entry, 1};
-  fth::parallel(ctx, count, 16384 / row, [&](int64_t begin, int64_t end, int) {
-    fth::kv::scalar::read(args, k, v, begin, end);
-  });
+  fth::parallel(ctx, count, 16384 / row,
+                [&](int64_t begin, int64_t end, int) { fth::kv::scalar::read(args, k, v, begin, end); });
   return FTH_OK;
 }
 

@@ -19,6 +19,7 @@ bool check_entries(Check& check, const char* name, const int32_t* entry, int64_t
 constexpr int64_t kRowWords = sizeof(fth_row) / sizeof(int32_t);
 
 // Stores k, v [count, kv_heads, head_dim], `stride` floats from row to row. Arguments are taken as checked.
-void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v, int64_t stride);
+void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v,
+                  int64_t stride);
 
 }  // namespace fth

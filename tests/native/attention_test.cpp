@@ -1,9 +1,8 @@
 // Attention against the formula in double, on every instruction set and in both forms, with buffers against guard pages
 // and not-a-number in every slot that no row may see; and the promises that a row's bits depend on the row alone.
-#include "test.h"
-
 #include "context.h"
 #include "simd/scalar.h"
+#include "test.h"
 
 using test::Guarded;
 
@@ -26,10 +25,15 @@ constexpr int32_t kLayers = 2, kLayer = 1;
 class Problem {
  public:
   explicit Problem(const Shape& s)
-      : shape(s), kv{kLayers, s.kv_heads, s.head_dim, s.type, ((s.length + 63) / 64 * s.lists + 1) * 64},
-        attention{s.heads, s.bias, 0, 70, 1.f / sqrtf(float(s.head_dim)), 0}, row_floats(int64_t(s.kv_heads) * s.head_dim),
-        entries(s.lists * s.length), position(kv.entries), k(int64_t(s.lists) * s.length * row_floats),
-        v(k.size()), pool(bytes(kv)) {
+      : shape(s),
+        kv{kLayers, s.kv_heads, s.head_dim, s.type, ((s.length + 63) / 64 * s.lists + 1) * 64},
+        attention{s.heads, s.bias, 0, 70, 1.f / sqrtf(float(s.head_dim)), 0},
+        row_floats(int64_t(s.kv_heads) * s.head_dim),
+        entries(s.lists * s.length),
+        position(kv.entries),
+        k(int64_t(s.lists) * s.length * row_floats),
+        v(k.size()),
+        pool(bytes(kv)) {
     test::Random random(11);
     random.fill(k, k.size());
     random.fill(v, v.size());
@@ -52,7 +56,8 @@ class Problem {
     if (s.bias == FTH_BIAS_DENSE) attention.bias_width = s.length;
   }
 
-  fth_status run(fth_context* ctx, int64_t count, const fth_row* rows, const float* q, const float* bias, float* out) const {
+  fth_status run(fth_context* ctx, int64_t count, const fth_row* rows, const float* q, const float* bias,
+                 float* out) const {
     return fth_attention(ctx, &attention, &kv, kLayer, count, rows, q, entries, entries.size(), pool,
                          shape.positions ? position.get() : nullptr, bias, out);
   }
@@ -110,14 +115,17 @@ void fill_rows(const Problem& p, test::Random& random, Guarded<fth_row>& rows, b
   for (int64_t i = 0; i < rows.size(); i++) {
     rows[i] = test::row();
     rows[i].list = one_list ? 0 : random.below(p.shape.lists) * p.shape.length;
-    rows[i].visible = int32_t(i % 7 == 6 ? 0 : one_list ? p.shape.length * (i + 1) / rows.size() : 1 + random.below(p.shape.length));
+    rows[i].visible = int32_t(i % 7 == 6 ? 0
+                              : one_list ? p.shape.length * (i + 1) / rows.size()
+                                         : 1 + random.below(p.shape.length));
     rows[i].position = rows[i].visible - 1;
     if (i % 5 == 3) rows[i].start = int32_t(random.below(rows[i].visible + 2));
     if (i % 4 == 2) rows[i].tree = random.bits() | 1;
   }
 }
 
-double bias_of(const Problem& p, const float* bias, int64_t i, const fth_row& row, int64_t h, int64_t item, bool masked) {
+double bias_of(const Problem& p, const float* bias, int64_t i, const fth_row& row, int64_t h, int64_t item,
+               bool masked) {
   if (p.shape.bias == FTH_BIAS_DENSE) return bias[(i * p.shape.heads + h) * p.attention.bias_width + item];
   if (p.shape.bias == FTH_BIAS_NONE) return 0;
   const int64_t at = p.shape.positions && !masked ? p.position[p.entries[row.list + item]] : item;
@@ -174,8 +182,9 @@ void compare(const Problem& p, int64_t count, const fth_row* rows, const float* 
 }
 
 int64_t bias_floats(const Problem& p, int64_t count) {
-  return p.shape.bias == FTH_BIAS_NONE ? 1
-                                       : (p.shape.bias == FTH_BIAS_DENSE ? count : 1) * p.shape.heads * p.attention.bias_width;
+  return p.shape.bias == FTH_BIAS_NONE
+             ? 1
+             : (p.shape.bias == FTH_BIAS_DENSE ? count : 1) * p.shape.heads * p.attention.bias_width;
 }
 
 // bf16 K,V have two variants under AVX-512: with the dot instruction and without.
@@ -228,8 +237,8 @@ TEST(matches_the_formula) {
   }
 }
 
-// The bits of every row are the same however its list lies in the pool, however many workers run and whoever is with it:
-// in a prefill, alone (a decode step), in another order.
+// The bits of every row are the same however its list lies in the pool, however many workers run and whoever is with
+// it: in a prefill, alone (a decode step), in another order.
 TEST(bits_depend_on_the_row_alone) {
   for (int32_t type : {FTH_F32, FTH_BF16})
     for (int32_t heads : {6, 40}) {
@@ -305,11 +314,17 @@ TEST(what_a_row_does_not_see_does_not_reach_it) {
       Guarded<fth_row> rows(100), bad(1);
       Guarded<float> q(100 * 3 * 64), want(q.size()), out(q.size()), k(64), v(64);
       test::Random(5).fill(q, q.size());
-      for (int32_t i = 0; i < 100; i++) { rows[i] = test::row(); rows[i].visible = i + 1; }
+      for (int32_t i = 0; i < 100; i++) {
+        rows[i] = test::row();
+        rows[i].visible = i + 1;
+      }
       EXPECT_OK(ctx, p.run(ctx, 100, rows, q, nullptr, want));
       Guarded<char> kept(p.pool.size());
       kept.copy_from(p.pool);
-      for (int d = 0; d < 64; d++) { k[d] = NAN; v[d] = -INFINITY; }
+      for (int d = 0; d < 64; d++) {
+        k[d] = NAN;
+        v[d] = -INFINITY;
+      }
       bad[0] = test::row();
       bad[0].entry = p.entries[70];
       EXPECT_OK(ctx, fth_kv_write(ctx, &p.kv, kLayer, 1, bad, k, v, p.pool));
@@ -325,11 +340,19 @@ TEST(mask_form_matches_the_formula) {
   for (int32_t type : {FTH_F32, FTH_BF16})
     for (int32_t head_dim : {16, 24, 64, 120, 128})
       for (int32_t bias : {FTH_BIAS_NONE, FTH_BIAS_RELATIVE, FTH_BIAS_DENSE}) {
-        const Shape s{.heads = 6, .kv_heads = 2, .head_dim = head_dim, .type = type, .lists = 3, .length = 170, .bias = bias};
+        const Shape s{
+            .heads = 6, .kv_heads = 2, .head_dim = head_dim, .type = type, .lists = 3, .length = 170, .bias = bias};
         const Problem p(s);
         const int64_t count = 40, gap = 8;  // between the heads of a token
-        const fth_dense_kv_shape kv{s.lists, s.length, s.kv_heads, head_dim, type, 0, s.length * s.kv_heads * (head_dim + gap),
-                                    s.kv_heads * (head_dim + gap), head_dim + gap};
+        const fth_dense_kv_shape kv{s.lists,
+                                    s.length,
+                                    s.kv_heads,
+                                    head_dim,
+                                    type,
+                                    0,
+                                    s.length * s.kv_heads * (head_dim + gap),
+                                    s.kv_heads * (head_dim + gap),
+                                    head_dim + gap};
         const int64_t elements = int64_t(s.lists) * kv.sequence_stride - gap, width = type == FTH_BF16 ? 2 : 4;
         Guarded<char> k(elements * width), v(elements * width);
         Guarded<int32_t> reach(s.lists * s.length);
@@ -345,7 +368,8 @@ TEST(mask_form_matches_the_formula) {
           reach[t] = t / 64 % 4 == 2 ? -1 : int32_t(random.below(4)) - 1;  // chunks without K,V among others
           for (int64_t h = 0; h < s.kv_heads && reach[t] >= 0; h++)
             for (int64_t d = 0; d < head_dim; d++) {
-              const int64_t at = t * kv.token_stride + h * kv.head_stride + d, from = (t * s.kv_heads + h) * head_dim + d;
+              const int64_t at = t * kv.token_stride + h * kv.head_stride + d,
+                            from = (t * s.kv_heads + h) * head_dim + d;
               if (type == FTH_BF16) {
                 reinterpret_cast<uint16_t*>(k.get())[at] = bf16_of_float(p.k[from]);
                 reinterpret_cast<uint16_t*>(v.get())[at] = bf16_of_float(p.v[from]);
@@ -368,10 +392,10 @@ TEST(mask_form_matches_the_formula) {
           });
           const int64_t row = s.heads * head_dim;
           for (int64_t i = 0; i < count; i++)
-            EXPECT_OK(ctx, fth_attention_masked(ctx, &p.attention, &kv, 1, rows + i, q + i * row, k, v, reach,
-                                                bias == FTH_BIAS_DENSE ? given + i * s.heads * p.attention.bias_width
-                                                                       : bias_or_null,
-                                                alone + i * row));
+            EXPECT_OK(ctx, fth_attention_masked(
+                               ctx, &p.attention, &kv, 1, rows + i, q + i * row, k, v, reach,
+                               bias == FTH_BIAS_DENSE ? given + i * s.heads * p.attention.bias_width : bias_or_null,
+                               alone + i * row));
           EXPECT(memcmp(alone, out, size_t(out.size()) * 4) == 0);
         });
       }

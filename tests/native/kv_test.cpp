@@ -1,8 +1,8 @@
 // The K,V pool: what is written is read back, nothing else is touched, bad arguments are refused.
-#include "test.h"
-
 #include "kv/kv.h"
+
 #include "simd/scalar.h"
+#include "test.h"
 
 using test::Guarded;
 
@@ -79,7 +79,8 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "rows[1].entry must be an entry no other row writes, got 9",
                  fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
   rows[1].entry = 64;
-  EXPECT_REFUSED(ctx, "rows[1].entry must be -1 or in 0..63, got 64", fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
+  EXPECT_REFUSED(ctx, "rows[1].entry must be -1 or in 0..63, got 64",
+                 fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
   rows[1].entry = -2;
   EXPECT_REFUSED(ctx, "rows[1].entry", fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
   rows[1].entry = 8;
