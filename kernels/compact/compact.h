@@ -1,5 +1,5 @@
 // Rows back to their places: x[index[i]] += gate[i] * y[i]. The product is rounded before it is added, so all targets
-// give the same bits. (Gathering rows is a memory copy and needs no kernel.)
+// give the same bits. (Gathering rows, and storing them, is a memory copy and needs no kernel.)
 #pragma once
 #include <cstdint>
 

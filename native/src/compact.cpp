@@ -26,6 +26,38 @@ bool check_distinct(fth::Check& check, const int32_t* index, int64_t count, int6
   return true;
 }
 
+// What both scatters ask of their arguments; every target row is written at most once. False with the status set.
+bool check_scatter(fth_context* ctx, fth::Check& check, int32_t width, int64_t target_count, int64_t count,
+                   const int32_t* index, const float* gate, const float* y, const float* x, fth_status* status) {
+  check.range("width", width, 1, fth::kMostFeatures);
+  check.range("target_count", target_count, 0, fth::kMostRows);
+  check.range("count", count, 0, fth::kMostRows);
+  const bool any = count > 0;
+  check.array("index", index, any);
+  check.array("gate", gate, false);
+  check.array("y", y, any);
+  check.array("x", x, any);
+  if (check.ok()) {
+    const int64_t row_bytes = int64_t(width) * 4, x_bytes = target_count * row_bytes;
+    check.disjoint("index", index, count * 4, "x", x, x_bytes);
+    check.disjoint("gate", gate, count * 4, "x", x, x_bytes);
+    check.disjoint("y", y, count * row_bytes, "x", x, x_bytes);
+    check.indices("index", index, count, target_count);
+  }
+  if (check.ok() && !ascending(index, count)) {
+    fth::Layout layout;
+    layout.add<uint64_t>(fth::ceil_div(target_count, 64));
+    char* seen = ctx->reserve(layout.bytes());
+    if (seen == nullptr) {
+      *status = FTH_OUT_OF_MEMORY;
+      return false;
+    }
+    check_distinct(check, index, count, target_count, reinterpret_cast<uint64_t*>(seen));
+  }
+  *status = check.status();
+  return check.ok();
+}
+
 }  // namespace
 
 extern "C" {
@@ -54,32 +86,25 @@ fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int
   return FTH_OK;
 }
 
+fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
+                       const float* y, float* x) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx, "fth_scatter");
+  fth_status status;
+  if (!check_scatter(ctx, check, width, target_count, count, index, nullptr, y, x, &status)) return status;
+
+  fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) memcpy(x + int64_t(index[i]) * width, y + i * width, size_t(width) * 4);
+  });
+  return FTH_OK;
+}
+
 fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                            const float* gate, const float* y, float* x) {
   FTH_ENTER(ctx);
   fth::Check check(ctx, "fth_scatter_add");
-  check.range("width", width, 1, fth::kMostFeatures);
-  check.range("target_count", target_count, 0, fth::kMostRows);
-  check.range("count", count, 0, fth::kMostRows);
-  const bool any = count > 0;
-  check.array("index", index, any);
-  check.array("gate", gate, false);
-  check.array("y", y, any);
-  check.array("x", x, any);
-  if (!check.ok()) return check.status();
-  const int64_t row_bytes = int64_t(width) * 4, x_bytes = target_count * row_bytes;
-  check.disjoint("index", index, count * 4, "x", x, x_bytes);
-  check.disjoint("gate", gate, count * 4, "x", x, x_bytes);
-  check.disjoint("y", y, count * row_bytes, "x", x, x_bytes);
-  check.indices("index", index, count, target_count);
-  if (!check.ok()) return check.status();
-  if (!ascending(index, count)) {
-    fth::Layout layout;
-    layout.add<uint64_t>(fth::ceil_div(target_count, 64));
-    char* seen = ctx->reserve(layout.bytes());
-    if (seen == nullptr) return FTH_OUT_OF_MEMORY;
-    if (!check_distinct(check, index, count, target_count, reinterpret_cast<uint64_t*>(seen))) return check.status();
-  }
+  fth_status status;
+  if (!check_scatter(ctx, check, width, target_count, count, index, gate, y, x, &status)) return status;
 
   const fth::compact::Args args{index, gate, y, x, width};
   const auto kernel = fth::for_isa(ctx, fth::compact::scalar::scatter_add, fth::compact::avx2::scatter_add,

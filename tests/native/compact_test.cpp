@@ -28,6 +28,22 @@ TEST(gather_copies_rows) {
   }
 }
 
+TEST(scatter_stores_rows) {
+  test::Context ctx(FTH_ISA_AUTO, 2);
+  test::Random random(2);
+  for (int32_t width : {1, 7, 64, 333}) {
+    Guarded<float> x(50 * width), want(50 * width), y(20 * width);
+    Guarded<int32_t> index(20);
+    random.fill(x, x.size());
+    random.fill(y, y.size());
+    choose(random, index, 20, 50);
+    want.copy_from(x);
+    for (int i = 0; i < 20; i++) memcpy(want + index[i] * width, y + i * width, sizeof(float) * size_t(width));
+    EXPECT_OK(ctx, fth_scatter(ctx, width, 50, 20, index, y, x));
+    EXPECT(memcmp(x, want, sizeof(float) * size_t(x.size())) == 0, "width %d", width);
+  }
+}
+
 TEST(scatter_add_adds_gated_rows) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
     for (int32_t width : {1, 7, 8, 16, 17, 100, 1000})
@@ -61,7 +77,14 @@ TEST(refuses_bad_arguments) {
   index[0] = 2; index[1] = 0; index[2] = 2;
   EXPECT_REFUSED(ctx, "index[2] must differ from all before it, got 2 again",
                  fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
+  EXPECT_REFUSED(ctx, "index[2] must differ from all before it, got 2 again",
+                 fth_scatter(ctx, 4, 3, 3, index, y, x));
   index[2] = 3;
+  EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_scatter(ctx, 4, 3, 3, index, y, x));
+  EXPECT_REFUSED(ctx, "width", fth_scatter(ctx, 0, 3, 3, index, y, x));
+  EXPECT_REFUSED(ctx, "target_count", fth_scatter(ctx, 4, -1, 3, index, y, x));
+  EXPECT_REFUSED(ctx, "x must not be null", fth_scatter(ctx, 4, 3, 3, index, y, nullptr));
+  EXPECT_REFUSED(ctx, "y and x must not overlap", fth_scatter(ctx, 4, 3, 1, index, x, x));
   EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
   EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_gather(ctx, 4, 3, 3, index, x, y));
   index[2] = -1;

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Bumped by any change to a struct or signature; bindings and library must agree. */
-#define FTH_ABI 1
+#define FTH_ABI 2
 
 typedef int32_t fth_status;
 enum {
@@ -408,6 +408,9 @@ FTH_API fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64
 /* y[i] = x[index[i]]; x [source_count, width]; index [count]; y [count, width]. */
 FTH_API fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int64_t count,
                               const int32_t* index, const float* x, float* y);
+/* x[index[i]] = y[i]; indices must differ. Other rows of x are not touched. */
+FTH_API fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, int64_t count,
+                               const int32_t* index, const float* y, float* x);
 /* x[index[i]] += gate[i] * y[i]; indices must differ; gate [count] or null (1). Other rows of x are not touched. */
 FTH_API fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count,
                                    const int32_t* index, const float* gate, const float* y, float* x);

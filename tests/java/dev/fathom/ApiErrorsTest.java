@@ -298,6 +298,8 @@ class ApiErrorsTest {
     void compact() {
         refusesBadBuffers((c, b) -> c.gather(5, 4, COUNT, b[0], b[1], b[2]),
                 in("index", COUNT * 4), in("x", 4 * 20), out("y", COUNT * 20));
+        refusesBadBuffers((c, b) -> c.scatter(5, 4, 1, b[0], b[1], b[2]),
+                in("index", 4), in("y", 20), out("x", 4 * 20));
         refusesBadBuffers((c, b) -> c.scatterAdd(5, 4, 1, b[0], b[1], b[2], b[3]),
                 in("index", 4), optional("gate", 4), in("y", 20), out("x", 4 * 20));
         Buffer any = context.allocate(arena, 1 << 10);

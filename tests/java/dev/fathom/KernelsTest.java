@@ -369,6 +369,12 @@ class KernelsTest {
             expected[6 + i] -= x[i];
         }
         close(expected, target);
+        context.scatter(3, 4, 2, buffer(3, 0), y, target);
+        for (int i = 0; i < 3; i++) {
+            expected[9 + i] = y.getFloat(i);
+            expected[i] = y.getFloat(3 + i);
+        }
+        close(expected, target);
     }
 
     private static float[] read(Buffer buffer, int count) {

@@ -576,6 +576,21 @@ public final class Context implements AutoCloseable {
     }
 
     /**
+     * {@code x[index[i]] = y[i]}; other rows of x are not touched.
+     *
+     * @param index [count] of int, all different
+     * @param y     [count, width]
+     * @param x     [targetCount, width]
+     */
+    public void scatter(int width, long targetCount, long count, Buffer index, Buffer y, Buffer x) {
+        long rowBytes = Check.atLeast("width", width, 1) * 4L;
+        MemorySegment to = Check.input("index", index, Check.atLeast("count", count, 0), 4);
+        MemorySegment in = Check.input("y", y, count, rowBytes);
+        MemorySegment out = Check.output("x", x, Check.atLeast("targetCount", targetCount, 0), rowBytes);
+        check(Fathom.fth_scatter(handle(), width, targetCount, count, to, in, out));
+    }
+
+    /**
      * {@code x[index[i]] += gate[i] * y[i]}; other rows of x are not touched.
      *
      * @param index [count] of int, all different

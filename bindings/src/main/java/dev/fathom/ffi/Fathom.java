@@ -22,10 +22,10 @@ public class Fathom extends Layouts {
 
     static final SymbolLookup SYMBOL_LOOKUP = FathomLibrary.lookup();
 
-    private static final int FTH_ABI = (int)1L;
+    private static final int FTH_ABI = (int)2L;
     /**
      * {@snippet lang=c :
-     * #define FTH_ABI 1
+     * #define FTH_ABI 2
      * }
      */
     public static int FTH_ABI() {
@@ -2873,6 +2873,72 @@ public class Fathom extends Layouts {
                 traceDowncall("fth_gather", ctx, width, source_count, count, index, x, y);
             }
             return (int)mh$.invokeExact(ctx, width, source_count, count, index, x, y);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class fth_scatter {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_INT,
+            Fathom.C_LONG,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_scatter");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_scatter(fth_context *ctx, int32_t width, int64_t target_count, int64_t count, const int32_t *index, const float *y, float *x)
+     * }
+     */
+    public static FunctionDescriptor fth_scatter$descriptor() {
+        return fth_scatter.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_scatter(fth_context *ctx, int32_t width, int64_t target_count, int64_t count, const int32_t *index, const float *y, float *x)
+     * }
+     */
+    public static MethodHandle fth_scatter$handle() {
+        return fth_scatter.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_scatter(fth_context *ctx, int32_t width, int64_t target_count, int64_t count, const int32_t *index, const float *y, float *x)
+     * }
+     */
+    public static MemorySegment fth_scatter$address() {
+        return fth_scatter.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_scatter(fth_context *ctx, int32_t width, int64_t target_count, int64_t count, const int32_t *index, const float *y, float *x)
+     * }
+     */
+    public static int fth_scatter(MemorySegment ctx, int width, long target_count, long count, MemorySegment index, MemorySegment y, MemorySegment x) {
+        var mh$ = fth_scatter.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_scatter", ctx, width, target_count, count, index, y, x);
+            }
+            return (int)mh$.invokeExact(ctx, width, target_count, count, index, y, x);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
