@@ -22,9 +22,11 @@ float dot(const float* x, const float* w, int64_t n) {
 
 void logits(const Logits& a, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i++) {
-    const float* w = a.w + (a.rows == nullptr ? 0 : a.rows[i].depth) * a.w_stride;
-    for (int64_t j = 0; j < a.outputs; j++)
-      a.logits[i * a.outputs + j] = dot(a.x + i * a.width, w + j * a.width, a.width) / a.temperature;
+    const int64_t at = a.rows == nullptr ? 0 : a.rows[i].depth * a.stride;
+    for (int64_t j = 0; j < a.outputs; j++) {
+      const float z = dot(a.x + i * a.width, a.w + at + j * a.width, a.width) / a.temperature;
+      a.logits[i * a.outputs + j] = a.b == nullptr ? z : z + a.b[at + j];
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-// Routers: a few logits per row, and what they decide.
+// Routers and exit heads: a few logits per row, and what they decide.
 #pragma once
 #include <cstdint>
 
@@ -6,12 +6,13 @@
 
 namespace fth::gate {
 
-// logits[i][j] = x[i] . w[depth of i][j] / temperature, in fp32. The order of a sum depends on the width alone.
+// logits[i][j] = x[i] . w[depth of i][j] / temperature + b[depth of i][j], in fp32. The order of a sum depends on the width alone.
 struct Logits {
   const float* x;       // [rows, width]
   const fth_row* rows;  // depth of each row, or null: all 0
   const float* w;       // [outputs, width] for each depth
-  int64_t w_stride;     // floats from depth to depth
+  const float* b;       // [outputs] for each depth, or null: 0
+  int64_t stride;       // floats from depth to depth, of w and of b
   int64_t width;
   int64_t outputs;
   float temperature;
@@ -24,11 +25,12 @@ namespace avx512 { LogitRows logits; }
 
 struct Decision {
   const float* logits;  // [rows, outputs]
-  const float* bias;    // [outputs] or null; for the choice only
+  const float* bias;    // [outputs] or null: 0; for the choice only
   int64_t outputs;
   int32_t function;     // FTH_GATE_*
   float alpha;
   float threshold;
+  float* p;             // [rows, outputs] or null
   float* gate;          // [rows]
   int32_t* choice;      // [rows]
 };

@@ -50,6 +50,7 @@ void decide(const Decision& a, int64_t begin, int64_t end) {
       }
       if (isnan(best)) choice = 0;
     }
+    for (int64_t j = 0; a.p != nullptr && j < a.outputs; j++) a.p[i * a.outputs + j] = a.alpha * f(j);
     a.gate[i] = a.alpha * f(a.outputs == 1 ? 0 : choice);
     a.choice[i] = choice;
   }
@@ -60,11 +61,11 @@ namespace scalar {
 void logits(const Logits& a, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i++) {
     const float* x = a.x + i * a.width;
-    const float* w = a.w + (a.rows == nullptr ? 0 : a.rows[i].depth) * a.w_stride;
+    const int64_t at = a.rows == nullptr ? 0 : a.rows[i].depth * a.stride;
     for (int64_t j = 0; j < a.outputs; j++) {
       float sum = 0;
-      for (int64_t k = 0; k < a.width; k++) sum += x[k] * w[j * a.width + k];
-      a.logits[i * a.outputs + j] = sum / a.temperature;
+      for (int64_t k = 0; k < a.width; k++) sum += x[k] * a.w[at + j * a.width + k];
+      a.logits[i * a.outputs + j] = sum / a.temperature + (a.b == nullptr ? 0 : a.b[at + j]);
     }
   }
 }

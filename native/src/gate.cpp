@@ -7,21 +7,24 @@ namespace {
 
 using fth::Check;
 
-// One depth's router. LINEAR: W. MLP: W1 as packed panels, then W2; both are [outputs, width] at the end.
+// One depth's router: an MLP's inner layer, W1 as packed panels and b1, then the last layer, W [outputs, width] and b.
 struct Router {
-  fth::WeightShape first;  // W1; only with `mlp`
+  fth::WeightShape inner;  // W1; only with `mlp`
   int64_t width, outputs;
   int32_t depths;
-  bool mlp;
+  bool mlp, bias;
 
   explicit Router(const fth_gate_shape& s)
-      : first{s.hidden_size, s.inner_size, FTH_F32, false},
+      : inner{s.hidden_size, s.inner_size, FTH_F32, false},
         width(s.router == FTH_ROUTER_MLP ? s.inner_size : s.hidden_size),
         outputs(s.outputs),
         depths(s.depths),
-        mlp(s.router == FTH_ROUTER_MLP) {}
-  int64_t last_offset() const { return mlp ? first.bytes() : 0; }
-  int64_t stride() const { return fth::round_up(last_offset() + outputs * width * 4, 64); }
+        mlp(s.router == FTH_ROUTER_MLP),
+        bias(s.bias != 0) {}
+  int64_t inner_bias_offset() const { return mlp ? inner.bytes() : 0; }
+  int64_t last_offset() const { return inner_bias_offset() + (mlp && bias ? inner.out * 4 : 0); }
+  int64_t last_bias_offset() const { return last_offset() + outputs * width * 4; }
+  int64_t stride() const { return fth::round_up(last_bias_offset() + (bias ? outputs * 4 : 0), 64); }
   int64_t bytes() const { return stride() * depths; }
 };
 
@@ -38,15 +41,17 @@ bool check_shape(Check& check, const fth_gate_shape* s) {
              double(s->temperature));
   check.finite("shape.alpha", s->alpha);
   check.that(s->threshold == s->threshold, "shape.threshold must be a number, got %g", double(s->threshold));
+  check.range("shape.activation", s->activation, FTH_IDENTITY, s->router == FTH_ROUTER_MLP ? FTH_SILU : FTH_IDENTITY);
+  check.range("shape.bias", s->bias, 0, 1);
   return check.ok();
 }
 
-// inner = gelu(W1 x / temperature) of every row, by its depth.
-void run_first(fth_context* ctx, const Router& router, float temperature, int64_t count, const fth_row* rows,
+// inner = act(W1 x / temperature + b1) of every row, by its depth.
+void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& shape, int64_t count, const fth_row* rows,
                const float* x, const char* packed, int32_t* order, int32_t* begin, float* scaled, float* inner) {
-  if (temperature != 1) {
-    fth::parallel(ctx, count * router.first.in, 16384, [&](int64_t from, int64_t to, int) {
-      for (int64_t k = from; k < to; k++) scaled[k] = x[k] / temperature;
+  if (shape.temperature != 1) {
+    fth::parallel(ctx, count * router.inner.in, 16384, [&](int64_t from, int64_t to, int) {
+      for (int64_t k = from; k < to; k++) scaled[k] = x[k] / shape.temperature;
     });
     x = scaled;
   }
@@ -57,16 +62,18 @@ void run_first(fth_context* ctx, const Router& router, float temperature, int64_
   int ready = 0;
   for (int32_t d = 0; d < router.depths; d++) {
     fth::linear::Args args{};
-    args.weight = packed + d * router.stride();
-    args.k = router.first.in;
-    args.n = router.first.out;
-    args.activation = FTH_GELU;
+    const char* weights = packed + d * router.stride();
+    args.weight = weights;
+    args.k = router.inner.in;
+    args.n = router.inner.out;
+    args.activation = shape.activation;
     args.x = x;
-    args.x_stride = router.first.in;
+    args.x_stride = router.inner.in;
     args.rows = rows == nullptr ? nullptr : groups.order + groups.begin[d];
     args.count = rows == nullptr ? count : groups.begin[d + 1] - groups.begin[d];
+    if (router.bias) args.bias = reinterpret_cast<const float*>(weights + router.inner_bias_offset());
     args.y = inner;
-    args.y_stride = router.first.out;
+    args.y_stride = router.inner.out;
     if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, {}, nullptr, nullptr, nullptr};
     if (ready == kTogether || d + 1 == router.depths) {
       fth::run_linears(ctx, calls, ready);
@@ -94,23 +101,31 @@ fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t 
   if (!check_shape(check, shape)) return check.status();
   const Router router(*shape);
   check.range("depth", depth, 0, router.depths - 1);
-  check.range("part", part, 0, router.mlp ? 1 : 0);
+  check.range("part", part, FTH_GATE_W1, router.mlp ? FTH_GATE_B2 : FTH_GATE_B1);
+  const bool is_bias = part == FTH_GATE_B1 || part == FTH_GATE_B2;
+  check.that(router.bias || !is_bias, "part must be a weight when shape.bias is 0, got %d", part);
   check.range("source_type", source_type, FTH_F32, FTH_F16);
   if (!check.ok()) return check.status();
-  const bool first = router.mlp && part == 0;
-  const int64_t elements = first ? router.first.in * router.first.out : router.outputs * router.width;
+  const bool is_inner = router.mlp && part <= FTH_GATE_B1;
+  const int64_t out = is_inner ? router.inner.out : router.outputs;
+  const int64_t elements = is_bias ? out : out * (is_inner ? router.inner.in : router.width);
   check.pointer("source", source, size_t(fth::element_bytes(source_type)));
   check.pointer("packed", packed, 4);
   check.disjoint("source", source, elements * fth::element_bytes(source_type), "packed", packed, router.bytes());
   if (!check.ok()) return check.status();
   char* at = static_cast<char*>(packed) + depth * router.stride();
-  if (first) fth::pack_rows(ctx, router.first, 0, router.first.out, 1.f, source_type, source, at);
-  else fth::convert(source_type, source, elements, 1.f, reinterpret_cast<float*>(at + router.last_offset()));
+  if (is_inner && !is_bias) {
+    fth::pack_rows(ctx, router.inner, 0, out, 1.f, source_type, source, at);
+  } else {
+    at += is_inner ? router.inner_bias_offset() : is_bias ? router.last_bias_offset() : router.last_offset();
+    fth::convert(source_type, source, elements, 1.f, reinterpret_cast<float*>(at));
+  }
   return FTH_OK;
 }
 
 fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows, const float* x,
-                    const void* packed, const float* bias, float* logits, float* gate, int32_t* choice) {
+                    const void* packed, const float* choice_bias, float* logits, float* p, float* gate,
+                    int32_t* choice) {
   FTH_ENTER(ctx);
   Check check(ctx, "fth_gate");
   if (!check_shape(check, shape)) return check.status();
@@ -120,8 +135,9 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
   check.array("rows", rows, any && router.depths > 1);
   check.array("x", x, any);
   check.pointer("packed", packed, 4, any);
-  check.array("bias", bias, false);
+  check.array("choice_bias", choice_bias, false);
   check.array("logits", logits, false);
+  check.array("p", p, false);
   check.array("gate", gate, any);
   check.array("choice", choice, any);
   if (!check.ok()) return check.status();
@@ -129,15 +145,20 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
       {{"rows", rows, count * int64_t(sizeof(fth_row))},
        {"x", x, count * shape->hidden_size * 4},
        {"packed", packed, router.bytes()},
-       {"bias", bias, router.outputs * 4}},
-      {{"logits", logits, count * router.outputs * 4}, {"gate", gate, count * 4}, {"choice", choice, count * 4}});
+       {"choice_bias", choice_bias, router.outputs * 4}},
+      {{"logits", logits, count * router.outputs * 4},
+       {"p", p, count * router.outputs * 4},
+       {"gate", gate, count * 4},
+       {"choice", choice, count * 4}});
   if (rows != nullptr) check.depths(rows, count, router.depths);
   if (!check.ok()) return check.status();
   if (router.depths == 1) rows = nullptr;
 
-  // Long inputs go in slabs, so that scratch does not grow with them.
-  constexpr int64_t kSlab = 1024;
-  const int64_t slab = count < kSlab ? count : kSlab;
+  // Long inputs go in slabs, so that scratch does not grow with them and stays about 16 MiB.
+  constexpr int64_t kSlabFloats = 4 << 20, kLeast = 32, kMost = 1024;
+  int64_t slab = kSlabFloats / (router.outputs + (router.mlp ? router.inner.in + router.width : 0));
+  slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
+  if (slab > count) slab = count;
   fth::Layout layout;
   const size_t logits_at = layout.add<float>(logits == nullptr ? slab * router.outputs : 0);
   const size_t scaled_at = layout.add<float>(router.mlp && shape->temperature != 1 ? slab * shape->hidden_size : 0);
@@ -147,6 +168,7 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr && layout.bytes() > 0) return FTH_OUT_OF_MEMORY;
   float* inner = reinterpret_cast<float*>(scratch + inner_at);
+  const char* weights = static_cast<const char*>(packed);
 
   const auto kernel =
       fth::for_isa(ctx, fth::gate::scalar::logits, fth::gate::avx2::logits, fth::gate::avx512::logits);
@@ -155,16 +177,29 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
     const fth_row* slab_rows = rows == nullptr ? nullptr : rows + first;
     const float* slab_x = x + first * shape->hidden_size;
     if (router.mlp)
-      run_first(ctx, router, shape->temperature, n, slab_rows, slab_x, static_cast<const char*>(packed),
-                reinterpret_cast<int32_t*>(scratch + order_at), reinterpret_cast<int32_t*>(scratch + begin_at),
-                reinterpret_cast<float*>(scratch + scaled_at), inner);
-    float* z = logits == nullptr ? reinterpret_cast<float*>(scratch + logits_at) : logits + first * router.outputs;
-    const char* last = static_cast<const char*>(packed) + router.last_offset();
-    const fth::gate::Logits product{router.mlp ? inner : slab_x, slab_rows, reinterpret_cast<const float*>(last),
-                                    router.stride() / 4, router.width, router.outputs,
-                                    router.mlp ? 1.f : shape->temperature, z};
-    const fth::gate::Decision decision{z, bias, router.outputs, shape->function, shape->alpha, shape->threshold,
-                                       gate + first, choice + first};
+      run_inner(ctx, router, *shape, n, slab_rows, slab_x, weights, reinterpret_cast<int32_t*>(scratch + order_at),
+                reinterpret_cast<int32_t*>(scratch + begin_at), reinterpret_cast<float*>(scratch + scaled_at), inner);
+    const int64_t out = first * router.outputs;
+    float* z = logits == nullptr ? reinterpret_cast<float*>(scratch + logits_at) : logits + out;
+    const fth::gate::Logits product{
+        .x = router.mlp ? inner : slab_x,
+        .rows = slab_rows,
+        .w = reinterpret_cast<const float*>(weights + router.last_offset()),
+        .b = router.bias ? reinterpret_cast<const float*>(weights + router.last_bias_offset()) : nullptr,
+        .stride = router.stride() / 4,
+        .width = router.width,
+        .outputs = router.outputs,
+        .temperature = router.mlp ? 1.f : shape->temperature,
+        .logits = z};
+    const fth::gate::Decision decision{.logits = z,
+                                       .bias = choice_bias,
+                                       .outputs = router.outputs,
+                                       .function = shape->function,
+                                       .alpha = shape->alpha,
+                                       .threshold = shape->threshold,
+                                       .p = p == nullptr ? nullptr : p + out,
+                                       .gate = gate + first,
+                                       .choice = choice + first};
     fth::parallel(ctx, n, 32768 / (router.width * router.outputs), [&](int64_t begin, int64_t end, int) {
       kernel(product, begin, end);
       fth::gate::decide(decision, begin, end);

@@ -1,26 +1,45 @@
-// Routers: logits against double, decisions against crafted logits (an identity matrix passes x through), the refusals.
+// Routers and exit heads: logits against double, decisions against crafted logits (an identity matrix passes x through),
+// the refusals.
 #include "test.h"
 
 using test::Guarded;
 
 static constexpr double kUlp = 6e-8;  // half an ulp of 1
 
-static double gelu(double z) { return 0.5 * z * erfc(-z * M_SQRT1_2); }
+static fth_gate_shape linear_shape(int32_t hidden, int32_t outputs, int32_t depths, int32_t function = FTH_GATE_NONE) {
+  return {hidden, 0, outputs, depths, FTH_ROUTER_LINEAR, function, 1.f, 1.f, 0, FTH_IDENTITY, 0};
+}
+static fth_gate_shape mlp_shape(int32_t hidden, int32_t inner, int32_t outputs, int32_t depths,
+                                int32_t function = FTH_GATE_NONE) {
+  return {hidden, inner, outputs, depths, FTH_ROUTER_MLP, function, 1.f, 1.f, 0, FTH_GELU, 0};
+}
 
-// sum of w[j] * x[j] and of the magnitudes, in double.
+static double activate(int32_t activation, double z) {
+  switch (activation) {
+    case FTH_RELU: return z > 0 ? z : 0;
+    case FTH_GELU: return 0.5 * z * erfc(-z * M_SQRT1_2);
+    case FTH_GELU_TANH: return 0.5 * z * (1 + tanh(sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
+    case FTH_SILU: return z / (1 + exp(-z));
+    default: return z;
+  }
+}
+
+// sum of w[j] * x[j] and of the magnitudes, in double, from the bias b (null: 0) on.
 struct Sum { double value, magnitude; };
 template <class X>
-static Sum dot(const float* w, const X* x, int64_t n) {
+static Sum dot(const float* w, const X* x, int64_t n, double scale, const float* b) {
   Sum s{0, 0};
   for (int64_t k = 0; k < n; k++) {
-    s.value += double(w[k]) * double(x[k]);
-    s.magnitude += fabs(double(w[k]) * double(x[k]));
+    s.value += double(w[k]) * double(x[k]) * scale;
+    s.magnitude += fabs(double(w[k]) * double(x[k]) * scale);
   }
+  if (b != nullptr) { s.value += *b; s.magnitude += fabs(*b); }
   return s;
 }
 
 struct Weights {
-  Guarded<float> first, last;  // [depths, inner, hidden], [depths, outputs, width]
+  fth_gate_shape s;
+  Guarded<float> w1, b1, w2, b2;  // [depths, out, in], [depths, out]; of layer 2 for an MLP only
   Guarded<char> packed;
 
   static int64_t bytes(fth_context* ctx, const fth_gate_shape& s) {
@@ -28,96 +47,124 @@ struct Weights {
     fth_gate_bytes(ctx, &s, &n);
     return n;
   }
-  Weights(test::Context& ctx, const fth_gate_shape& s, test::Random& random)
-      : first(int64_t(s.depths) * s.inner_size * s.hidden_size),
-        last(int64_t(s.depths) * s.outputs * width(s)),
+  bool mlp() const { return s.router == FTH_ROUTER_MLP; }
+  int64_t out1() const { return mlp() ? s.inner_size : s.outputs; }
+  int64_t out2() const { return mlp() ? s.outputs : 0; }
+  Weights(test::Context& ctx, const fth_gate_shape& shape, test::Random& random)
+      : s(shape),
+        w1(s.depths * out1() * s.hidden_size),
+        b1(s.depths * out1() * s.bias),
+        w2(s.depths * out2() * s.inner_size),
+        b2(s.depths * out2() * s.bias),
         packed(bytes(ctx, s)) {
-    random.fill(first, first.size(), 0.3f);
-    random.fill(last, last.size(), 0.3f);
-    for (int32_t d = 0; d < s.depths; d++) {
-      const float* w2 = last + d * s.outputs * width(s);
-      if (s.router == FTH_ROUTER_MLP) {
-        EXPECT_OK(ctx, fth_gate_pack(ctx, &s, d, 0, FTH_F32, first + d * s.inner_size * s.hidden_size, packed));
-        EXPECT_OK(ctx, fth_gate_pack(ctx, &s, d, 1, FTH_F32, w2, packed));
-      } else {
-        EXPECT_OK(ctx, fth_gate_pack(ctx, &s, d, 0, FTH_F32, w2, packed));
+    random.fill(w1, w1.size(), 0.3f);
+    random.fill(b1, b1.size());
+    random.fill(w2, w2.size(), 0.3f);
+    random.fill(b2, b2.size());
+    const Guarded<float>* const parts[] = {&w1, &b1, &w2, &b2};
+    for (int32_t d = 0; d < s.depths; d++)
+      for (int32_t part = FTH_GATE_W1; part <= FTH_GATE_B2; part++) {
+        const Guarded<float>& source = *parts[part];
+        if (source.size() == 0) continue;
+        EXPECT_OK(ctx, fth_gate_pack(ctx, &s, d, part, FTH_F32, source + d * (source.size() / s.depths), packed));
       }
-    }
   }
-  static int64_t width(const fth_gate_shape& s) { return s.router == FTH_ROUTER_MLP ? s.inner_size : s.hidden_size; }
+  // Row j of a layer's weights and its bias, or null.
+  const float* row1(int64_t d, int64_t j) const { return w1 + (d * out1() + j) * s.hidden_size; }
+  const float* row2(int64_t d, int64_t j) const { return w2 + (d * out2() + j) * s.inner_size; }
+  const float* bias1(int64_t d, int64_t j) const { return s.bias ? b1 + d * out1() + j : nullptr; }
+  const float* bias2(int64_t d, int64_t j) const { return s.bias ? b2 + d * out2() + j : nullptr; }
 };
 
 static void compare_logits(int32_t isa, const fth_gate_shape& s, int64_t count) {
   test::Context ctx(isa, 2);
   test::Random random(uint64_t(s.hidden_size * 7 + s.outputs + count));
   const Weights w(ctx, s, random);
-  const int64_t hidden = s.hidden_size, inner = s.inner_size, width = Weights::width(s);
-  Guarded<float> x(count * hidden), logits(count * s.outputs), gate(count);
+  const int64_t hidden = s.hidden_size, inner = s.inner_size;
+  Guarded<float> x(count * hidden), logits(count * s.outputs), p(count * s.outputs), gate(count);
   Guarded<int32_t> choice(count);
   Guarded<fth_row> rows(count);
-  Guarded<double> g(width);
+  Guarded<double> g(inner);
   random.fill(x, x.size(), 2.f);
   for (int64_t i = 0; i < count; i++) { rows[i] = test::row(); rows[i].depth = int32_t(random.below(s.depths)); }
-  EXPECT_OK(ctx,
-            fth_gate(ctx, &s, count, s.depths == 1 ? nullptr : rows.get(), x, w.packed, nullptr, logits, gate, choice));
+  EXPECT_OK(ctx, fth_gate(ctx, &s, count, s.depths == 1 ? nullptr : rows.get(), x, w.packed, nullptr, logits, p, gate,
+                          choice));
   for (int64_t i = 0; i < count; i++) {
     const float* row = x + i * hidden;
-    // A sum of n products errs by at most (n + 1) half ulps of the sum of magnitudes; the division by one more.
-    double carried = 0;  // error that W2 carries on from the hidden layer, per |w2|
-    if (s.router == FTH_ROUTER_MLP)
-      for (int64_t j = 0; j < inner; j++) {
-        const Sum z = dot(w.first + (rows[i].depth * inner + j) * hidden, row, hidden);
-        g[j] = gelu(z.value / s.temperature);
-        // |gelu'| <= 1.13; gelu itself is good to 8 half ulps of its argument.
-        const double error =
-            (1.13 * (hidden + 2) * z.magnitude / s.temperature + 8 * fabs(z.value / s.temperature)) * kUlp;
-        if (error > carried) carried = error;
-      }
+    const int64_t d = rows[i].depth;
+    const double scale = 1 / double(s.temperature);
+    // A sum of n products errs by at most (n + 1) half ulps of the sum of magnitudes; temperature and bias by one each.
+    double carried = 0;  // error that W2 carries on from the inner layer, per |w2|
+    for (int64_t j = 0; j < inner; j++) {
+      const Sum z = dot(w.row1(d, j), row, hidden, scale, w.bias1(d, j));
+      g[j] = activate(s.activation, z.value);
+      // The slope of any activation is at most 1.13; it is itself good to 8 half ulps of its argument or of 1.
+      const double error = (1.13 * double(hidden + 3) * z.magnitude + 8 * fmax(1, fabs(z.value))) * kUlp;
+      if (error > carried) carried = error;
+    }
     for (int64_t j = 0; j < s.outputs; j++) {
-      const float* v = w.last + (int64_t(rows[i].depth) * s.outputs + j) * width;
-      const bool mlp = s.router == FTH_ROUTER_MLP;
-      const Sum z = mlp ? dot(v, g.get(), width) : dot(v, row, width);
+      const bool mlp = w.mlp();
+      const Sum z = mlp ? dot(w.row2(d, j), g.get(), inner, 1, w.bias2(d, j))
+                        : dot(w.row1(d, j), row, hidden, scale, w.bias1(d, j));
       double weights = 0;
-      for (int64_t k = 0; k < width; k++) weights += fabs(v[k]);
-      const double scale = mlp ? 1 : s.temperature, want = z.value / scale;
-      const double bound = kUlp * (width + 2) * z.magnitude / scale + weights * carried + 1e-30;
-      EXPECT(fabs(logits[i * s.outputs + j] - want) <= bound, "isa %d router %d width %d: %g, want %g", isa, s.router,
-             int(width), logits[i * s.outputs + j], want);
+      for (int64_t k = 0; k < inner; k++) weights += fabs(w.row2(d, j)[k]);
+      const double bound = kUlp * double((mlp ? inner : hidden) + 3) * z.magnitude + weights * carried + 1e-30;
+      EXPECT(fabs(logits[i * s.outputs + j] - z.value) <= bound, "isa %d router %d inner %d: %g, want %g", isa,
+             s.router, int(inner), logits[i * s.outputs + j], z.value);
+      EXPECT(p[i * s.outputs + j] == s.alpha * logits[i * s.outputs + j]);
     }
   }
 }
 
 TEST(logits_match_the_formula) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t hidden : {1, 7, 16, 33, 100, 300})
+    for (int32_t hidden : {1, 7, 8, 12, 16, 33, 100, 300})
       for (int32_t outputs : {1, 3})
         for (int32_t depths : {1, 3, 10})
-          for (float temperature : {1.f, 0.7f}) {
-            compare_logits(isa, {hidden, 0, outputs, depths, FTH_ROUTER_LINEAR, FTH_GATE_NONE, temperature, 1, 0, 0},
-                           30);
-            compare_logits(
-                isa, {hidden, 2 * hidden, outputs, depths, FTH_ROUTER_MLP, FTH_GATE_NONE, temperature, 1, 0, 0}, 30);
+          for (int options = 0; options < 4; options++) {
+            fth_gate_shape s = linear_shape(hidden, outputs, depths);
+            s.temperature = options & 1 ? 0.7f : 1.f;
+            s.bias = options >> 1;
+            compare_logits(isa, s, 12);
+            s.router = FTH_ROUTER_MLP;
+            s.inner_size = 2 * hidden;
+            s.activation = (hidden + depths + options) % (FTH_SILU + 1);
+            compare_logits(isa, s, 12);
           }
+}
+
+TEST(wide_heads_match_the_formula) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+    fth_gate_shape s = linear_shape(16384, 2, 1);
+    s.bias = 1;
+    compare_logits(isa, s, 3);
+    s = mlp_shape(1000, 4001, 2, 1);
+    s.activation = FTH_RELU;
+    s.bias = 1;
+    compare_logits(isa, s, 5);
+  }
 }
 
 // Rows of logits go through an identity router.
 struct Through {
   test::Context ctx;
-  Guarded<float> logits, gate;
+  Guarded<float> logits, p, gate;
   Guarded<int32_t> choice;
   fth_gate_shape shape;
   Guarded<char> packed;
 
   Through(int32_t outputs, int32_t function, float alpha, float threshold, int64_t count)
-      : logits(count * outputs), gate(count), choice(count),
-        shape{outputs, 0, outputs, 1, FTH_ROUTER_LINEAR, function, 1.f, alpha, threshold, 0},
+      : logits(count * outputs), p(count * outputs), gate(count), choice(count),
+        shape(linear_shape(outputs, outputs, 1, function)),
         packed(Weights::bytes(ctx, shape)) {
+    shape.alpha = alpha;
+    shape.threshold = threshold;
     Guarded<float> identity(outputs * outputs);
     for (int32_t j = 0; j < outputs; j++) identity[j * outputs + j] = 1;
-    EXPECT_OK(ctx, fth_gate_pack(ctx, &shape, 0, 0, FTH_F32, identity, packed));
+    EXPECT_OK(ctx, fth_gate_pack(ctx, &shape, 0, FTH_GATE_W1, FTH_F32, identity, packed));
   }
   void run(const float* x, const float* bias = nullptr) {
-    EXPECT_OK(ctx, fth_gate(ctx, &shape, choice.size(), nullptr, x, packed, bias, logits, gate, choice));
+    EXPECT_OK(ctx, fth_gate(ctx, &shape, choice.size(), nullptr, x, packed, bias, logits, p, gate, choice));
   }
 };
 
@@ -139,6 +186,7 @@ TEST(one_output_compares_with_the_threshold) {
         const double want = 0.1f * apply(function, z[i]);
         EXPECT(fabs(t.gate[i] - want) <= 8 * kUlp * fabs(want) + 1e-38, "function %d z %g: %g", function, z[i],
                t.gate[i]);
+        EXPECT(t.p[i] == t.gate[i]);
       }
       EXPECT(t.choice[9] == 0, "NaN is not above a threshold");
     }
@@ -156,7 +204,21 @@ TEST(several_outputs_choose_the_largest) {
       for (int j = 0; j < 3; j++) sum += exp(double(z[3 * i + j]) - z[3 * i + want[i]]);
       const double gate = function == FTH_GATE_SOFTMAX ? 1 / sum : z[3 * i + want[i]];
       EXPECT(fabs(t.gate[i] - gate) <= 8 * kUlp * fabs(gate), "row %d: %g, want %g", i, t.gate[i], gate);
+      EXPECT(t.p[3 * i + want[i]] == t.gate[i]);
     }
+  }
+}
+
+// A head of two classes: p_1 is the probability of the second, whichever is chosen.
+TEST(two_classes_have_probabilities) {
+  const float z[] = {0, 0,  1, 3,  3, 1,  -200, 200,  200, -200,  5, 5.5f};
+  Through t(2, FTH_GATE_SOFTMAX, 1.f, 0, 6);
+  t.run(z);
+  for (int i = 0; i < 6; i++) {
+    const double want = 1 / (1 + exp(double(z[2 * i]) - double(z[2 * i + 1])));
+    EXPECT(fabs(t.p[2 * i + 1] - want) <= 8 * kUlp * want + 1e-38, "row %d: %g, want %g", i, t.p[2 * i + 1], want);
+    EXPECT(fabs(t.p[2 * i] + t.p[2 * i + 1] - 1) <= 4 * kUlp);
+    EXPECT(t.choice[i] == (z[2 * i + 1] > z[2 * i]));
   }
 }
 
@@ -165,7 +227,7 @@ TEST(bias_moves_the_choice_but_not_the_gate) {
   Through t(3, FTH_GATE_SIGMOID, 0.1f, 0, 1);
   t.run(z, bias);
   EXPECT(t.choice[0] == 1);
-  EXPECT(t.gate[0] == 0.05f, "%g", t.gate[0]);
+  EXPECT(t.gate[0] == 0.05f && t.p[1] == 0.05f, "%g", t.gate[0]);
 }
 
 TEST(not_a_number_chooses_the_first) {
@@ -175,14 +237,14 @@ TEST(not_a_number_chooses_the_first) {
     // An identity would spread NaN and infinity; one column does not: z = w * 1.
     for (int row = 0; row < 5; row++) {
       test::Context ctx;
-      const fth_gate_shape shape{1, 0, 3, 1, FTH_ROUTER_LINEAR, function, 1.f, 1.f, 0, 0};
+      const fth_gate_shape shape = linear_shape(1, 3, 1, function);
       Guarded<char> packed(Weights::bytes(ctx, shape));
       Guarded<float> gate(1);
       Guarded<int32_t> choice(1);
       x[0] = 1;
       w.copy_from(z + 3 * row);
-      EXPECT_OK(ctx, fth_gate_pack(ctx, &shape, 0, 0, FTH_F32, w, packed));
-      EXPECT_OK(ctx, fth_gate(ctx, &shape, 1, nullptr, x, packed, nullptr, nullptr, gate, choice));
+      EXPECT_OK(ctx, fth_gate_pack(ctx, &shape, 0, FTH_GATE_W1, FTH_F32, w, packed));
+      EXPECT_OK(ctx, fth_gate(ctx, &shape, 1, nullptr, x, packed, nullptr, nullptr, nullptr, gate, choice));
       EXPECT(choice[0] == 0, "function %d row %d chose %d", function, row, choice[0]);
     }
   }
@@ -192,7 +254,10 @@ TEST(bits_do_not_depend_on_workers_company_or_order) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
     for (int32_t router : {FTH_ROUTER_LINEAR, FTH_ROUTER_MLP}) {
       const int64_t count = 1100, hidden = 70;  // more than one slab
-      const fth_gate_shape s{70, router == FTH_ROUTER_MLP ? 140 : 0, 2, 3, router, FTH_GATE_SOFTMAX, 0.9f, 1, 0, 0};
+      fth_gate_shape s = router == FTH_ROUTER_MLP ? mlp_shape(70, 140, 2, 3) : linear_shape(70, 2, 3);
+      s.function = FTH_GATE_SOFTMAX;
+      s.temperature = 0.9f;
+      s.bias = 1;
       test::Context single(isa, 1), several(isa, 4);
       test::Random random(9);
       const Weights w(single, s, random);
@@ -206,28 +271,30 @@ TEST(bits_do_not_depend_on_workers_company_or_order) {
         memcpy(reversed + i * hidden, x + (count - 1 - i) * hidden, sizeof(float) * hidden);
         reversed_rows[i] = rows[count - 1 - i];
       }
-      EXPECT_OK(single, fth_gate(single, &s, count, rows, x, w.packed, nullptr, one, gate, choice));
-      EXPECT_OK(several, fth_gate(several, &s, count, rows, x, w.packed, nullptr, many, gate, choice));
-      EXPECT_OK(several, fth_gate(several, &s, count, reversed_rows, reversed, w.packed, nullptr, other, gate, choice));
+      EXPECT_OK(single, fth_gate(single, &s, count, rows, x, w.packed, nullptr, one, nullptr, gate, choice));
+      EXPECT_OK(several, fth_gate(several, &s, count, rows, x, w.packed, nullptr, many, nullptr, gate, choice));
+      EXPECT_OK(several, fth_gate(several, &s, count, reversed_rows, reversed, w.packed, nullptr, other, nullptr, gate,
+                                  choice));
       EXPECT(memcmp(one, many, sizeof(float) * 2 * count) == 0, "workers");
       for (int64_t i = 0; i < count; i++)
         EXPECT(memcmp(one + 2 * i, other + 2 * (count - 1 - i), 2 * sizeof(float)) == 0, "isa %d router %d row %d", isa,
                router, int(i));
-      EXPECT_OK(single, fth_gate(single, &s, 1, rows + 500, x + 500 * hidden, w.packed, nullptr, other, gate, choice));
+      EXPECT_OK(single, fth_gate(single, &s, 1, rows + 500, x + 500 * hidden, w.packed, nullptr, other, nullptr, gate,
+                                 choice));
       EXPECT(memcmp(one + 1000, other, 2 * sizeof(float)) == 0, "alone");
     }
 }
 
 TEST(refuses_bad_arguments) {
   test::Context ctx;
-  const fth_gate_shape good{4, 0, 2, 2, FTH_ROUTER_LINEAR, FTH_GATE_SIGMOID, 1.f, 0.1f, 0, 0};
+  const fth_gate_shape good = linear_shape(4, 2, 2, FTH_GATE_SIGMOID);
   Guarded<char> packed(Weights::bytes(ctx, good));
-  Guarded<float> x(8), gate(2), logits(4);
+  Guarded<float> x(8), gate(2), logits(4), p(4);
   Guarded<int32_t> choice(2);
   Guarded<fth_row> rows(2);
   rows[0] = rows[1] = test::row();
   const auto call = [&](const fth_gate_shape& s) {
-    return fth_gate(ctx, &s, 2, rows, x, packed, nullptr, logits, gate, choice);
+    return fth_gate(ctx, &s, 2, rows, x, packed, nullptr, logits, p, gate, choice);
   };
   EXPECT_OK(ctx, call(good));
   fth_gate_shape s = good;
@@ -253,31 +320,47 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "shape.depths", call(s));
   s = good; s.hidden_size = -4;
   EXPECT_REFUSED(ctx, "shape.hidden_size", call(s));
+  s = good; s.activation = FTH_RELU;
+  EXPECT_REFUSED(ctx, "shape.activation must be in 0..0, got 1", call(s));
+  s = mlp_shape(4, 3, 2, 2);
+  s.activation = FTH_SILU + 1;
+  EXPECT_REFUSED(ctx, "shape.activation", call(s));
+  s = good; s.bias = 2;
+  EXPECT_REFUSED(ctx, "shape.bias", call(s));
   rows[1].depth = 2;
   EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..1, got 2", call(good));
   rows[1].depth = 0;
+  const auto with = [&](const fth_row* r, const float* in, const void* w, float* z, float* values, float* g,
+                        int32_t* chosen) {
+    return fth_gate(ctx, &good, 2, r, in, w, nullptr, z, values, g, chosen);
+  };
+  EXPECT_OK(ctx, with(rows, x, packed, nullptr, nullptr, gate, choice));
   EXPECT_REFUSED(ctx, "shape must not be null",
-                 fth_gate(ctx, nullptr, 2, rows, x, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "rows must not be null",
-                 fth_gate(ctx, &good, 2, nullptr, x, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "x must not be null",
-                 fth_gate(ctx, &good, 2, rows, nullptr, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "packed must not be null",
-                 fth_gate(ctx, &good, 2, rows, x, nullptr, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "gate must not be null",
-                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, nullptr, nullptr, choice));
-  EXPECT_REFUSED(ctx, "choice must not be null",
-                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, nullptr, gate, nullptr));
-  EXPECT_REFUSED(ctx, "x and logits must not overlap",
-                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, x, gate, choice));
-  EXPECT_REFUSED(ctx, "logits and gate must not overlap",
-                 fth_gate(ctx, &good, 2, rows, x, packed, nullptr, logits, logits, choice));
-  EXPECT_REFUSED(ctx, "count", fth_gate(ctx, &good, -1, rows, x, packed, nullptr, logits, gate, choice));
-  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", fth_gate_pack(ctx, &good, 2, 0, FTH_F32, x, packed));
-  EXPECT_REFUSED(ctx, "part must be in 0..0, got 1", fth_gate_pack(ctx, &good, 0, 1, FTH_F32, x, packed));
-  EXPECT_REFUSED(ctx, "source_type", fth_gate_pack(ctx, &good, 0, 0, 3, x, packed));
-  EXPECT_REFUSED(ctx, "source must not be null", fth_gate_pack(ctx, &good, 0, 0, FTH_F32, nullptr, packed));
+                 fth_gate(ctx, nullptr, 2, rows, x, packed, nullptr, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "rows must not be null", with(nullptr, x, packed, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "x must not be null", with(rows, nullptr, packed, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "packed must not be null", with(rows, x, nullptr, nullptr, nullptr, gate, choice));
+  EXPECT_REFUSED(ctx, "gate must not be null", with(rows, x, packed, nullptr, nullptr, nullptr, choice));
+  EXPECT_REFUSED(ctx, "choice must not be null", with(rows, x, packed, nullptr, nullptr, gate, nullptr));
+  EXPECT_REFUSED(ctx, "x and logits must not overlap", with(rows, x, packed, x, p, gate, choice));
+  EXPECT_REFUSED(ctx, "logits and p must not overlap", with(rows, x, packed, logits, logits, gate, choice));
+  EXPECT_REFUSED(ctx, "logits and gate must not overlap", with(rows, x, packed, logits, p, logits, choice));
+  EXPECT_REFUSED(ctx, "choice_bias and p must not overlap",
+                 fth_gate(ctx, &good, 2, rows, x, packed, p, logits, p, gate, choice));
+  EXPECT_REFUSED(ctx, "count", fth_gate(ctx, &good, -1, rows, x, packed, nullptr, logits, p, gate, choice));
+  const auto pack = [&](const fth_gate_shape& shape, int32_t depth, int32_t part, int32_t type, const void* source) {
+    return fth_gate_pack(ctx, &shape, depth, part, type, source, packed);
+  };
+  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", pack(good, 2, FTH_GATE_W1, FTH_F32, x));
+  EXPECT_REFUSED(ctx, "part must be in 0..1, got 2", pack(good, 0, FTH_GATE_W2, FTH_F32, x));
+  EXPECT_REFUSED(ctx, "part must be a weight when shape.bias is 0, got 1", pack(good, 0, FTH_GATE_B1, FTH_F32, x));
+  s = mlp_shape(4, 3, 2, 2);
+  EXPECT_REFUSED(ctx, "part must be in 0..3, got 4", pack(s, 0, 4, FTH_F32, x));
+  EXPECT_REFUSED(ctx, "part must be a weight when shape.bias is 0, got 3", pack(s, 0, FTH_GATE_B2, FTH_F32, x));
+  EXPECT_REFUSED(ctx, "source_type", pack(good, 0, FTH_GATE_W1, 3, x));
+  EXPECT_REFUSED(ctx, "source must not be null", pack(good, 0, FTH_GATE_W1, FTH_F32, nullptr));
   int64_t bytes = 0;
+  s = good; s.hidden_size = -4;
   EXPECT_REFUSED(ctx, "shape.hidden_size", fth_gate_bytes(ctx, &s, &bytes));
   EXPECT_REFUSED(ctx, "bytes must not be null", fth_gate_bytes(ctx, &good, nullptr));
 }

@@ -552,36 +552,45 @@ def head():
 
 
 def gate():
-    """Routers. Decisions are kept away from ties by 1e-3 (except where ties are the point), so they are exact."""
+    """Routers and exit heads. Decisions are kept away from ties by 1e-3 (except where ties are the point), so they are exact."""
     book, number = Book("gate"), 0
     functions = (lambda z: z, torch.sigmoid, torch.tanh, lambda z: z.softmax(-1))
-    for hidden, inner, outputs, depths, count, function, temp, alpha, threshold, source, what in (
+    for hidden, inner, outputs, depths, count, function, temp, alpha, threshold, source, what, *head in (
             (1, 0, 1, 1, 1, 1, 1.0, 0.1, 0.0, F32, ""), (48, 0, 1, 3, 17, 1, 1.0, 0.1, 0.0, F32, ""), (100, 0, 1, 2, 5, 2, 2.0, 0.5, 0.3, F32, ""),
             (257, 0, 1, 1, 3, 0, 0.5, 1.0, -0.2, BF16, ""), (48, 96, 1, 3, 9, 1, 1.0, 0.1, 0.0, F32, ""), (33, 45, 1, 1, 4, 2, 1.0, 0.1, 0.0, F32, ""),
             (64, 0, 3, 1, 20, 3, 1.0, 1.0, 0.0, F32, ""), (64, 0, 3, 1, 7, 1, 1.0, 0.1, 0.0, F32, "bias"), (40, 80, 4, 1, 6, 3, 1.5, 1.0, 0.0, F32, "bias"),
-            (31, 0, 17, 2, 5, 2, 1.0, 1.0, 0.0, F16, ""), (24, 0, 4, 1, 3, 1, 1.0, 0.1, 0.0, F32, "ties"), (24, 0, 2, 1, 8, 0, 1.0, 1.0, 0.0, F32, "")):
+            (31, 0, 17, 2, 5, 2, 1.0, 1.0, 0.0, F16, ""), (24, 0, 4, 1, 3, 1, 1.0, 0.1, 0.0, F32, "ties"), (24, 0, 2, 1, 8, 0, 1.0, 1.0, 0.0, F32, ""),
+            # heads with biases: linear (CALM), halting gate (Ouro), two classes (FREE), 12 features (SpecEE), three classes (Dr.LLM)
+            (64, 0, 2, 1, 9, 3, 1.0, 1.0, 0.0, F32, "", IDENTITY, 1), (48, 0, 1, 1, 11, 1, 1.0, 1.0, 0.0, BF16, "", IDENTITY, 1),
+            (40, 40, 2, 2, 8, 3, 1.0, 1.0, 0.0, F32, "", RELU, 1), (12, 512, 1, 3, 9, 1, 1.0, 1.0, 0.0, F32, "", RELU, 1),
+            (36, 128, 3, 1, 6, 0, 1.0, 1.0, 0.0, F16, "", GELU_TANH, 1), (33, 45, 3, 2, 5, 2, 1.7, 0.5, 0.0, F32, "bias", SILU, 1),
+            (8, 16, 1, 1, 4, 1, 1.0, 1.0, 0.4, F32, "", IDENTITY, 0)):
+        activation, bias = head or (GELU if inner else IDENTITY, 0)
         for attempt in range(100):
             start = len(book.cases)
             book.case(f"c{number:03d}", hidden_size=hidden, inner_size=inner, outputs=outputs, depths=depths, router=int(inner > 0), function=function,
-                      temperature=temp, alpha=alpha, threshold=threshold, source_type=source, count=count)
+                      temperature=temp, alpha=alpha, threshold=threshold, activation=activation, bias=bias, source_type=source, count=count)
             book.g.manual_seed(book.g.initial_seed() + attempt)
             x = book.random("x", count, hidden)
             depth = book.integers("depth", 0, depths, count)
             if inner:
                 w1 = book.random("w1", depths, inner, hidden, scale=hidden ** -0.5, dtype=TYPES[source])
                 w2 = book.random("w2", depths, outputs, inner, scale=2 * inner ** -0.5, dtype=TYPES[source])
-                z = torch.einsum("noi,ni->no", w2[depth], F.gelu(torch.einsum("nmi,ni->nm", w1[depth], x / temp)))
+                b1 = book.random("b1", depths, inner, dtype=TYPES[source])[depth] if bias else 0
+                z = torch.einsum("noi,ni->no", w2[depth], ACTIVATIONS[activation](torch.einsum("nmi,ni->nm", w1[depth], x / temp) + b1))
             else:
                 w = torch.randn(depths, outputs, hidden, generator=book.g) * 1.5 * hidden ** -0.5
                 if what == "ties":
                     w[:, outputs // 2:] = w[:, :outputs // 2]
-                w = book.put("w", w, TYPES[source])
+                w = book.put("w1", w, TYPES[source])
                 z = torch.einsum("noi,ni->no", w[depth], x / temp)
+            if bias:
+                z = z + book.random("b2" if inner else "b1", depths, outputs, scale=0.5, dtype=TYPES[source])[depth]
             p = alpha * functions[function](z)
             if outputs == 1:
                 choice, value, margin = (z[:, 0] >= threshold).long(), p[:, 0], (z - threshold).abs().min()
             else:
-                score = p + book.random("bias", outputs, scale=0.1) if what == "bias" else p
+                score = p + book.random("choice_bias", outputs, scale=0.1) if what == "bias" else p
                 choice = score.argmax(-1)
                 value, top = p.gather(1, choice[:, None])[:, 0], score.topk(2, -1).values
                 margin = (top[:, 0] - top[:, 1]).min()
@@ -592,6 +601,7 @@ def gate():
             raise SystemExit(f"gate {number}: always near a tie")
         number += 1
         book.put("logits", z)
+        book.put("p", p)
         book.put("gate", value)
         book.int32("choice", choice)
     book.save()

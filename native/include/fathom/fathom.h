@@ -370,15 +370,20 @@ FTH_API fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, int64
                             const float* gain, const float* norm_bias, const void* packed, const int32_t* chosen_id,
                             fth_head_stats* stats, float* chosen_logit, float* logits);
 
-/* ---- gate (routers) ------------------------------------------------------------------------------------------ */
+/* ---- gate (routers and exit heads) --------------------------------------------------------------------------- */
 
 enum { FTH_ROUTER_LINEAR = 0, FTH_ROUTER_MLP = 1 };
 enum { FTH_GATE_NONE = 0, FTH_GATE_SIGMOID = 1, FTH_GATE_TANH = 2, FTH_GATE_SOFTMAX = 3 };
+/* What is packed. LINEAR has layer 1 alone. */
+enum { FTH_GATE_W1 = 0, FTH_GATE_B1 = 1, FTH_GATE_W2 = 2, FTH_GATE_B2 = 3 };
 
-/* z = router_d(x / temperature), d = rows[i].depth; MLP: W2 gelu(W1 x).
- * outputs = 1: choice = (z >= threshold), gate = alpha * f(z)   (f = identity for FTH_GATE_NONE).
- * outputs > 1: p = alpha * f(z), choice = argmax_j p_j + bias_j (lowest j on ties), gate = p_choice.
- * A NaN logit makes choice 0. */
+/* z = router_d(x / temperature), d = rows[i].depth.  LINEAR: W1 x + b1.  MLP: W2 act(W1 x + b1) + b2.
+ * p_j = alpha * f(z_j), softmax over the outputs.
+ * outputs = 1: choice = (z >= threshold), gate = p   (f = identity for FTH_GATE_NONE).
+ * outputs > 1: choice = argmax_j p_j + choice_bias_j (lowest j on ties), gate = p_choice.
+ * A NaN logit makes choice 0.
+ * Heads that say whether to exit: with one logit FTH_GATE_SIGMOID makes the gate their confidence; with two classes
+ * (stay, exit) FTH_GATE_SOFTMAX makes it p_1. (alpha = 1.) */
 typedef struct fth_gate_shape {
   int32_t hidden_size;
   int32_t inner_size; /* MLP only, else 0 */
@@ -388,20 +393,22 @@ typedef struct fth_gate_shape {
   int32_t function;
   float temperature;
   float alpha;
-  float threshold; /* on z; usually 0 */
-  int32_t reserved;
+  float threshold;    /* on z; usually 0 */
+  int32_t activation; /* MLP only, else FTH_IDENTITY: after its first layer */
+  int32_t bias;       /* 1: every layer has one */
 } fth_gate_shape;
 
 FTH_API fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t* bytes);
-/* LINEAR: part 0 = W [outputs, hidden_size]. MLP: part 0 = W1 [inner_size, hidden_size], part 1 = W2 [outputs,
- * inner_size]. Stored in fp32. */
+/* Packs a part of one depth's router; every part that the shape has must be packed before use. Weights are [out, in],
+ * biases [out]: LINEAR has W1 [outputs, hidden_size], MLP has W1 [inner_size, hidden_size] and W2 [outputs, inner_size].
+ * Stored in fp32. */
 FTH_API fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                                  int32_t source_type, const void* source, void* packed);
-/* rows (depth) may be null if depths is 1; x [count, hidden_size]; bias [outputs] or null; logits [count, outputs] or
- * null; gate [count]; choice [count]. */
+/* rows (depth) may be null if depths is 1; x [count, hidden_size]; choice_bias [outputs] or null; logits (z) and p
+ * [count, outputs], each may be null; gate [count]; choice [count]. */
 FTH_API fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows,
-                            const float* x, const void* packed, const float* bias, float* logits, float* gate,
-                            int32_t* choice);
+                            const float* x, const void* packed, const float* choice_bias, float* logits, float* p,
+                            float* gate, int32_t* choice);
 
 /* ---- compact, embed ------------------------------------------------------------------------------------------ */
 

@@ -279,19 +279,25 @@ class ApiErrorsTest {
 
     @Test
     void gate() {
-        GateShape shape = new GateShape(10, 6, 3, 2, RouterKind.MLP, GateFunction.SOFTMAX, 1, 1, 0);
+        GateShape shape = new GateShape(10, 6, 3, 2, RouterKind.MLP, GateFunction.SOFTMAX, 1, 1, 0, Activation.SILU,
+                true);
         long weights = context.gateBytes(shape);
-        refusesBadBuffers((c, b) -> c.gate(shape, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5]),
-                in("x", COUNT * 40), in("packed", weights), optional("bias", 12), optionalOut("logits", COUNT * 12),
-                out("gate", COUNT * 4), out("choice", COUNT * 4));
-        refusesBadBuffers((c, b) -> c.gatePack(shape, 1, 0, DType.F32, b[0], b[1]),
-                in("source", 60 * 4), out("packed", weights));
-        refusesBadBuffers((c, b) -> c.gatePack(shape, 1, 1, DType.F16, b[0], b[1]),
-                in("source", 18 * 2), out("packed", weights));
+        refusesBadBuffers((c, b) -> c.gate(shape, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5], b[6]),
+                in("x", COUNT * 40), in("packed", weights), optional("choiceBias", 12),
+                optionalOut("logits", COUNT * 12), optionalOut("p", COUNT * 12), out("gate", COUNT * 4),
+                out("choice", COUNT * 4));
+        long[] elements = {60, 6, 18, 3};
+        for (GatePart part : GatePart.values()) {
+            refusesBadBuffers((c, b) -> c.gatePack(shape, 1, part, DType.F16, b[0], b[1]),
+                    in("source", elements[part.ordinal()] * 2), out("packed", weights));
+        }
         Buffer any = context.allocate(arena, 1 << 13);
-        refused(() -> context.gate(shape, COUNT, null, any, any, null, null, any, any), "rows must not be null");
-        refused(() -> context.gatePack(shape, 0, 2, DType.F32, any, any), "part must be in 0..1, got 2");
-        refused(() -> context.gatePack(shape, 2, 0, DType.F32, any, any), "depth must be in 0..1, got 2");
+        refused(() -> context.gate(shape, COUNT, null, any, any, null, null, null, any, any),
+                "rows must not be null");
+        refused(() -> context.gatePack(shape, 2, GatePart.W1, DType.F32, any, any), "depth must be in 0..1, got 2");
+        GateShape plain = new GateShape(10, 0, 3, 1, RouterKind.LINEAR, GateFunction.NONE, 1, 1, 0);
+        refused(() -> context.gatePack(plain, 0, GatePart.W2, DType.F32, any, any), "the shape has, got W2");
+        refused(() -> context.gatePack(plain, 0, GatePart.B1, DType.F32, any, any), "the shape has, got B1");
     }
 
     @Test
@@ -371,6 +377,10 @@ class ApiErrorsTest {
                 "innerSize must be at least 1, got 0");
         refused(() -> new GateShape(8, 0, 1, 1, RouterKind.LINEAR, GateFunction.NONE, 0, 1, 0),
                 "temperature must be a finite number above 0, got 0.0");
+        refused(() -> new GateShape(8, 0, 1, 1, RouterKind.LINEAR, GateFunction.NONE, 1, 1, 0, Activation.RELU, true),
+                "activation of a linear router must be IDENTITY, got RELU");
+        refused(() -> new GateShape(8, 4, 1, 1, RouterKind.MLP, GateFunction.NONE, 1, 1, 0, null, true),
+                "activation must not be null");
         refused(() -> new EmbedShape(0, 8, DType.F32, false, 1), "vocabSize must be at least 1, got 0");
     }
 

@@ -344,15 +344,45 @@ class KernelsTest {
         float[] x = numbers(3 * 10);
         float[][] w = {numbers(10), numbers(10)};
         Buffer packed = context.allocate(context.gateBytes(shape));
-        for (int d = 0; d < 2; d++) context.gatePack(shape, d, 0, DType.F32, buffer(w[d]), packed);
+        for (int d = 0; d < 2; d++) context.gatePack(shape, d, GatePart.W1, DType.F32, buffer(w[d]), packed);
         Rows rows = Rows.allocate(context, 3).depth(1, 1);
         Buffer logits = floats(3), gate = floats(3), choice = floats(3);
-        context.gate(shape, 3, rows, buffer(x), packed, null, logits, gate, choice);
+        context.gate(shape, 3, rows, buffer(x), packed, null, logits, null, gate, choice);
         for (int i = 0; i < 3; i++) {
             double z = product(row(x, i, 10), w[i % 2], 10)[0] / 2;
             assertEquals(z, logits.getFloat(i), CLOSE);
             assertEquals(0.1 / (1 + Math.exp(-z)), gate.getFloat(i), CLOSE);
             assertEquals(z >= 0 ? 1 : 0, choice.getInt(i));
+        }
+    }
+
+    /** A head of two classes with an inner layer; the bias of the choice turns every decision to the first. */
+    @Test
+    void exitHead() {
+        GateShape shape = new GateShape(8, 6, 2, 1, RouterKind.MLP, GateFunction.SOFTMAX, 1, 1, 0, Activation.RELU,
+                true);
+        float[] x = numbers(3 * 8);
+        float[][] part = {numbers(6 * 8), numbers(6), numbers(2 * 6), numbers(2)};
+        Buffer packed = context.allocate(context.gateBytes(shape));
+        for (GatePart each : GatePart.values()) {
+            assertEquals(part[each.ordinal()].length, shape.elements(each));
+            context.gatePack(shape, 0, each, DType.F32, buffer(part[each.ordinal()]), packed);
+        }
+        Buffer logits = floats(6), p = floats(6), gate = floats(3), choice = floats(3);
+        context.gate(shape, 3, null, buffer(x), packed, buffer(2f, 0f), logits, p, gate, choice);
+        for (int i = 0; i < 3; i++) {
+            double[] inner = product(row(x, i, 8), part[0], 8);
+            for (int j = 0; j < 6; j++) inner[j] = Math.max(0, inner[j] + part[1][j]);
+            double[] z = product(inner, part[2], 6);
+            for (int j = 0; j < 2; j++) {
+                z[j] += part[3][j];
+                assertEquals(z[j], logits.getFloat(2 * i + j), CLOSE);
+            }
+            double exit = 1 / (1 + Math.exp(z[0] - z[1]));
+            assertEquals(exit, p.getFloat(2 * i + 1), CLOSE);
+            assertEquals(1 - exit, p.getFloat(2 * i), CLOSE);
+            assertEquals(1 - exit, gate.getFloat(i), CLOSE);
+            assertEquals(0, choice.getInt(i));
         }
     }
 

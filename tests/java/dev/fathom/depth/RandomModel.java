@@ -12,6 +12,7 @@ import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.EmbedShape;
 import dev.fathom.GateFunction;
+import dev.fathom.GatePart;
 import dev.fathom.GateShape;
 import dev.fathom.HeadShape;
 import dev.fathom.Kind;
@@ -204,9 +205,10 @@ final class RandomModel {
         if (routing == null) return new Router.Always();
         Buffer packed = context.allocate(context.gateBytes(routing.shape));
         for (int depth = 0; depth < routing.shape.depths(); depth++) {
-            for (int part = 0; part < routing.matrices[depth].length; part++) {
-                Buffer source = buffer(context, routing.matrices[depth][part]);
-                context.gatePack(routing.shape, depth, part, DType.F32, source, packed);
+            for (int layer = 0; layer < routing.matrices[depth].length; layer++) {
+                Buffer source = buffer(context, routing.matrices[depth][layer]);
+                context.gatePack(routing.shape, depth, layer == 0 ? GatePart.W1 : GatePart.W2, DType.F32, source,
+                        packed);
             }
         }
         if (routing.shape.outputs() == 1) return new Router.ExpertChoice(routing.shape, packed, routing.gating);

@@ -7,6 +7,7 @@ import dev.fathom.Activation;
 import dev.fathom.BiasKind;
 import dev.fathom.DType;
 import dev.fathom.GateFunction;
+import dev.fathom.GatePart;
 import dev.fathom.Isa;
 import dev.fathom.Kind;
 import dev.fathom.NormKind;
@@ -114,6 +115,7 @@ class BindingsTest {
         same(BiasKind.values(), "BIAS_");
         same(RouterKind.values(), "ROUTER_");
         same(GateFunction.values(), "GATE_");
+        same(GatePart.values(), "GATE_");
         same(Part.values(), "");
         same(Kind.values(), "");
         for (NormKind kind : NormKind.values()) assertEquals(constant("FTH_" + kind + "_NORM"), kind.ordinal());

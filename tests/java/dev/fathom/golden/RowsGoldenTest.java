@@ -6,12 +6,15 @@ import static dev.fathom.golden.Bounds.magnitude;
 import static dev.fathom.golden.Bounds.sum;
 
 import java.io.IOException;
+import java.util.Locale;
 import java.util.stream.Stream;
 
+import dev.fathom.Activation;
 import dev.fathom.Buffer;
 import dev.fathom.DType;
 import dev.fathom.EmbedShape;
 import dev.fathom.GateFunction;
+import dev.fathom.GatePart;
 import dev.fathom.GateShape;
 import dev.fathom.KvShape;
 import dev.fathom.LinearShape;
@@ -112,46 +115,51 @@ class RowsGoldenTest {
         RouterKind router = RouterKind.values()[c.integer("router")];
         GateFunction function = GateFunction.values()[c.integer("function")];
         GateShape shape = new GateShape(hidden, inner, outputs, depths, router, function, c.real("temperature"),
-                c.real("alpha"), c.real("threshold"));
-        String[] parts = router == RouterKind.MLP ? new String[] {"w1", "w2"} : new String[] {"w"};
+                c.real("alpha"), c.real("threshold"), Activation.values()[c.integer("activation")], c.flag("bias"));
         Buffer packed = c.allocate(c.context.gateBytes(shape));
-        for (int d = 0; d < depths; d++) {
-            for (int p = 0; p < parts.length; p++) {
-                c.context.gatePack(shape, d, p, c.type("source_type"), c.part(parts[p], d, depths), packed);
+        for (GatePart part : GatePart.values()) {
+            String name = part.name().toLowerCase(Locale.ROOT);
+            for (int d = 0; d < depths && c.has(name); d++) {
+                c.context.gatePack(shape, d, part, c.type("source_type"), c.part(name, d, depths), packed);
             }
         }
-        Buffer logits = c.floats(count * outputs), gate = c.floats(count), choice = c.floats(count);
-        c.context.gate(shape, count, c.rows(count), c.buffer("x"), packed, c.buffer("bias"), logits, gate, choice);
+        Buffer logits = c.floats(count * outputs), p = c.floats(count * outputs), gate = c.floats(count);
+        Buffer choice = c.floats(count);
+        c.context.gate(shape, count, c.rows(count), c.buffer("x"), packed, c.buffer("choice_bias"), logits, p, gate,
+                choice);
 
-        double[] x = c.values("x"), first = c.values(parts[0]), last = c.values(parts[parts.length - 1]);
+        boolean mlp = router == RouterKind.MLP;
+        double[] x = c.values("x"), first = c.values("w1"), last = mlp ? c.values("w2") : first;
+        double[] firstBias = c.values("b1", first.length / hidden, 0);
+        double[] lastBias = mlp ? c.values("b2", depths * outputs, 0) : firstBias;
         double[] want = c.values("logits"), bound = new double[want.length];
         for (int i = 0; i < want.length; i++) {
             int row = i / outputs, depth = c.integer("depth", row), output = depth * outputs + i % outputs;
-            if (router == RouterKind.LINEAR) {
-                double z = magnitude(last, output * hidden, x, row * hidden, hidden);
-                bound[i] = sum(hidden + 1, z / c.real("temperature"));
-            } else {
-                double carried = 0, size = 0;
-                for (int j = 0; j < inner; j++) {
-                    double z = magnitude(first, (depth * inner + j) * hidden, x, row * hidden, hidden);
-                    z /= c.real("temperature");
-                    double w = Math.abs(last[output * inner + j]);
-                    size += w * z; // |gelu(z)| <= |z|
-                    carried += w * (1.13 * sum(hidden + 1, z) + FUNCTION * z); // |gelu'| < 1.13
-                }
-                bound[i] = sum(inner, size) + carried;
+            double size = Math.abs(lastBias[output]), carried = 0;
+            if (!mlp) size += magnitude(last, output * hidden, x, row * hidden, hidden) / c.real("temperature");
+            for (int j = 0; j < inner; j++) {
+                int at = depth * inner + j;
+                double z = magnitude(first, at * hidden, x, row * hidden, hidden) / c.real("temperature")
+                        + Math.abs(firstBias[at]);
+                double w = Math.abs(last[output * inner + j]);
+                size += w * z; // |act(z)| <= |z|
+                carried += w * (1.13 * sum(hidden + 2, z) + FUNCTION * z); // |act'| < 1.13
             }
+            bound[i] = sum((mlp ? inner : hidden) + 2, size) + carried;
         }
         c.expect("logits", logits, i -> bound[i]);
-        c.expect("gate", gate, i -> {
+        double[] ofRow = new double[count];
+        for (int i = 0; i < count; i++) {
             double worst = 0, size = 1;
-            for (int j = 0; j < outputs; j++) {
-                worst = Math.max(worst, bound[i * outputs + j]);
-                size = Math.max(size, Math.abs(want[i * outputs + j]));
+            for (int j = i * outputs; j < (i + 1) * outputs; j++) {
+                worst = Math.max(worst, bound[j]);
+                size = Math.max(size, Math.abs(want[j]));
             }
             // Every function has slopes of at most 1.
-            return c.real("alpha") * (worst + FUNCTION * size);
-        });
+            ofRow[i] = c.real("alpha") * (worst + FUNCTION * size);
+        }
+        c.expect("p", p, i -> ofRow[i / outputs]);
+        c.expect("gate", gate, i -> ofRow[i]);
         c.expectIntegers("choice", choice);
     }
 

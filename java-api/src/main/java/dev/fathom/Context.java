@@ -526,36 +526,40 @@ public final class Context implements AutoCloseable {
     }
 
     /**
-     * Packs a part of one depth's router. LINEAR: part 0 is W [outputs, hiddenSize]. MLP: part 0 is W1
-     * [innerSize, hiddenSize], part 1 is W2 [outputs, innerSize].
+     * Packs a part of one depth's router. Every part that the shape has must be packed before use.
+     *
+     * @param source {@link GateShape#elements} of {@code sourceType}; weights are [out, in]
+     * @param packed {@link #gateBytes}
      */
-    public void gatePack(GateShape shape, int depth, int part, DType sourceType, Buffer source, Buffer packed) {
+    public void gatePack(GateShape shape, int depth, GatePart part, DType sourceType, Buffer source, Buffer packed) {
         MemorySegment from = Check.input("source", source, shape.elements(part), sourceType.bytes());
         MemorySegment to = Check.output("packed", packed, 1, gateBytes(shape));
-        check(Fathom.fth_gate_pack(handle(), shape.struct, depth, part, sourceType.ordinal(), from, to));
+        check(Fathom.fth_gate_pack(handle(), shape.struct, depth, part.ordinal(), sourceType.ordinal(), from, to));
     }
 
     /**
      * Runs each row's router.
      *
-     * @param rows   (depth); may be null if the shape has one depth
-     * @param x      [count, hiddenSize]
-     * @param packed from {@link #gatePack}
-     * @param bias   [outputs] or null
-     * @param logits [count, outputs] or null
-     * @param gate   [count]
-     * @param choice [count] of int
+     * @param rows       (depth); may be null if the shape has one depth
+     * @param x          [count, hiddenSize]
+     * @param packed     from {@link #gatePack}
+     * @param choiceBias [outputs] or null
+     * @param logits     z, [count, outputs] or null
+     * @param p          [count, outputs] or null
+     * @param gate       [count]
+     * @param choice     [count] of int
      */
-    public void gate(GateShape shape, long count, Rows rows, Buffer x, Buffer packed, Buffer bias, Buffer logits,
-                     Buffer gate, Buffer choice) {
+    public void gate(GateShape shape, long count, Rows rows, Buffer x, Buffer packed, Buffer choiceBias,
+                     Buffer logits, Buffer p, Buffer gate, Buffer choice) {
         MemorySegment row = shape.perDepth ? Check.rows(rows, count) : Check.optionalRows(rows, count);
         MemorySegment in = Check.input("x", x, count, shape.hiddenBytes);
         MemorySegment routers = Check.input("packed", packed, 1, gateBytes(shape));
-        MemorySegment added = Check.optional("bias", bias, 1, shape.outputBytes);
+        MemorySegment added = Check.optional("choiceBias", choiceBias, 1, shape.outputBytes);
         MemorySegment all = Check.optionalOutput("logits", logits, count, shape.outputBytes);
+        MemorySegment values = Check.optionalOutput("p", p, count, shape.outputBytes);
         MemorySegment gates = Check.output("gate", gate, count, 4);
         MemorySegment choices = Check.output("choice", choice, count, 4);
-        check(Fathom.fth_gate(handle(), shape.struct, count, row, in, routers, added, all, gates, choices));
+        check(Fathom.fth_gate(handle(), shape.struct, count, row, in, routers, added, all, values, gates, choices));
     }
 
     // ---- compact, embed ------------------------------------------------------------------------------------------

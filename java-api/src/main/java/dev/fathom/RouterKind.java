@@ -2,7 +2,8 @@ package dev.fathom;
 
 /** What computes a router's score. */
 public enum RouterKind {
+    /** W1 x + b1. */
     LINEAR,
-    /** W2 gelu(W1 x). */
+    /** W2 act(W1 x + b1) + b2. */
     MLP
 }

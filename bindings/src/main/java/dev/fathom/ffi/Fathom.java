@@ -2616,6 +2616,42 @@ public class Fathom extends Layouts {
     public static int FTH_GATE_SOFTMAX() {
         return FTH_GATE_SOFTMAX;
     }
+    private static final int FTH_GATE_W1 = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_GATE_W1 = 0 }
+     * }
+     */
+    public static int FTH_GATE_W1() {
+        return FTH_GATE_W1;
+    }
+    private static final int FTH_GATE_B1 = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_GATE_B1 = 1 }
+     * }
+     */
+    public static int FTH_GATE_B1() {
+        return FTH_GATE_B1;
+    }
+    private static final int FTH_GATE_W2 = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_GATE_W2 = 2 }
+     * }
+     */
+    public static int FTH_GATE_W2() {
+        return FTH_GATE_W2;
+    }
+    private static final int FTH_GATE_B2 = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_GATE_B2 = 3 }
+     * }
+     */
+    public static int FTH_GATE_B2() {
+        return FTH_GATE_B2;
+    }
 
     private static class fth_gate_bytes {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
@@ -2757,6 +2793,7 @@ public class Fathom extends Layouts {
             Fathom.C_POINTER,
             Fathom.C_POINTER,
             Fathom.C_POINTER,
+            Fathom.C_POINTER,
             Fathom.C_POINTER
         );
 
@@ -2768,7 +2805,7 @@ public class Fathom extends Layouts {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *bias, float *logits, float *gate, int32_t *choice)
+     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *choice_bias, float *logits, float *p, float *gate, int32_t *choice)
      * }
      */
     public static FunctionDescriptor fth_gate$descriptor() {
@@ -2778,7 +2815,7 @@ public class Fathom extends Layouts {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *bias, float *logits, float *gate, int32_t *choice)
+     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *choice_bias, float *logits, float *p, float *gate, int32_t *choice)
      * }
      */
     public static MethodHandle fth_gate$handle() {
@@ -2788,7 +2825,7 @@ public class Fathom extends Layouts {
     /**
      * Address for:
      * {@snippet lang=c :
-     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *bias, float *logits, float *gate, int32_t *choice)
+     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *choice_bias, float *logits, float *p, float *gate, int32_t *choice)
      * }
      */
     public static MemorySegment fth_gate$address() {
@@ -2797,16 +2834,16 @@ public class Fathom extends Layouts {
 
     /**
      * {@snippet lang=c :
-     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *bias, float *logits, float *gate, int32_t *choice)
+     * fth_status fth_gate(fth_context *ctx, const fth_gate_shape *shape, int64_t count, const fth_row *rows, const float *x, const void *packed, const float *choice_bias, float *logits, float *p, float *gate, int32_t *choice)
      * }
      */
-    public static int fth_gate(MemorySegment ctx, MemorySegment shape, long count, MemorySegment rows, MemorySegment x, MemorySegment packed, MemorySegment bias, MemorySegment logits, MemorySegment gate, MemorySegment choice) {
+    public static int fth_gate(MemorySegment ctx, MemorySegment shape, long count, MemorySegment rows, MemorySegment x, MemorySegment packed, MemorySegment choice_bias, MemorySegment logits, MemorySegment p, MemorySegment gate, MemorySegment choice) {
         var mh$ = fth_gate.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("fth_gate", ctx, shape, count, rows, x, packed, bias, logits, gate, choice);
+                traceDowncall("fth_gate", ctx, shape, count, rows, x, packed, choice_bias, logits, p, gate, choice);
             }
-            return (int)mh$.invokeExact(ctx, shape, count, rows, x, packed, bias, logits, gate, choice);
+            return (int)mh$.invokeExact(ctx, shape, count, rows, x, packed, choice_bias, logits, p, gate, choice);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

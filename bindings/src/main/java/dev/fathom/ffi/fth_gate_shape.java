@@ -24,7 +24,8 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     float temperature;
  *     float alpha;
  *     float threshold;
- *     int32_t reserved;
+ *     int32_t activation;
+ *     int32_t bias;
  * }
  * }
  */
@@ -44,7 +45,8 @@ public class fth_gate_shape {
         Fathom.C_FLOAT.withName("temperature"),
         Fathom.C_FLOAT.withName("alpha"),
         Fathom.C_FLOAT.withName("threshold"),
-        Fathom.C_INT.withName("reserved")
+        Fathom.C_INT.withName("activation"),
+        Fathom.C_INT.withName("bias")
     ).withName("fth_gate_shape");
 
     /**
@@ -450,48 +452,92 @@ public class fth_gate_shape {
         struct.set(threshold$LAYOUT, threshold$OFFSET, fieldValue);
     }
 
-    private static final OfInt reserved$LAYOUT = (OfInt)$LAYOUT.select(groupElement("reserved"));
+    private static final OfInt activation$LAYOUT = (OfInt)$LAYOUT.select(groupElement("activation"));
 
     /**
      * Layout for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t activation
      * }
      */
-    public static final OfInt reserved$layout() {
-        return reserved$LAYOUT;
+    public static final OfInt activation$layout() {
+        return activation$LAYOUT;
     }
 
-    private static final long reserved$OFFSET = $LAYOUT.byteOffset(groupElement("reserved"));
+    private static final long activation$OFFSET = $LAYOUT.byteOffset(groupElement("activation"));
 
     /**
      * Offset for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t activation
      * }
      */
-    public static final long reserved$offset() {
-        return reserved$OFFSET;
+    public static final long activation$offset() {
+        return activation$OFFSET;
     }
 
     /**
      * Getter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t activation
      * }
      */
-    public static int reserved(MemorySegment struct) {
-        return struct.get(reserved$LAYOUT, reserved$OFFSET);
+    public static int activation(MemorySegment struct) {
+        return struct.get(activation$LAYOUT, activation$OFFSET);
     }
 
     /**
      * Setter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t activation
      * }
      */
-    public static void reserved(MemorySegment struct, int fieldValue) {
-        struct.set(reserved$LAYOUT, reserved$OFFSET, fieldValue);
+    public static void activation(MemorySegment struct, int fieldValue) {
+        struct.set(activation$LAYOUT, activation$OFFSET, fieldValue);
+    }
+
+    private static final OfInt bias$LAYOUT = (OfInt)$LAYOUT.select(groupElement("bias"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t bias
+     * }
+     */
+    public static final OfInt bias$layout() {
+        return bias$LAYOUT;
+    }
+
+    private static final long bias$OFFSET = $LAYOUT.byteOffset(groupElement("bias"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t bias
+     * }
+     */
+    public static final long bias$offset() {
+        return bias$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t bias
+     * }
+     */
+    public static int bias(MemorySegment struct) {
+        return struct.get(bias$LAYOUT, bias$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t bias
+     * }
+     */
+    public static void bias(MemorySegment struct, int fieldValue) {
+        struct.set(bias$LAYOUT, bias$OFFSET, fieldValue);
     }
 
     /**

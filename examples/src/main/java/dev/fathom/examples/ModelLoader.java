@@ -14,6 +14,7 @@ import dev.fathom.Buffer;
 import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.EmbedShape;
+import dev.fathom.GatePart;
 import dev.fathom.GateShape;
 import dev.fathom.HeadShape;
 import dev.fathom.Kind;
@@ -239,10 +240,12 @@ final class ModelLoader {
         for (int depth = 0; depth < routers; depth++) {
             String prefix = "model.layers." + (first + depth) + ".mor_router.router.";
             if (mlp) {
-                packRouter(shape, depth, 0, checkpoint.get(prefix + "0.weight", inner, config.hiddenSize()), weights);
-                packRouter(shape, depth, 1, checkpoint.get(prefix + "2.weight", outputs, inner), weights);
+                pack(shape, depth, GatePart.W1, checkpoint.get(prefix + "0.weight", inner, config.hiddenSize()),
+                        weights);
+                pack(shape, depth, GatePart.W2, checkpoint.get(prefix + "2.weight", outputs, inner), weights);
             } else {
-                packRouter(shape, depth, 0, checkpoint.get(prefix + "weight", outputs, config.hiddenSize()), weights);
+                pack(shape, depth, GatePart.W1, checkpoint.get(prefix + "weight", outputs, config.hiddenSize()),
+                        weights);
             }
         }
         Router.Gating gating = routing.weighted() ? Router.Gating.WEIGHTED : Router.Gating.ADDITIVE;
@@ -278,7 +281,7 @@ final class ModelLoader {
         }
     }
 
-    private void packRouter(GateShape shape, int depth, int part, Tensor tensor, Buffer weights) {
+    private void pack(GateShape shape, int depth, GatePart part, Tensor tensor, Buffer weights) {
         try (Arena scratch = Arena.ofConfined()) {
             context.gatePack(shape, depth, part, tensor.type(), context.wrap(tensor.aligned(scratch)), weights);
         }

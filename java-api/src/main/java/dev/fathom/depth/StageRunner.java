@@ -146,7 +146,7 @@ final class StageRunner {
     }
 
     private void route(GateShape router, Buffer weights, Buffer bias, Buffer x) {
-        context.gate(router, space.active, space.rows, x, weights, bias, null, space.gate, space.choice);
+        context.gate(router, space.active, space.rows, x, weights, bias, null, null, space.gate, space.choice);
         done.compute(space.active * Cost.routerFlops(router));
     }
 
