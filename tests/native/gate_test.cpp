@@ -1,5 +1,5 @@
-// Routers and exit heads: logits against double, decisions against crafted logits (an identity matrix passes x through),
-// the refusals.
+// Routers and exit heads: logits against double, decisions against crafted logits (an identity matrix passes x
+// through), the refusals.
 #include "test.h"
 
 using test::Guarded;

@@ -607,6 +607,26 @@ def gate():
     book.save()
 
 
+def state_delta():
+    book, number = Book("state_delta"), 0
+    for width, count, second in ((1, 1, 1), (7, 5, 1), (16, 3, 0), (64, 17, 1), (100, 4, 1), (257, 2, 0), (768, 3, 1)):
+        book.case(f"c{number:03d}", width=width, count=count)
+        number += 1
+        before = book.random("before", count, width, scale=3.0)
+        move = torch.randn(count, width, generator=book.g) * torch.logspace(-3, 1, count)[:, None]  # small and large steps
+        now = book.put("now", before + move)
+        step = now - before
+        for name, a, b in (("dot", now, before), ("now_squared", now, now), ("before_squared", before, before), ("step_squared", step, step)):
+            book.put(name, (a * b).sum(-1))
+        book.put("cosine", F.cosine_similarity(now, before, dim=-1))
+        book.put("relative_step", step.norm(dim=-1) / now.norm(dim=-1))
+        if second:
+            second_difference = step - (before - book.random("before2", count, width, scale=3.0))
+            book.put("acceleration_squared", second_difference.square().sum(-1))
+            book.put("relative_acceleration", second_difference.norm(dim=-1) / now.norm(dim=-1))
+    book.save()
+
+
 def compact():
     book, number = Book("compact"), 0
     for width, source_count, count, gated in ((1, 1, 1, 1), (7, 9, 4, 0), (64, 20, 20, 1), (100, 33, 5, 1), (257, 12, 7, 0), (16, 70, 65, 1)):
@@ -634,5 +654,5 @@ def embed():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for make in (linear, norms, ropes, kv, attention, attention_masked, backfill, block, head, gate, compact, embed):
+    for make in (linear, norms, ropes, kv, attention, attention_masked, backfill, block, head, gate, state_delta, compact, embed):
         make()

@@ -400,8 +400,8 @@ typedef struct fth_gate_shape {
 
 FTH_API fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t* bytes);
 /* Packs a part of one depth's router; every part that the shape has must be packed before use. Weights are [out, in],
- * biases [out]: LINEAR has W1 [outputs, hidden_size], MLP has W1 [inner_size, hidden_size] and W2 [outputs, inner_size].
- * Stored in fp32. */
+ * biases [out]: LINEAR has W1 [outputs, hidden_size]; MLP has W1 [inner_size, hidden_size] and W2
+ * [outputs, inner_size]. Stored in fp32. */
 FTH_API fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                                  int32_t source_type, const void* source, void* packed);
 /* rows (depth) may be null if depths is 1; x [count, hidden_size]; choice_bias [outputs] or null; logits (z) and p
@@ -409,6 +409,23 @@ FTH_API fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, 
 FTH_API fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows,
                             const float* x, const void* packed, const float* choice_bias, float* logits, float* p,
                             float* gate, int32_t* choice);
+
+/* ---- state delta --------------------------------------------------------------------------------------------- */
+
+/* How far a hidden state moved. Cosine of successive states = dot / sqrt(now * before); relative step =
+ * sqrt(step / now); relative second difference = sqrt(acceleration / now). */
+typedef struct fth_delta_stats {
+  float dot;          /* now . before */
+  float now;          /* |now|^2 */
+  float before;       /* |before|^2 */
+  float step;         /* |now - before|^2 */
+  float acceleration; /* |(now - before) - (before - before2)|^2; NaN without before2 */
+} fth_delta_stats;
+
+/* The sums of each row, in one pass. before2 (may be null), before, now [count, width]: the states after three passes in
+ * a row; out [count]. The inputs may overlap one another. For one number per tensor, the tensor is one row. */
+FTH_API fth_status fth_state_delta(fth_context* ctx, int32_t width, int64_t count, const float* before2,
+                                   const float* before, const float* now, fth_delta_stats* out);
 
 /* ---- compact, embed ------------------------------------------------------------------------------------------ */
 

@@ -301,6 +301,19 @@ class ApiErrorsTest {
     }
 
     @Test
+    void stateDelta() {
+        refusesBadBuffers((c, b) -> c.stateDelta(5, COUNT, b[0], b[1], b[2], b[3] == null ? null : StateDelta.of(b[3])),
+                optional("before2", COUNT * 20), in("before", COUNT * 20), in("now", COUNT * 20),
+                out("delta", COUNT * 20));
+        Buffer any = context.allocate(arena, 1 << 10);
+        StateDelta delta = StateDelta.allocate(context, arena, COUNT);
+        refused(() -> context.stateDelta(0, COUNT, null, any, any, delta), "width must be at least 1, got 0");
+        refused(() -> context.stateDelta(5, -1, null, any, any, delta), "count must be at least 0, got -1");
+        refused(() -> context.stateDelta(5, COUNT, null, any, any, StateDelta.of(any)), "must not overlap");
+        assertThrows(IndexOutOfBoundsException.class, () -> delta.cosine(COUNT));
+    }
+
+    @Test
     void compact() {
         refusesBadBuffers((c, b) -> c.gather(5, 4, COUNT, b[0], b[1], b[2]),
                 in("index", COUNT * 4), in("x", 4 * 20), out("y", COUNT * 20));

@@ -387,6 +387,48 @@ class KernelsTest {
     }
 
     @Test
+    void stateDelta() {
+        float[] before2 = numbers(2 * 20), before = numbers(2 * 20), now = numbers(2 * 20);
+        StateDelta delta = StateDelta.allocate(context, 2);
+        context.stateDelta(20, 2, buffer(before2), buffer(before), buffer(now), delta);
+        for (int i = 0; i < 2; i++) {
+            double dot = 0, x2 = 0, y2 = 0, step = 0, acceleration = 0;
+            for (int k = i * 20; k < i * 20 + 20; k++) {
+                double x = now[k], y = before[k], z = before2[k];
+                dot += x * y;
+                x2 += x * x;
+                y2 += y * y;
+                step += (x - y) * (x - y);
+                acceleration += (x - 2 * y + z) * (x - 2 * y + z);
+            }
+            assertEquals(dot, delta.dot(i), CLOSE);
+            assertEquals(x2, delta.nowSquared(i), CLOSE);
+            assertEquals(y2, delta.beforeSquared(i), CLOSE);
+            assertEquals(step, delta.stepSquared(i), CLOSE);
+            assertEquals(acceleration, delta.accelerationSquared(i), CLOSE);
+            assertEquals(dot / Math.sqrt(x2 * y2), delta.cosine(i), CLOSE);
+            assertEquals(Math.sqrt(step / x2), delta.relativeStep(i), CLOSE);
+            assertEquals(Math.sqrt(acceleration / x2), delta.relativeAcceleration(i), CLOSE);
+        }
+    }
+
+    /** Rows: equal states, both zero, to zero, from zero, opposite, not a number. */
+    @Test
+    void stateDeltaAtItsEnds() {
+        Buffer before = buffer(0.1f, 0.7f, 0, 0, 3, 4, 0, 0, 1, -2, 1, 1);
+        Buffer now = buffer(0.1f, 0.7f, 0, 0, 0, 0, 3, 4, -1, 2, Float.NaN, 1);
+        StateDelta delta = StateDelta.allocate(context, 6);
+        context.stateDelta(2, 6, null, before, now, delta);
+        float[] cosine = {1, 1, 0, 0, -1, Float.NaN};
+        float[] step = {0, 0, Float.POSITIVE_INFINITY, 1, 2, Float.NaN};
+        for (int i = 0; i < 6; i++) {
+            assertEquals(cosine[i], delta.cosine(i), "cosine " + i);
+            assertEquals(step[i], delta.relativeStep(i), "step " + i);
+            assertEquals(Float.NaN, delta.relativeAcceleration(i), "acceleration " + i);
+        }
+    }
+
+    @Test
     void gatherAndScatter() {
         float[] x = numbers(4 * 3);
         Buffer y = floats(6), target = buffer(x);

@@ -24,6 +24,7 @@ import dev.fathom.RopeShape;
 import dev.fathom.RopeStyle;
 import dev.fathom.RouterKind;
 import dev.fathom.Rows;
+import dev.fathom.StateDelta;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.TestFactory;
 
@@ -161,6 +162,43 @@ class RowsGoldenTest {
         c.expect("p", p, i -> ofRow[i / outputs]);
         c.expect("gate", gate, i -> ofRow[i]);
         c.expectIntegers("choice", choice);
+    }
+
+    @TestFactory
+    Stream<DynamicTest> stateDelta() throws IOException {
+        return Golden.tests("state_delta", RowsGoldenTest::stateDelta);
+    }
+
+    private static void stateDelta(Case c) {
+        int width = c.integer("width"), count = c.count();
+        StateDelta delta = StateDelta.of(c.floats(count * 5));
+        c.context.stateDelta(width, count, c.buffer("before2"), c.buffer("before"), c.buffer("now"), delta);
+        double[] now = c.values("now"), before = c.values("before"), before2 = c.values("before2", now.length, 0);
+        for (int i = 0; i < count; i++) {
+            double size = magnitude(now, i * width, before, i * width, width), bend = 0, carried = 0;
+            for (int k = i * width; k < (i + 1) * width; k++) {
+                double step = now[k] - before[k], earlier = before[k] - before2[k], second = step - earlier;
+                bend += second * second;
+                carried += 2 * Math.abs(second) * U * (Math.abs(step) + Math.abs(earlier) + Math.abs(second));
+            }
+            near(c, "dot", i, delta.dot(i), sum(width, size));
+            near(c, "now_squared", i, delta.nowSquared(i), sum(width, delta.nowSquared(i)));
+            near(c, "before_squared", i, delta.beforeSquared(i), sum(width, delta.beforeSquared(i)));
+            near(c, "step_squared", i, delta.stepSquared(i), sum(width + 2, delta.stepSquared(i)));
+            near(c, "acceleration_squared", i, delta.accelerationSquared(i), sum(width, bend) + carried);
+            // The error of the product, and half the relative error of each square.
+            double lengths = Math.sqrt(delta.nowSquared(i) * (double) delta.beforeSquared(i));
+            near(c, "cosine", i, delta.cosine(i), sum(width, size / lengths) + sum(width, 1));
+            near(c, "relative_step", i, delta.relativeStep(i), sum(width + 2, delta.relativeStep(i)));
+            double relative = delta.relativeAcceleration(i);
+            near(c, "relative_acceleration", i, delta.relativeAcceleration(i),
+                    relative * (sum(width, 1) + carried / bend));
+        }
+    }
+
+    /** Value i of a tensor, if the case has it. */
+    private static void near(Case c, String name, int i, float got, double bound) {
+        if (c.has(name)) Case.near(name, i, c.tensor(name).get(i), got, bound);
     }
 
     @TestFactory

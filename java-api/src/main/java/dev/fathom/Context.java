@@ -562,6 +562,26 @@ public final class Context implements AutoCloseable {
         check(Fathom.fth_gate(handle(), shape.struct, count, row, in, routers, added, all, values, gates, choices));
     }
 
+    // ---- state delta ---------------------------------------------------------------------------------------------
+
+    /**
+     * How far each row moved from one pass to the next. For one number per tensor, the tensor is one row.
+     *
+     * @param before2 [count, width], the state before {@code before}; or null
+     * @param before  [count, width]
+     * @param now     [count, width]
+     * @param delta   room for {@code count} rows
+     */
+    public void stateDelta(int width, long count, Buffer before2, Buffer before, Buffer now, StateDelta delta) {
+        long rowBytes = Check.atLeast("width", width, 1) * 4L;
+        Check.atLeast("count", count, 0);
+        MemorySegment first = Check.optional("before2", before2, count, rowBytes);
+        MemorySegment second = Check.input("before", before, count, rowBytes);
+        MemorySegment third = Check.input("now", now, count, rowBytes);
+        MemorySegment told = Check.output("delta", Check.notNull("delta", delta).buffer(), count, StateDelta.BYTES);
+        check(Fathom.fth_state_delta(handle(), width, count, first, second, third, told));
+    }
+
     // ---- compact, embed ------------------------------------------------------------------------------------------
 
     /**

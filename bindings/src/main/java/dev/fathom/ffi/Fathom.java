@@ -2851,6 +2851,72 @@ public class Fathom extends Layouts {
         }
     }
 
+    private static class fth_state_delta {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_INT,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_state_delta");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_state_delta(fth_context *ctx, int32_t width, int64_t count, const float *before2, const float *before, const float *now, fth_delta_stats *out)
+     * }
+     */
+    public static FunctionDescriptor fth_state_delta$descriptor() {
+        return fth_state_delta.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_state_delta(fth_context *ctx, int32_t width, int64_t count, const float *before2, const float *before, const float *now, fth_delta_stats *out)
+     * }
+     */
+    public static MethodHandle fth_state_delta$handle() {
+        return fth_state_delta.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_state_delta(fth_context *ctx, int32_t width, int64_t count, const float *before2, const float *before, const float *now, fth_delta_stats *out)
+     * }
+     */
+    public static MemorySegment fth_state_delta$address() {
+        return fth_state_delta.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_state_delta(fth_context *ctx, int32_t width, int64_t count, const float *before2, const float *before, const float *now, fth_delta_stats *out)
+     * }
+     */
+    public static int fth_state_delta(MemorySegment ctx, int width, long count, MemorySegment before2, MemorySegment before, MemorySegment now, MemorySegment out) {
+        var mh$ = fth_state_delta.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_state_delta", ctx, width, count, before2, before, now, out);
+            }
+            return (int)mh$.invokeExact(ctx, width, count, before2, before, now, out);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class fth_gather {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Fathom.C_INT,
