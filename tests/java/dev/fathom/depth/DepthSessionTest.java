@@ -112,7 +112,7 @@ class DepthSessionTest {
 
     private static int used(RandomModel.System system) {
         return switch (system) {
-            case VANILLA, RECURSIVE, RECURSIVE_SEQUENCE, RELAXED -> 1;
+            case VANILLA, RECURSIVE, RECURSIVE_SEQUENCE, RELAXED, SHALLOW_DEEP, CYCLE, CYCLE_RELAXED -> 1;
             default -> 3;
         };
     }

@@ -33,7 +33,8 @@ final class RandomModel {
     /** The systems under test. Blocks of one or two layers, three depths at most. */
     enum System {
         VANILLA, RECURSIVE, RECURSIVE_SEQUENCE, RELAXED, EXPERT, EXPERT_MLP_TANH, EXPERT_ADDITIVE, EXPERT_SHARED_KV,
-        TOKEN_SOFTMAX, TOKEN_SIGMOID_BIAS, TOKEN_ADDITIVE
+        TOKEN_SOFTMAX, TOKEN_SIGMOID_BIAS, TOKEN_ADDITIVE, EXPERT_UPDATED_KV, EXPERT_LATEST_KV,
+        SHALLOW_DEEP, CYCLE, CYCLE_RELAXED
     }
 
     /** One tensor of a block. */
@@ -79,6 +80,11 @@ final class RandomModel {
                 model.middle(block(2, 3), model.token(GateFunction.SOFTMAX, 1, false), KvPolicy.PER_DEPTH);
             case TOKEN_SIGMOID_BIAS ->
                 model.middle(block(1, 3), model.token(GateFunction.SIGMOID, 0.5f, true), KvPolicy.PER_DEPTH);
+            case EXPERT_UPDATED_KV -> model.middle(block(2, 3), model.expert(3, 0), KvPolicy.FIRST_UPDATED);
+            case EXPERT_LATEST_KV -> model.middle(block(1, 3), model.expert(3, 0), KvPolicy.LATEST);
+            case SHALLOW_DEEP -> model.plain(block(1, 1)).plain(block(2, 1)).plain(block(1, 1));
+            case CYCLE -> model.plain(block(2, 3));
+            case CYCLE_RELAXED -> model.plain(block(2, 3).normPerDepth(true).loraRank(Part.Q, 4).loraRank(Part.DOWN, 3));
             case TOKEN_ADDITIVE -> model.stage(block(1, 3), additive(model.token(GateFunction.SIGMOID, 1, false)),
                     KvPolicy.FIRST_DEPTH);
         }

@@ -50,13 +50,13 @@ final class ReferenceModel {
     private final class Pass {
         private final RandomModel.Weights stage;
         private final BlockShape shape;
-        /** K and V of depth 0, per layer, when they are shared. */
-        private final double[][][][] shared;
+        /** K and V that stand in for those of tokens that did not reach a depth, per layer. */
+        private final double[][][][] earlier;
 
         Pass(RandomModel.Weights stage) {
             this.stage = stage;
             shape = stage.shape();
-            shared = new double[shape.layers()][][][];
+            earlier = new double[shape.layers()][][][];
         }
 
         double[][] run(double[][] x) {
@@ -150,7 +150,7 @@ final class ReferenceModel {
         }
 
         private double[][] layer(double[][] x, int layer, int depth, boolean[] on) {
-            boolean sharing = stage.kv() == KvPolicy.FIRST_DEPTH;
+            boolean holes = stage.kv() == KvPolicy.PER_DEPTH;
             double[][] q = new double[tokens][];
             double[][] k = new double[tokens][];
             double[][] v = new double[tokens][];
@@ -160,15 +160,22 @@ final class ReferenceModel {
                 k[t] = rotate(linear(h, layer, depth, Part.K), t);
                 v[t] = linear(h, layer, depth, Part.V);
             }
-            if (sharing && depth == 0) shared[layer] = new double[][][] {k, v};
-            if (sharing) {
-                k = shared[layer][0];
-                v = shared[layer][1];
+            if (depth == 0 || holes) earlier[layer] = new double[][][] {k.clone(), v.clone()};
+            for (int t = 0; t < tokens; t++) {
+                boolean own = on[t] && stage.kv() != KvPolicy.FIRST_DEPTH || depth == 0 || holes;
+                if (own && stage.kv() == KvPolicy.LATEST) {
+                    earlier[layer][0][t] = k[t];
+                    earlier[layer][1][t] = v[t];
+                }
+                if (!own) {
+                    k[t] = earlier[layer][0][t];
+                    v[t] = earlier[layer][1][t];
+                }
             }
             double[][] y = new double[tokens][];
             for (int t = 0; t < tokens; t++) {
                 boolean[] seen = new boolean[t + 1];
-                for (int s = 0; s <= t; s++) seen[s] = sharing || on[s] || s == t;
+                for (int s = 0; s <= t; s++) seen[s] = !holes || on[s] || s == t;
                 double[] h = sum(x[t], linear(attend(q[t], k, v, seen), layer, depth, Part.O));
                 double[] n = norm(h, gain(layer, depth, Part.MLP_PRE_NORM));
                 double[] gate = linear(n, layer, depth, Part.GATE);

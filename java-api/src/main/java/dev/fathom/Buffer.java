@@ -150,6 +150,11 @@ public final class Buffer {
         MemorySegment.copy(segment, BYTE, offset, target, from, count);
     }
 
+    /** Copies {@code bytes} from {@code offset} to {@code targetOffset} of another buffer. */
+    public void copy(long offset, Buffer target, long targetOffset, long bytes) {
+        MemorySegment.copy(segment, offset, target.segment, targetOffset, bytes);
+    }
+
     public float getFloat(long index) {
         return segment.get(FLOAT, index * 4);
     }

@@ -46,6 +46,11 @@ public final class HeadStats {
         return buffer;
     }
 
+    /** Copies what is told of row {@code from} to row {@code to} of another. */
+    public void copy(int from, HeadStats target, int to) {
+        buffer.copy(from * BYTES, target.buffer, to * BYTES, BYTES);
+    }
+
     /** Id of the largest logit, the lowest one on ties. */
     public int argmax(int i) {
         return segment.get(INT, i * BYTES + ARGMAX);

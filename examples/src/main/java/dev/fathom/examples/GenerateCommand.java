@@ -8,6 +8,8 @@ import java.util.List;
 import java.util.Locale;
 
 import dev.fathom.Context;
+import dev.fathom.depth.Sampler;
+import dev.fathom.depth.Sampling;
 import dev.fathom.depth.Step;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -75,7 +77,7 @@ final class GenerateCommand implements Runnable {
         }
         Sampler[] samplers = temperature == 0 ? null : new Sampler[ids.size()];
         for (int i = 0; samplers != null && i < samplers.length; i++) {
-            samplers[i] = new Sampler(temperature, topK, seed + i);
+            samplers[i] = new Sampler(new Sampling(temperature, topK, seed + i));
         }
 
         PrintStream out = Main.out();

@@ -6,6 +6,7 @@ import java.util.List;
 import dev.fathom.depth.DepthReport;
 import dev.fathom.depth.DepthSession;
 import dev.fathom.depth.Limits;
+import dev.fathom.depth.Sampler;
 import dev.fathom.depth.Step;
 
 /** Continues several texts at once, a token of each per step. */

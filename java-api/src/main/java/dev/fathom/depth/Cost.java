@@ -15,6 +15,7 @@ final class Cost {
     final long itemFlops;
     /** Weights of one depth. */
     final long weightBytes;
+    private final int weightSize;
     /** An entry's K and V. */
     final long entryBytes;
 
@@ -31,7 +32,8 @@ final class Cost {
         rowFlops = 2 * weights * shape.layers();
         kvFlops = 2 * kv * shape.layers();
         itemFlops = 4L * shape.heads() * shape.headDim() * shape.layers();
-        weightBytes = weights * shape.layers() * shape.weightType().bytes();
+        weightSize = shape.weightType().bytes();
+        weightBytes = weights * shape.layers() * weightSize;
         entryBytes = 2L * shape.layers() * shape.kvHeads() * shape.headDim() * shape.kvType().bytes();
     }
 
@@ -40,6 +42,13 @@ final class Cost {
         meter.compute(rowFlops - (stores ? 0 : kvFlops) + items * itemFlops);
         meter.readKv(items * entryBytes);
         if (stores) meter.writeKv(entryBytes);
+    }
+
+    /** K and V of {@code rows} rows from their exit states. */
+    void propagate(Meter meter, int rows) {
+        meter.compute(rows * kvFlops);
+        meter.readWeights(kvFlops / 2 * weightSize);
+        meter.writeKv(rows * entryBytes);
     }
 
     /** Flops of one router on one row. */

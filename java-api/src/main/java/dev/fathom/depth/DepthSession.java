@@ -1,12 +1,8 @@
 package dev.fathom.depth;
 
 import java.lang.foreign.Arena;
-import java.util.ArrayList;
-import java.util.Arrays;
-import java.util.List;
 
 import dev.fathom.Context;
-import dev.fathom.HeadShape;
 
 /**
  * Runs a model over many sequences at once. A session holds the K and V of its open sequences and advances any of them,
@@ -18,39 +14,38 @@ import dev.fathom.HeadShape;
 public final class DepthSession implements AutoCloseable {
     private final Context context;
     private final DepthModel model;
+    private final ExitPolicy policy;
     private final Limits limits;
     private final Arena arena = Arena.ofShared();
-    private final Workspace space;
-    private final List<StageRunner> stages = new ArrayList<>();
-    private final HeadShape choosing;
-    private final long headFlops;
-    private final long headBytes;
-    /** Tokens of each sequence. */
+    private final Pipeline pipeline;
+    /** Tokens of each sequence, and how many of them came before those that may exit. */
     private final int[] length;
+    private final int[] prompt;
     private final boolean[] open;
-
-    private final Meter done = new Meter();
-    private final Meter full = new Meter();
-    private final long[] depths;
+    private Step running;
     private long steps;
     private long tokens;
 
+    /** Every token takes every pass that its routers let it take. */
     public DepthSession(Context context, DepthModel model, Limits limits) {
+        this(context, model, ExitPolicy.never(), limits);
+    }
+
+    /**
+     * Tokens may exit as the policy says: single tokens that continue a sequence, and tokens that are scored.
+     * Verification needs to know what is generated from the answers, so it is left to the {@link Scheduler}.
+     */
+    public DepthSession(Context context, DepthModel model, ExitPolicy policy, Limits limits) {
         this.context = Require.notNull("context", context);
         this.model = Require.notNull("model", model);
+        this.policy = Require.notNull("policy", policy);
         this.limits = Require.notNull("limits", limits);
+        Require.that(!policy.verifies(), "a session does not verify exits: verification must be None; use a Scheduler");
         length = new int[limits.sequences()];
+        prompt = new int[limits.sequences()];
         open = new boolean[limits.sequences()];
-        depths = new long[model.depths()];
-        choosing = model.head().choosing();
-        HeadShape head = model.head().shape();
-        headFlops = 2L * head.hiddenSize() * head.vocabSize();
-        headBytes = (long) head.hiddenSize() * head.vocabSize() * head.weightType().bytes();
         try {
-            space = new Workspace(context, arena, limits.rows(), model.hiddenSize());
-            for (Stage stage : model.stages()) {
-                stages.add(new StageRunner(context, arena, stage, limits, space, done, full));
-            }
+            pipeline = new Pipeline(context, arena, model, policy, limits, limits.rows(), new Answering());
         } catch (RuntimeException | Error e) {
             arena.close();
             throw e;
@@ -59,6 +54,10 @@ public final class DepthSession implements AutoCloseable {
 
     public DepthModel model() {
         return model;
+    }
+
+    public ExitPolicy policy() {
+        return policy;
     }
 
     public Limits limits() {
@@ -77,6 +76,8 @@ public final class DepthSession implements AutoCloseable {
         for (int sequence = 0; sequence < open.length; sequence++) {
             if (!open[sequence]) {
                 open[sequence] = true;
+                prompt[sequence] = 0;
+                pipeline.begin();
                 return sequence;
             }
         }
@@ -84,15 +85,17 @@ public final class DepthSession implements AutoCloseable {
     }
 
     /**
-     * Begins a sequence with the tokens of another. Their K and V are stored once.
+     * Begins a sequence with the tokens of another. Their K and V are stored once. Tokens that wait are {@link
+     * #settle settled} first.
      *
      * @throws CapacityException if all sequences are open
      */
     public int fork(int sequence) {
-        checkSequence(sequence);
+        settle(sequence);
         int other = open();
-        for (StageRunner stage : stages) stage.cache.fork(sequence, other);
+        pipeline.fork(sequence, other);
         length[other] = length[sequence];
+        prompt[other] = prompt[sequence];
         return other;
     }
 
@@ -112,12 +115,17 @@ public final class DepthSession implements AutoCloseable {
     public void truncate(int sequence, int count) {
         checkSequence(sequence);
         Require.range("count", count, 0, length[sequence]);
-        rewind(sequence, count);
+        pipeline.truncate(sequence, count);
         length[sequence] = count;
+        prompt[sequence] = Math.min(prompt[sequence], count);
     }
 
-    private void rewind(int sequence, int count) {
-        for (StageRunner stage : stages) stage.cache.rewind(sequence, count);
+    /** Lets the tokens of a sequence that wait go through the passes they have skipped. Changes no result. */
+    public void settle(int sequence) {
+        checkSequence(sequence);
+        if (pipeline.isSettled(sequence)) return;
+        pipeline.flush(sequence);
+        pipeline.drain();
     }
 
     private void checkSequence(int sequence) {
@@ -141,22 +149,26 @@ public final class DepthSession implements AutoCloseable {
     public void run(Step step) {
         check(step);
         step.reserve();
+        running = step;
         try {
-            int outputs = 0;
-            for (int from = 0; from < step.tokens; from += space.count) {
-                load(step, from);
-                for (StageRunner stage : stages) stage.run();
-                outputs = keepOutputs(step, from, outputs);
-            }
-            for (int from = 0; from < step.outputs; from += limits.rows()) {
-                runHead(step, from, Math.min(limits.rows(), step.outputs - from));
+            pipeline.answers.keepLogits(step.wantsLogits());
+            for (int from = 0; from < step.tokens; from += limits.rows()) {
+                load(step, from, Math.min(limits.rows(), step.tokens - from));
+                pipeline.drain();
             }
         } catch (RuntimeException | Error e) {
-            for (int i = 0; i < step.requests; i++) rewind(step.requestSequence[i], length[step.requestSequence[i]]);
+            for (int i = 0; i < step.requests; i++) {
+                pipeline.truncate(step.requestSequence[i], length[step.requestSequence[i]]);
+            }
             throw e;
+        } finally {
+            running = null;
         }
-        for (int i = 0; i < step.requests; i++) length[step.requestSequence[i]] += step.requestTokens[i];
-        for (int i = 0; i < step.tokens; i++) depths[step.passes[i] - 1]++;
+        for (int i = 0; i < step.requests; i++) {
+            int sequence = step.requestSequence[i];
+            length[sequence] += step.requestTokens[i];
+            if (!step.requestExits[i]) prompt[sequence] = length[sequence];
+        }
         steps++;
         tokens += step.tokens;
         step.hasRun = true;
@@ -178,79 +190,74 @@ public final class DepthSession implements AutoCloseable {
             }
             for (int k = 0; k < count; k++) step.position[token++] = length[sequence] + k;
         }
-        for (StageRunner stage : stages) {
+        for (int stage = 0; stage < pipeline.stages(); stage++) {
             long pages = 0;
-            for (int i = 0; i < step.requests; i++) {
-                pages += stage.pagesFor(step.requestSequence[i], step.requestTokens[i]);
+            for (int sequence = 0; sequence < open.length; sequence++) {
+                pages += pipeline.pagesFor(stage, sequence, step.tokensOf(sequence));
             }
-            if (pages > stage.cache.freePages()) {
+            if (pages > pipeline.freePages(stage)) {
                 throw new CapacityException("the step may need " + pages + " pages of K,V, free are "
-                        + stage.cache.freePages());
+                        + pipeline.freePages(stage));
             }
         }
     }
 
-    /** The next tokens of the step into the workspace, embedded. */
-    private void load(Step step, int from) {
-        int count = Math.min(space.capacity(), step.tokens - from);
-        System.arraycopy(step.sequence, from, space.sequence, 0, count);
-        System.arraycopy(step.position, from, space.position, 0, count);
-        Arrays.fill(space.passes, 0, count, 0);
-        space.count = count;
-        space.index.write(0, step.id, from, count);
-        context.embed(model.embedding(), count, space.index, model.table(), space.hidden);
-    }
-
-    /** Stores what the step wants of the workspace's tokens, which are its tokens from {@code from} on. */
-    private int keepOutputs(Step step, int from, int firstOutput) {
-        System.arraycopy(space.passes, 0, step.passes, from, space.count);
-        int output = firstOutput;
-        for (; output < step.outputs && step.outputToken[output] < from + space.count; output++) {
-            space.picked[output - firstOutput] = step.outputToken[output] - from;
+    /** Tokens {@code from .. from + count)} of the step at the beginning of the model. */
+    private void load(Step step, int from, int count) {
+        int answers = 0;
+        for (int token = from; token < from + count; token++) {
+            int sequence = step.sequence[token];
+            int slot = pipeline.add(sequence, step.position[token], step.id[token]);
+            Flight flight = pipeline.flight;
+            flight.tag[slot] = token;
+            int output = step.outputOf[token];
+            if (output != Flight.NONE) {
+                flight.asks[slot] = true;
+                flight.target[slot] = step.target[output];
+                answers++;
+            }
+            if (step.exits[token]) flight.generated[slot] = step.position[token] - prompt[sequence];
         }
-        int count = output - firstOutput;
-        if (count > 0) space.gather(space.picked, count, space.count, space.hidden, step.hiddenFrom(firstOutput));
-        return output;
+        pipeline.countFull(answers);
+        pipeline.embed();
     }
 
-    private void runHead(Step step, int from, int count) {
-        Head head = model.head();
-        HeadShape shape = step.hasTargets ? choosing : head.shape();
-        context.head(shape, count, step.hiddenFrom(from), head.gain(), head.normBias(), head.weights(),
-                step.targetsFrom(from), step.statsFrom(from), step.targetLogitsFrom(from), step.logitsFrom(from));
-        done.compute(count * headFlops);
-        done.readWeights(headBytes);
-        full.compute(count * headFlops);
-        full.readWeights(headBytes);
+    /** Hands what the pipeline tells to the step that runs. */
+    private final class Answering implements Pipeline.Listener {
+        @Override
+        public void passed(int slot, int legs) {
+            if (running == null) return; // settling
+            int token = pipeline.flight.tag[slot];
+            running.passes[token] = pipeline.flight.passes[slot];
+            running.legs[token] = legs;
+        }
+
+        @Override
+        public void answered(int slot, int row) {
+            running.take(running.outputOf[pipeline.flight.tag[slot]], pipeline.answers, row);
+        }
+
+        @Override
+        public void verified(int slot, int row) {
+            throw new AssertionError("a session does not verify");
+        }
+    }
+
+    KvCache cache(int stage) {
+        return pipeline.cache(stage);
     }
 
     // ---- report --------------------------------------------------------------------------------------------------
 
     /** What was done since the session began or {@link #resetReport} was called. */
     public DepthReport report() {
-        long calls = 0;
-        long rows = 0;
-        long live = 0;
-        long held = 0;
-        long pool = 0;
-        for (StageRunner stage : stages) {
-            calls += stage.calls();
-            rows += stage.rows();
-            live += stage.cache.liveBytes();
-            held += stage.cache.heldBytes();
-            pool += stage.cache.poolBytes();
-        }
-        List<Long> histogram = Arrays.stream(depths).boxed().toList();
-        return new DepthReport(steps, tokens, histogram, calls, rows, done.work(), full.work(), live, held, pool);
+        return pipeline.report(steps, tokens);
     }
 
     /** Starts the report anew; what the sequences hold is not touched. */
     public void resetReport() {
         steps = tokens = 0;
-        Arrays.fill(depths, 0);
-        done.reset();
-        full.reset();
-        for (StageRunner stage : stages) stage.resetCounts();
+        pipeline.resetReport();
     }
 
     /** Frees the session's memory. Closing again does nothing. */

@@ -20,7 +20,7 @@ public final class KvCache {
     /** Entries of a page. */
     public static final int PAGE = 64;
 
-    private static final int NONE = -1;
+    static final int NONE = -1;
 
     private final KvShape shape;
     private final int sequences;

@@ -2,56 +2,93 @@ package dev.fathom.depth;
 
 import dev.fathom.Rows;
 
-/** Where a token's K and V of each depth are stored, and what a row at a depth sees. */
+/**
+ * Where a token's K and V of each depth are stored, and what a row at a depth sees of the tokens before it. All of them
+ * are operations on lists; K and V are never copied.
+ */
 public enum KvPolicy {
     /**
      * Recursion-wise caching: every depth stores K and V of its own, and a row sees the tokens that reached its depth.
      * A token that stops early leaves nothing behind at later depths.
      */
-    PER_DEPTH {
-        @Override
-        int lists(int depths) {
-            return depths;
-        }
-
-        @Override
-        void place(KvCache cache, Rows rows, int i, int sequence, int position, int depth) {
-            append(cache, rows, i, sequence, position, depth, depth);
-        }
-    },
+    PER_DEPTH,
 
     /**
      * Recursive sharing: only depth 0 computes K and V, and a row at any depth sees those of all tokens up to its own.
      */
     FIRST_DEPTH {
         @Override
-        int lists(int depths) {
-            return 1;
+        int list(int depth) {
+            return 0;
         }
 
         @Override
-        void place(KvCache cache, Rows rows, int i, int sequence, int position, int depth) {
-            if (depth == 0) append(cache, rows, i, sequence, position, depth, 0);
-            else rows.set(i, cache.start(sequence, 0), position + 1, position, depth, -1);
+        boolean stores(int depth) {
+            return depth == 0;
+        }
+    },
+
+    /**
+     * Recursive sharing with updates ({@code update_cache} of Mixture-of-Recursions): a row at depth r sees every token
+     * up to its own, with the K and V of depth r where the token reached it, else those of depth 0.
+     */
+    FIRST_UPDATED {
+        @Override
+        int substitute(KvCache cache, int sequence, int position, int depth) {
+            return cache.entry(sequence, 0, position);
+        }
+    },
+
+    /**
+     * A row at depth r sees every token up to its own, with the K and V of depth r where the token reached it, else
+     * those of the deepest depth that it did reach.
+     */
+    LATEST {
+        @Override
+        int substitute(KvCache cache, int sequence, int position, int depth) {
+            return cache.entry(sequence, depth - 1, position);
         }
     };
 
     /** Lists per sequence. */
-    abstract int lists(int depths);
+    final int lists(int depths) {
+        return list(depths - 1) + 1;
+    }
+
+    /** The list that a row at this depth reads. */
+    int list(int depth) {
+        return depth;
+    }
 
     /** Whether a row at this depth stores K and V. */
     boolean stores(int depth) {
-        return lists(depth + 1) > depth;
+        return true;
+    }
+
+    /** The entry that stands at this depth for a token that did not reach it; {@link KvCache#NONE}: nothing does. */
+    int substitute(KvCache cache, int sequence, int position, int depth) {
+        return KvCache.NONE;
+    }
+
+    /** Appends what stands for the tokens before {@code position} that did not reach this depth. */
+    final void fill(KvCache cache, int sequence, int position, int depth) {
+        if (depth == 0) return;
+        for (int at = cache.length(sequence, list(depth)); at < position; at++) {
+            int entry = substitute(cache, sequence, at, depth);
+            if (entry == KvCache.NONE) return;
+            cache.alias(sequence, list(depth), entry);
+        }
     }
 
     /**
      * Fills in row {@code i}: the token at {@code position} about to pass {@code depth}. Takes an entry if it stores
-     * one.
+     * one. Tokens of a sequence must come in order of their positions.
      */
-    abstract void place(KvCache cache, Rows rows, int i, int sequence, int position, int depth);
-
-    private static void append(KvCache cache, Rows rows, int i, int sequence, int position, int depth, int list) {
-        int entry = cache.append(sequence, list, position);
-        rows.set(i, cache.start(sequence, list), cache.length(sequence, list), position, depth, entry);
+    final void place(KvCache cache, Rows rows, int i, int sequence, int position, int depth) {
+        int list = list(depth);
+        fill(cache, sequence, position, depth);
+        int entry = stores(depth) ? cache.append(sequence, list, position) : KvCache.NONE;
+        int visible = stores(depth) ? cache.length(sequence, list) : position + 1;
+        rows.set(i, cache.start(sequence, list), visible, position, depth, entry);
     }
 }

@@ -1,5 +1,8 @@
 package dev.fathom.depth;
 
+import java.util.List;
+import java.util.stream.IntStream;
+
 import dev.fathom.Buffer;
 import dev.fathom.GateFunction;
 import dev.fathom.GateShape;
@@ -25,10 +28,15 @@ public sealed interface Router {
      * passed r - 1 and {@code z_r(H) >= threshold}, then {@code H <- H + g_r f(H)}. Depth 0 is passed by all, and gated
      * like the others. Rows that do not pass keep their bits.
      *
-     * @param shape   one output; as many routers as the block has depths
-     * @param weights packed routers
+     * @param shape     one output; as many routers as the block has depths
+     * @param weights   packed routers
+     * @param auxiliary routers of the same shape that decide instead, while the main ones gate; or null
+     * @param capacity  null: the rule above. Else the rule of the released evaluation, which looks ahead and is for
+     *                  comparison only: of the tokens that passed r - 1 those {@code max(1, capacity[r] T)} of a
+     *                  sequence of T tokens pass that have the largest gates
      */
-    record ExpertChoice(GateShape shape, Buffer weights, Gating gating) implements Router {
+    record ExpertChoice(GateShape shape, Buffer weights, Gating gating, Buffer auxiliary, List<Double> capacity)
+            implements Router {
         public ExpertChoice {
             Require.notNull("shape", shape);
             Require.notNull("weights", weights);
@@ -36,6 +44,25 @@ public sealed interface Router {
             Require.that(shape.outputs() == 1, "expert choice needs a router with 1 output, got " + shape.outputs());
             Require.that(shape.function() != GateFunction.SOFTMAX,
                     "expert choice has no softmax: its router has 1 output");
+            if (capacity != null) {
+                capacity = List.copyOf(capacity);
+                Require.equal("number of capacities", capacity.size(), "routers", shape.depths());
+                for (double share : capacity) {
+                    Require.that(share > 0 && share <= 1, "capacity must be above 0 and at most 1, got " + share);
+                }
+            }
+        }
+
+        /** The main routers decide, token by token. */
+        public ExpertChoice(GateShape shape, Buffer weights, Gating gating) {
+            this(shape, weights, gating, null, null);
+        }
+
+        /** The released evaluation with its capacities: {@code (depths - r) / depths}. */
+        public ExpertChoice wholeSequence() {
+            int depths = shape.depths();
+            List<Double> shares = IntStream.range(0, depths).mapToObj(r -> (double) (depths - r) / depths).toList();
+            return new ExpertChoice(shape, weights, gating, auxiliary, shares);
         }
     }
 

@@ -8,13 +8,23 @@ import dev.fathom.GateShape;
  * A block and how tokens pass it. The block's {@code depths} is the most passes a token takes. A plain stack of layers
  * is a stage with one depth; layers that are each looped in place are consecutive stages of one layer.
  *
- * @param weights packed weights of the block
+ * @param weights     packed weights of the block
+ * @param propagation for exits that propagate their state to passes of this stage; null: they cannot
  */
-public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv) {
+public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv, Propagation propagation) {
     public Stage {
         Require.notNull("shape", shape);
         Require.notNull("weights", weights);
         Require.notNull("kv", kv);
+        if (propagation != null) {
+            Require.that(kv == KvPolicy.PER_DEPTH && router instanceof Router.Always,
+                    "propagation needs a stage without router and K,V per depth");
+            Require.equal("hiddenSize of the propagation", propagation.shape().hiddenSize(),
+                    "hiddenSize of the block", shape.hiddenSize());
+            int sets = propagation.weights().size();
+            Require.that(sets == 1 || sets == shape.depths(),
+                    "propagation has weights for 1 or " + shape.depths() + " depths, got " + sets);
+        }
         switch (Require.notNull("router", router)) {
             case Router.Always always -> { }
             case Router.ExpertChoice choice -> {
@@ -28,6 +38,11 @@ public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv
                 checkWidth(shape, choice.shape());
             }
         }
+    }
+
+    /** Without propagation. */
+    public Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv) {
+        this(shape, weights, router, kv, null);
     }
 
     /** Every token takes every depth, with K and V per depth. */

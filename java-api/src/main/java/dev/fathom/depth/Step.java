@@ -13,8 +13,6 @@ import dev.fathom.HeadStats;
  * {@link DepthSession#step} and used again and again: {@link #clear}, add, run, read.
  */
 public final class Step {
-    private static final int NO_TARGET = -1;
-
     final DepthSession session;
 
     private final Context context;
@@ -24,17 +22,21 @@ public final class Step {
     int requests;
     int[] requestSequence = new int[8];
     int[] requestTokens = new int[8];
+    boolean[] requestExits = new boolean[8];
 
     int tokens;
     int[] id = new int[64];
     int[] sequence = new int[64];
     int[] position = new int[64];
     int[] passes = new int[64];
+    int[] legs = new int[64];
+    boolean[] exits = new boolean[64];
+    /** The output of each token, or NONE. */
+    int[] outputOf = new int[64];
 
     int outputs;
     int[] outputToken = new int[8];
     int[] target = new int[8];
-    boolean hasTargets;
     boolean hasRun;
 
     /** Memory of the outputs: room for {@link #room} of them, and for the logits of {@link #logitsRoom}. */
@@ -42,10 +44,9 @@ public final class Step {
     private int logitsRoom;
     private boolean logitsWanted;
     private Buffer hidden;
-    private Buffer targetId;
-    private Buffer targetLogit;
     private Buffer logits;
     private HeadStats stats;
+    private float[] targetLogit = new float[0];
 
     Step(DepthSession session, Context context) {
         this.session = session;
@@ -59,7 +60,7 @@ public final class Step {
     /** Empties the step. {@link #withLogits} stays as it is. */
     public Step clear() {
         requests = tokens = outputs = 0;
-        hasTargets = hasRun = false;
+        hasRun = false;
         return this;
     }
 
@@ -70,15 +71,19 @@ public final class Step {
         return this;
     }
 
-    /** Continues a sequence by these tokens, with an output for the last of them: what comes next. */
+    /**
+     * Continues a sequence by these tokens, with an output for the last of them: what comes next. Several tokens are a
+     * prompt, which takes every pass; a single one may exit.
+     */
     public Step add(int sequence, int... ids) {
-        request(sequence, ids);
-        output(tokens - 1, NO_TARGET);
+        request(sequence, ids, Require.notNull("ids", ids).length == 1);
+        output(tokens - 1, Flight.NONE);
         return this;
     }
 
     /**
-     * Continues a sequence by these tokens, with an output for each of them and the likelihood of its target.
+     * Continues a sequence by these tokens, with an output for each of them and the likelihood of its target. Each may
+     * exit, as if the text had been generated.
      *
      * @param targets per token the one that should come next
      */
@@ -87,13 +92,12 @@ public final class Step {
         Require.equal("number of targets", targets.length, "number of tokens", Require.notNull("ids", ids).length);
         for (int target : targets) Require.range("target", target, 0, vocabSize - 1);
         int first = tokens;
-        request(sequence, ids);
+        request(sequence, ids, true);
         for (int i = 0; i < ids.length; i++) output(first + i, targets[i]);
-        hasTargets = true;
         return this;
     }
 
-    private void request(int sequence, int[] ids) {
+    private void request(int sequence, int[] ids, boolean mayExit) {
         checkOpen();
         Require.notNull("ids", ids);
         Require.atLeast("number of tokens", ids.length, 1);
@@ -106,14 +110,21 @@ public final class Step {
         requestSequence = grown(requestSequence, requests + 1);
         requestTokens = grown(requestTokens, requests + 1);
         requestSequence[requests] = sequence;
+        requestExits = grown(requestExits, requests + 1);
+        requestExits[requests] = mayExit;
         requestTokens[requests++] = ids.length;
         int end = Math.addExact(tokens, ids.length);
         id = grown(id, end);
         this.sequence = grown(this.sequence, end);
         position = grown(position, end);
         passes = grown(passes, end);
+        legs = grown(legs, end);
+        exits = grown(exits, end);
+        outputOf = grown(outputOf, end);
         System.arraycopy(ids, 0, id, tokens, ids.length);
         Arrays.fill(this.sequence, tokens, end, sequence);
+        Arrays.fill(exits, tokens, end, mayExit);
+        Arrays.fill(outputOf, tokens, end, Flight.NONE);
         tokens = end;
     }
 
@@ -121,7 +132,16 @@ public final class Step {
         outputToken = grown(outputToken, outputs + 1);
         target = grown(target, outputs + 1);
         outputToken[outputs] = token;
+        outputOf[token] = outputs;
         target[outputs++] = next;
+    }
+
+    /** Tokens of the sequence in this step. */
+    int tokensOf(int sequence) {
+        for (int i = 0; i < requests; i++) {
+            if (requestSequence[i] == sequence) return requestTokens[i];
+        }
+        return 0;
     }
 
     private void checkOpen() {
@@ -129,6 +149,10 @@ public final class Step {
     }
 
     private static int[] grown(int[] array, int needed) {
+        return needed <= array.length ? array : Arrays.copyOf(array, Math.max(needed, array.length * 2));
+    }
+
+    private static boolean[] grown(boolean[] array, int needed) {
         return needed <= array.length ? array : Arrays.copyOf(array, Math.max(needed, array.length * 2));
     }
 
@@ -150,11 +174,18 @@ public final class Step {
         return position[token];
     }
 
-    /** Passes that a token took: the most of any stage, at least 1. */
+    /** Passes that a token took for its answer: the most of any stage, at least 1. */
     public int depth(int token) {
         ran();
         Require.index("token", token, tokens);
         return passes[token];
+    }
+
+    /** Legs behind which a token was answered: the passes of all stages, counted in order whether skipped or not. */
+    public int legs(int token) {
+        ran();
+        Require.index("token", token, tokens);
+        return legs[token];
     }
 
     public int outputs() {
@@ -181,7 +212,7 @@ public final class Step {
     /** Negative log-likelihood of an output's target, in nats; NaN without target. */
     public double nll(int output) {
         ranOutput(output);
-        return target[output] == NO_TARGET ? Double.NaN : (double) stats.lse(output) - targetLogit.getFloat(output);
+        return target[output] == Flight.NONE ? Double.NaN : (double) stats.lse(output) - targetLogit[output];
     }
 
     /** Reads the logits of an output, [vocabSize]. */
@@ -211,46 +242,32 @@ public final class Step {
 
     // ---- the session's side --------------------------------------------------------------------------------------
 
-    /** Makes room for the outputs and hands the head their targets. */
+    boolean wantsLogits() {
+        return logitsWanted;
+    }
+
+    /** Makes room for the outputs. */
     void reserve() {
         if (room < outputs) {
             room = Math.max(outputs, 2 * room);
             Arena arena = Arena.ofAuto();
             hidden = context.allocate(arena, 4L * room * hiddenSize);
-            targetId = context.allocate(arena, 4L * room);
-            targetLogit = context.allocate(arena, 4L * room);
             stats = HeadStats.allocate(context, arena, room);
+            targetLogit = new float[room];
         }
         if (logitsWanted && logitsRoom < outputs) {
             logitsRoom = outputs;
             logits = context.allocate(Arena.ofAuto(), 4L * logitsRoom * vocabSize);
         }
-        for (int i = 0; i < outputs && hasTargets; i++) targetId.setInt(i, Math.max(target[i], 0));
     }
 
-    Buffer hiddenFrom(int output) {
-        return from(hidden, 4L * hiddenSize * output);
-    }
-
-    HeadStats statsFrom(int output) {
-        return HeadStats.of(from(stats.buffer(), stats.buffer().bytes() / room * output));
-    }
-
-    /** Null without targets, like {@link #targetLogitsFrom}. */
-    Buffer targetsFrom(int output) {
-        return hasTargets ? from(targetId, 4L * output) : null;
-    }
-
-    Buffer targetLogitsFrom(int output) {
-        return hasTargets ? from(targetLogit, 4L * output) : null;
-    }
-
-    /** Null unless logits are wanted. */
-    Buffer logitsFrom(int output) {
-        return logitsWanted ? from(logits, 4L * vocabSize * output) : null;
-    }
-
-    private static Buffer from(Buffer buffer, long offset) {
-        return buffer.slice(offset, buffer.bytes() - offset);
+    /** Row {@code row} of the answers is that of an output. */
+    void take(int output, Answers answers, int row) {
+        answers.stats().copy(row, stats, output);
+        targetLogit[output] = answers.targetLogit(row);
+        answers.hidden().copy(4L * hiddenSize * row, hidden, 4L * hiddenSize * output, 4L * hiddenSize);
+        if (logitsWanted) {
+            answers.logits().copy(4L * vocabSize * row, logits, 4L * vocabSize * output, 4L * vocabSize);
+        }
     }
 }

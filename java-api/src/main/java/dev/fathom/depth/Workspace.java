@@ -4,93 +4,71 @@ import java.lang.foreign.Arena;
 
 import dev.fathom.Buffer;
 import dev.fathom.Context;
+import dev.fathom.HeadStats;
 import dev.fathom.Rows;
 
 /**
- * The tokens that go through the stages together, and the scratch that the stages share. A token's number here is its
- * row in {@link #hidden}; {@link #active} lists the tokens that take the current pass, in that order.
+ * The states of the tokens in flight, and the scratch that everything shares. A token's row in {@link #hidden} is its
+ * slot; {@link #x} and {@link #y} hold rows in the order of a call.
  */
 final class Workspace {
     final int width;
-
-    /** The tokens: how many, and of each its sequence, its position and the most passes it took in a stage so far. */
-    int count;
-    final int[] sequence;
-    final int[] position;
-    final int[] passes;
-
-    int active;
-    final int[] token;
-
-    final Rows rows;
+    final int capacity;
     final Buffer hidden;
-    /** Two stacks of compacted rows; {@link #swap} exchanges them. */
-    Buffer x;
-    Buffer y;
+    /** Of tokens that loop under token choice: the row that loops, while {@link #hidden} keeps what it is added to. */
+    final Buffer looped;
+    final Buffer x;
+    final Buffer y;
+    final Rows rows;
+    final Rows others;
     final Buffer index;
     final Buffer gate;
     final Buffer choice;
-    final float[] gates;
-    final int[] choices;
-    final int[] picked;
+    final HeadStats stats;
+    final int[] ints;
+    final float[] floats;
 
     private final Context context;
 
-    Workspace(Context context, Arena arena, int capacity, int width) {
+    Workspace(Context context, Arena arena, int capacity, int width, boolean loops) {
         this.context = context;
+        this.capacity = capacity;
         this.width = width;
-        sequence = new int[capacity];
-        position = new int[capacity];
-        passes = new int[capacity];
-        token = new int[capacity];
-        gates = new float[capacity];
-        choices = new int[capacity];
-        picked = new int[capacity];
+        ints = new int[capacity];
+        floats = new float[capacity];
         rows = Rows.allocate(context, arena, capacity);
+        others = Rows.allocate(context, arena, capacity);
         hidden = context.allocate(arena, 4L * capacity * width);
+        looped = loops ? context.allocate(arena, 4L * capacity * width) : hidden;
         x = context.allocate(arena, 4L * capacity * width);
         y = context.allocate(arena, 4L * capacity * width);
         index = context.allocate(arena, 4L * capacity);
         gate = context.allocate(arena, 4L * capacity);
         choice = context.allocate(arena, 4L * capacity);
+        stats = HeadStats.allocate(context, arena, capacity);
     }
 
-    int capacity() {
-        return token.length;
+    /** target[i] = source[which[i]] for the first {@code count}; the source has {@link #capacity} rows. */
+    void gather(int[] which, int count, Buffer source, Buffer target) {
+        index.write(0, which, 0, count);
+        context.gather(width, capacity, count, index, source, target);
     }
 
-    /** All tokens are active. */
-    void activateAll() {
-        active = count;
-        for (int i = 0; i < count; i++) token[i] = i;
+    /** target[to[i]] = source[i]; the target has {@link #capacity} rows. */
+    void scatter(int[] to, int count, Buffer source, Buffer target) {
+        index.write(0, to, 0, count);
+        context.scatter(width, capacity, count, index, source, target);
     }
 
-    /** x = hidden rows of the active tokens. */
-    void gatherActive() {
-        gather(token, active, count, hidden, x);
+    /** hidden[to[i]] += gate[i] source[i], with the gates in {@link #floats}; or without gates. */
+    void scatterAdd(int[] to, int count, boolean weighted, Buffer source) {
+        index.write(0, to, 0, count);
+        if (weighted) gate.write(0, floats, 0, count);
+        context.scatterAdd(width, capacity, count, index, weighted ? gate : null, source, hidden);
     }
 
-    /** target[i] = source[which[i]] for {@code number} rows out of {@code of}. */
-    void gather(int[] which, int number, int of, Buffer source, Buffer target) {
-        index.write(0, which, 0, number);
-        context.gather(width, of, number, index, source, target);
-    }
-
-    /** Adds row i of {@code source}, times gate i if {@code weighted}, to the hidden row of token {@code to[i]}. */
-    void scatterAdd(int[] to, int number, boolean weighted, Buffer source) {
-        index.write(0, to, 0, number);
-        context.scatterAdd(width, count, number, index, weighted ? gate : null, source, hidden);
-    }
-
-    /** Takes what the router said of the first {@code number} rows to this side. */
-    void readRouting(int number) {
-        gate.read(0, gates, 0, number);
-        choice.read(0, choices, 0, number);
-    }
-
-    void swap() {
-        Buffer other = x;
-        x = y;
-        y = other;
+    /** Rows of {@code from} at places {@code [first, first + count)}, times {@link #width}. */
+    Buffer slice(Buffer from, int first, int count) {
+        return from.slice(4L * width * first, 4L * width * count);
     }
 }

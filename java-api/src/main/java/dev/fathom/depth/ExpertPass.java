@@ -1,0 +1,66 @@
+package dev.fathom.depth;
+
+import dev.fathom.Buffer;
+import dev.fathom.Context;
+
+/** H <- H + g f(H) for the tokens that a depth's router lets pass: {@link Router.ExpertChoice}. */
+final class ExpertPass extends Pass {
+    private final Router.ExpertChoice router;
+    private final Context context;
+    private final Meter done;
+    private final boolean weighted;
+    private final int[] asked;
+    private final int[] place;
+
+    ExpertPass(Router.ExpertChoice router, Context context, Workspace space, Flight flight, int depths, Meter done) {
+        super(space, flight, depths);
+        this.router = router;
+        this.context = context;
+        this.done = done;
+        weighted = router.gating() == Router.Gating.WEIGHTED;
+        asked = new int[space.capacity];
+        place = new int[space.capacity];
+    }
+
+    @Override
+    void enter(int[] slot, int count) {
+        for (int i = 0; i < count; i++) space.others.depth(i, 0);
+        space.gather(slot, count, space.hidden, space.y);
+        route(router.weights(), count);
+        space.gate.read(0, space.floats, 0, count);
+        for (int i = 0; i < count; i++) flight.gate[slot[i]] = space.floats[i];
+    }
+
+    @Override
+    void leave(int[] slot, int[] depth, int count) {
+        for (int i = 0; i < count; i++) space.floats[i] = flight.gate[slot[i]];
+        space.scatterAdd(slot, count, weighted, space.x);
+        int candidates = 0;
+        for (int i = 0; i < count; i++) {
+            if (mayGoOn(slot[i], depth[i])) {
+                space.others.depth(candidates, ++depth[i]);
+                asked[candidates] = slot[i];
+                place[candidates++] = i;
+            } else {
+                depth[i] = depths;
+            }
+        }
+        if (candidates == 0) return;
+        space.gather(asked, candidates, space.hidden, space.y);
+        route(router.weights(), candidates);
+        space.gate.read(0, space.floats, 0, candidates);
+        if (router.auxiliary() != null) route(router.auxiliary(), candidates);
+        space.choice.read(0, space.ints, 0, candidates);
+        for (int i = 0; i < candidates; i++) {
+            flight.gate[asked[i]] = space.floats[i];
+            if (space.ints[i] == 0) depth[place[i]] = depths;
+        }
+    }
+
+    /** Asks the routers about the rows of y, whose depths stand in {@link Workspace#others}. */
+    private void route(Buffer weights, int count) {
+        context.gate(router.shape(), count, space.others, space.y, weights, null, null, null, space.gate,
+                space.choice);
+        done.compute(count * Cost.routerFlops(router.shape()));
+    }
+}

@@ -1,0 +1,52 @@
+package dev.fathom.depth;
+
+/**
+ * A text to continue.
+ *
+ * @param prompt   token ids, at least one
+ * @param tokens   generate at most so many
+ * @param stop     a token that ends the text; -1: none
+ * @param sampling how tokens are drawn
+ * @param depthCap most passes that a token takes through a stage that loops
+ */
+public record Request(int[] prompt, int tokens, int stop, Sampling sampling, int depthCap) {
+    public Request {
+        prompt = Require.notNull("prompt", prompt).clone();
+        Require.atLeast("number of tokens in the prompt", prompt.length, 1);
+        Require.atLeast("tokens", tokens, 1);
+        Require.atLeast("stop", stop, -1);
+        Require.notNull("sampling", sampling);
+        Require.atLeast("depthCap", depthCap, 1);
+    }
+
+    /** The most likely continuation, at whatever depth. */
+    public Request(int[] prompt, int tokens) {
+        this(prompt, tokens, -1, Sampling.greedy(), Integer.MAX_VALUE);
+    }
+
+    public Request withStop(int stop) {
+        return new Request(prompt, tokens, stop, sampling, depthCap);
+    }
+
+    public Request withSampling(Sampling sampling) {
+        return new Request(prompt, tokens, stop, sampling, depthCap);
+    }
+
+    public Request withDepthCap(int depthCap) {
+        return new Request(prompt, tokens, stop, sampling, depthCap);
+    }
+
+    /** A copy of the prompt. */
+    @Override
+    public int[] prompt() {
+        return prompt.clone();
+    }
+
+    int length() {
+        return prompt.length;
+    }
+
+    int promptToken(int i) {
+        return prompt[i];
+    }
+}
