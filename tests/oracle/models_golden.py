@@ -97,10 +97,10 @@ def weights(kind, seed):
 
     def router(prefix, out, scale):
         if c["mor"]["router_type"] == "linear":
-            tensors[prefix + "mor_router.router.weight"] = random(out, d, scale=scale)
+            tensors[prefix + "router.weight"] = random(out, d, scale=scale)
         else:
-            tensors[prefix + "mor_router.router.0.weight"] = random(2 * d, d, scale=scale)
-            tensors[prefix + "mor_router.router.2.weight"] = random(out, 2 * d, scale=0.3)
+            tensors[prefix + "router.0.weight"] = random(2 * d, d, scale=scale)
+            tensors[prefix + "router.2.weight"] = random(out, 2 * d, scale=0.3)
 
     tensors["model.embed_tokens.weight"] = random(256, d, scale=0.4)
     total, mor = c["num_hidden_layers"], c.get("mor")
@@ -138,9 +138,11 @@ def weights(kind, seed):
                 elif kind.copies:
                     copy(first, this)
             if not chosen:
-                router(f"model.layers.{ends + r}.", 1, 0.4)
+                router(f"model.layers.{ends + r}.mor_router.", 1, 0.4)
+                if mor.get("sampling") == "aux_router":
+                    router(f"model.layers.{ends + r}.mlp_router.", 1, 0.4)
         if chosen:
-            router(base, n, 0.5)
+            router(base + "mor_router.", n, 0.5)
             if mor["loss_free"]:
                 tensors[base + "router_bias"] = random(n, scale=0.2)
         if ends:
@@ -167,27 +169,36 @@ def store(kind, tensors, directory):
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def make(name, kind):
+def make(name, kind, out=OUT, runs=()):
+    """Stores the first random model that uses every depth and decides nothing by a hair, and what the reference computes for
+    it. runs: options of Run, each of which gives further expectations for the same texts."""
     g = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     ids = [torch.randint(0, 256, (n,), generator=g).tolist() for n in LENGTHS]
     depths_possible = kind.config["recursive"]["num_recursion"] if "mor" in kind.config else 1
-    for seed in range(1000):  # the first model that uses every depth and decides nothing by a hair
-        store(kind, weights(kind, seed), OUT / name)
-        checkpoint = Checkpoint(OUT / name)
-        runs = [Run(checkpoint, row).score() for row in ids]
-        margins = [m for _, _, m in runs if m is not None]
-        used = {int(d) for _, depth, _ in runs for d in depth}
-        if min(margins, default=1.0) > 2e-3 and len(used) == depths_possible:
+    for seed in range(1000):
+        store(kind, weights(kind, seed), out / name)
+        checkpoint = Checkpoint(out / name)
+        expected, *others = [results(checkpoint, ids, options) for options in ({}, *runs)]
+        used = {d for row in expected["depths"] for d in row}
+        if min(e.get("min_abs_router_logit", 1.0) for e in (expected, *others)) > 2e-3 and len(used) == depths_possible:
             break
     else:
         raise SystemExit(f"{name}: no suitable seed")
-    expected = dict(ids=ids, nll=[n.tolist() for n, _, _ in runs], depths=[d.tolist() for _, d, _ in runs])
-    if margins:
-        expected["min_abs_router_logit"] = min(margins)
-    (OUT / name / "expected.json").write_text(json.dumps(expected) + "\n")
-    size = sum(f.stat().st_size for f in (OUT / name).iterdir()) // 1024
+    expected = dict(ids=ids, **expected)
+    if runs:
+        expected["runs"] = [dict(options=options, **e) for options, e in zip(runs, others)]
+    (out / name / "expected.json").write_text(json.dumps(expected) + "\n")
+    size = sum(f.stat().st_size for f in (out / name).iterdir()) // 1024
     counts = [sum(d.count(v) for d in expected["depths"]) for v in sorted(used)]
-    print(f"{name:28s} seed {seed} {size} KiB  margin {min(margins, default=float('nan')):.4f}  tokens per depth {counts}")
+    margin = expected.get("min_abs_router_logit", float("nan"))
+    print(f"{name:28s} seed {seed} {size} KiB  margin {margin:.4f}  tokens per depth {counts}")
+
+
+def results(checkpoint, ids, options):
+    runs = [Run(checkpoint, row, **options).score() for row in ids]
+    found = dict(nll=[n.tolist() for n, _, _ in runs], depths=[d.tolist() for _, d, _ in runs])
+    margins = [m for _, _, m in runs if m is not None]
+    return dict(found, min_abs_router_logit=min(margins)) if margins else found
 
 
 if __name__ == "__main__":

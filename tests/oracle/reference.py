@@ -72,8 +72,9 @@ def norm(x, gain, eps):
 class Run:
     """One forward pass over one sequence."""
 
-    def __init__(self, checkpoint, ids):
-        self.checkpoint, self.config = checkpoint, checkpoint.config
+    def __init__(self, checkpoint, ids, depth_cap=None, top_k=False):
+        """depth_cap: the most recursions of a routed model to take. top_k: expert choice by training's rule."""
+        self.checkpoint, self.config, self.depth_cap, self.top_k = checkpoint, checkpoint.config, depth_cap, top_k
         self.ids = torch.tensor(ids)
         n = len(ids)
         self.cos, self.sin = rope(self.config, n)
@@ -89,22 +90,25 @@ class Run:
             y = y + lora["alpha"] / lora["r"] * (x @ a.T) @ b.T
         return y
 
-    def layer(self, x, weights, mask, shared=None):
-        """A Llama layer. mask[query, key]; shared = (k, v) to use instead of this layer's own. Returns x and its (k, v)."""
-        c, d, n = self.config, head_dim(self.config), x.shape[0]
+    def heads(self, h, weights, name, count):
+        return self.linear(h, weights, "self_attn." + name).view(len(h), count, head_dim(self.config)).transpose(0, 1)
+
+    def kv(self, x, weights, at=slice(None)):
+        """K (rotated) and V [kv_heads, rows, head_dim] that a layer computes for rows x, which stand at positions `at`."""
+        h, n = norm(x, weights("input_layernorm.weight"), self.config["rms_norm_eps"]), self.config["num_key_value_heads"]
+        return rotate(self.heads(h, weights, "k_proj", n), self.cos[at], self.sin[at]), self.heads(h, weights, "v_proj", n)
+
+    def layer(self, x, weights, mask, kv=None, at=slice(None)):
+        """A Llama layer over rows x at positions `at`. mask[row, key]; kv: what the rows see, by default their own K and V."""
+        c, n = self.config, self.config["num_attention_heads"]
         h = norm(x, weights("input_layernorm.weight"), c["rms_norm_eps"])
-        heads = lambda name, count: self.linear(h, weights, "self_attn." + name).view(n, count, d).transpose(0, 1)
-        q = rotate(heads("q_proj", c["num_attention_heads"]), self.cos, self.sin)
-        k = rotate(heads("k_proj", c["num_key_value_heads"]), self.cos, self.sin)
-        v = heads("v_proj", c["num_key_value_heads"])
-        k, v = own = shared or (k, v)
-        group = c["num_attention_heads"] // c["num_key_value_heads"]
-        k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
-        p = (q @ k.transpose(1, 2) / math.sqrt(d)).masked_fill(~mask, -math.inf).softmax(-1)
-        x = x + self.linear((p @ v).transpose(0, 1).reshape(n, -1), weights, "self_attn.o_proj")
+        q = rotate(self.heads(h, weights, "q_proj", n), self.cos[at], self.sin[at])
+        k, v = (t.repeat_interleave(n // c["num_key_value_heads"], 0) for t in kv or self.kv(x, weights, at))
+        p = (q @ k.transpose(1, 2) / math.sqrt(head_dim(c))).masked_fill(~mask, -math.inf).softmax(-1)
+        x = x + self.linear((p @ v).transpose(0, 1).reshape(len(x), -1), weights, "self_attn.o_proj")
         h = norm(x, weights("post_attention_layernorm.weight"), c["rms_norm_eps"])
         h = F.silu(self.linear(h, weights, "mlp.gate_proj")) * self.linear(h, weights, "mlp.up_proj")
-        return x + self.linear(h, weights, "mlp.down_proj"), own
+        return x + self.linear(h, weights, "mlp.down_proj")
 
     def at(self, prefix, *fallbacks):
         """Weights below `prefix`; a tied copy that is not stored is found below one of the fallbacks."""
@@ -114,31 +118,48 @@ class Run:
                     return self.checkpoint.tensors[p + name]
         return find
 
-    def router(self, x, prefix, mor):
-        x = x / mor.get("temp", 1.0)
-        t = self.checkpoint.tensors
+    def router(self, x, prefix, mor, name="mor_router"):
+        t, prefix = self.checkpoint.tensors, f"{prefix}{name}.router."
         if mor["router_type"] == "linear":
-            return x @ t[prefix + "mor_router.router.weight"].T
-        return F.gelu(x @ t[prefix + "mor_router.router.0.weight"].T) @ t[prefix + "mor_router.router.2.weight"].T
+            return x @ t[prefix + "weight"].T
+        return F.gelu(x @ t[prefix + "0.weight"].T) @ t[prefix + "2.weight"].T
 
-    def block(self, x, k, weights, on, shared=None):
-        """The k shared layers with attention among the tokens of `on` only (sharing: to all tokens' first-depth K, V)."""
-        mask = self.causal if shared else (self.causal & on[None, :]) | torch.eye(len(on), dtype=torch.bool)
+    def block(self, x, k, weights, on, first=None):
+        """The k shared layers, with attention among the tokens of `on` only. Under K,V sharing: to all tokens' K, V of depth 0
+        (`first`, one per layer), or (update_cache) to those of this depth where a token has them and of depth 0 elsewhere.
+        Returns x and each layer's own K, V."""
         kept = []
         for j in range(k):
-            x, own = self.layer(x, weights(j), mask, shared[j] if shared else None)
+            own = seen = self.kv(x, weights(j))
+            mask = self.causal
+            if first is None:
+                mask = (mask & on[None, :]) | torch.eye(len(on), dtype=torch.bool)
+            elif self.checkpoint.option("kv_sharing").get("update_cache"):
+                seen = [torch.where(on[:, None], a, b) for a, b in zip(own, first[j])]
+            else:
+                seen = first[j]
+            x = self.layer(x, weights(j), mask, seen)
             kept.append(own)
         return x, kept
 
     def expert_choice(self, x, mor, k, recursions, first):
-        """H <- H + g f(H) for tokens still going; go on to depth r while z_r >= 0; depth 0 is unconditional."""
+        """H <- H + g f(H) for tokens still going; go on to depth r while z_r >= 0; depth 0 is unconditional. An auxiliary
+        router (sampling: aux_router), fed without temperature, decides in place of z. top_k: training's rule, which sees the
+        whole sequence: the k_r = max(1, int((recursions - r) / recursions * T)) candidates of highest z; ties to the first."""
         on, depth, shared = torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.long), None
-        for r in range(recursions):
+        for r in range(min(recursions, self.depth_cap or recursions)):
             prefix = f"model.layers.{first + r}."
-            z = self.router(x, prefix, mor)[:, 0]
-            if r > 0:
-                self.margins += z[on].abs().tolist()
-                on = on & (z >= 0)
+            z = self.router(x / mor.get("temp", 1.0), prefix, mor)[:, 0]
+            if r > 0 and self.top_k:
+                ordered = sorted(on.nonzero()[:, 0].tolist(), key=lambda i: (-z[i].item(), i))
+                count = max(1, int((recursions - r) / recursions * len(x)))
+                if count < len(ordered):
+                    self.margins.append((z[ordered[count - 1]] - z[ordered[count]]).item())
+                on = torch.zeros_like(on).index_fill(0, torch.tensor(ordered[:count]), True)
+            elif r > 0:
+                score = self.router(x, prefix, mor, "mlp_router")[:, 0] if mor.get("sampling") == "aux_router" else z
+                self.margins += score[on].abs().tolist()
+                on = on & (score >= 0)
             depth += on
             weights = lambda j: self.at(f"{prefix}block.{j}.", f"model.layers.{first}.block.{j}.")
             y, kept = self.block(x, k, weights, on, shared)
@@ -151,51 +172,77 @@ class Run:
         return x, depth
 
     def token_choice(self, x, mor, k, recursions, first):
-        """i = argmax_j p_j (+ bias_j); out = x + p_i f^i(x), recursions in between ungated, attention among equals of a depth."""
+        """i = argmax_j p_j (+ bias_j); out = x + p_i f^i(x), recursions in between ungated, attention among equals of a depth.
+        A depth cap makes i = min(i, cap - 1), as if the token had chosen so."""
         prefix = f"model.layers.{first}."
-        logits = self.router(x, prefix, mor)
+        logits = self.router(x / mor.get("temp", 1.0), prefix, mor)
         p = {"softmax": lambda z: z.softmax(-1), "sigmoid": torch.sigmoid}[mor["router_func"]](logits) * mor["alpha"]
         scores = p + self.checkpoint.tensors[prefix + "router_bias"] if mor.get("loss_free") else p
         top = scores.topk(2, -1).values
         self.margins += (top[:, 0] - top[:, 1]).tolist()
-        choice = scores.argmax(-1)
-        h, out = x, x
+        choice = scores.argmax(-1).clamp(max=(self.depth_cap or recursions) - 1)
+        h, out, shared = x, x, None
         for r in range(recursions):
             on = choice >= r
             weights = lambda j: self.at(f"{prefix}block_list.{r}.{j}.", f"{prefix}block_list.0.{j}.")
-            y, _ = self.block(h, k, weights, on)
+            y, kept = self.block(h, k, weights, on, shared)
+            if r == 0 and self.checkpoint.option("kv_sharing"):
+                shared = kept
             h = torch.where(on[:, None], y, h)
             out = torch.where((choice == r)[:, None], x + p[:, r:r + 1] * h, out)
         return out, choice + 1
 
+    def weights(self, l):
+        """Layer l of a model without routers, counted as unrolled."""
+        recursive, total = self.checkpoint.option("recursive"), self.config["num_hidden_layers"]
+        source = tied_to(l, total, recursive["num_recursion"], recursive["sharing"]) if recursive else l
+        return self.at(f"model.layers.{l}.", f"model.layers.{source}.")
+
+    def states(self):
+        """The residual stream of a model without routers: the embedding, then the output of every layer."""
+        states = [self.checkpoint.tensors["model.embed_tokens.weight"][self.ids]]
+        for l in range(self.config["num_hidden_layers"]):
+            states.append(self.layer(states[-1], self.weights(l), self.causal))
+        return states
+
     def hidden(self):
         c, t, n = self.config, self.checkpoint.tensors, len(self.ids)
-        x, total = t["model.embed_tokens.weight"][self.ids], c["num_hidden_layers"]
         recursive, mor = self.checkpoint.option("recursive"), self.checkpoint.option("mor")
         if not mor:
-            for l in range(total):
-                source = tied_to(l, total, recursive["num_recursion"], recursive["sharing"]) if recursive else l
-                x, _ = self.layer(x, self.at(f"model.layers.{l}.", f"model.layers.{source}."), self.causal)
-            return x, torch.full((n,), recursive["num_recursion"] if recursive else 1)
+            return self.states()[-1], torch.full((n,), recursive["num_recursion"] if recursive else 1)
+        x, total = t["model.embed_tokens.weight"][self.ids], c["num_hidden_layers"]
         ends, recursions = recursive["sharing"].startswith("middle_"), recursive["num_recursion"]
         k = (total - 2 * ends) // recursions
         if ends:
-            x, _ = self.layer(x, self.at("model.layers.0."), self.causal)
+            x = self.layer(x, self.at("model.layers.0."), self.causal)
         choose = self.expert_choice if mor["type"] == "expert" else self.token_choice
         x, depth = choose(x, mor, k, recursions, int(ends))
         if ends:
             last = 2 if mor["type"] == "token" else 1 + recursions
-            x, _ = self.layer(x, self.at(f"model.layers.{last}."), self.causal)
+            x = self.layer(x, self.at(f"model.layers.{last}."), self.causal)
         return x, depth
+
+    def normed(self, x):
+        """What the head, and a learned exit head, sees of hidden rows x."""
+        return norm(x, self.checkpoint.tensors["model.norm.weight"], self.config["rms_norm_eps"])
+
+    def logits(self, x):
+        tied = self.config.get("tie_word_embeddings")
+        return self.normed(x) @ self.checkpoint.tensors["model.embed_tokens.weight" if tied else "lm_head.weight"].T
+
+    def nll(self, x):
+        """Of ids[1:], given the hidden rows of all ids."""
+        return -self.logits(x[:-1]).log_softmax(-1).gather(1, self.ids[1:, None])[:, 0]
 
     def score(self):
         """(nll of ids[1:], depth of each token, smallest distance of a router decision from a tie or None)."""
-        c, t = self.config, self.checkpoint.tensors
         x, depth = self.hidden()
-        head = t["model.embed_tokens.weight" if c.get("tie_word_embeddings") else "lm_head.weight"]
-        logits = norm(x, t["model.norm.weight"], c["rms_norm_eps"]) @ head.T
-        nll = -logits[:-1].log_softmax(-1).gather(1, self.ids[1:, None])[:, 0]
-        return nll, depth, min(self.margins, default=None)
+        return self.nll(x), depth, min(self.margins, default=None)
+
+    def exits(self):
+        """nll of ids[1:] if every token were answered at each exit of config.json in turn, and at the end: [exits + 1, n - 1]."""
+        states = self.states()
+        return torch.stack([self.nll(states[l]) for l in (*self.config["exits"]["layers"], self.config["num_hidden_layers"])])
 
 
 def score(directory, ids):
