@@ -21,7 +21,7 @@ ROOT = HERE.parent.parent
 TEXT = HERE.parent / "data" / "tinyshakespeare.txt"
 MOR = Config("mor", "mor")
 CONFIGS = {c.name: c for c in (
-    Config("vanilla", "vanilla"), Config("recursive", "recursive"), MOR, replace(MOR, name="mor_800"),
+    Config("vanilla", "vanilla"), Config("recursive", "recursive"), MOR, replace(MOR, name="mor_expert"),
     replace(MOR, name="mor_shared", shared_kv=True), replace(MOR, name="mor_token", router="token"),
     replace(MOR, name="mor_token_shared", router="token", shared_kv=True))}
 TRAIN = ROOT / "build" / "train"
