@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tests/golden/exits/: what early exits must compute. python exits_golden.py. Deterministic; see tests/golden/README.md.
+"""Writes tests/golden/exits/: what early exits must compute. python exits_golden.py. Deterministic.
 
-Decoding here is one token at a time over plain dictionaries of K and V, each policy for skipped layers written as its
-definition reads. With K,V deferred exactly it is checked against reference.py, which knows no steps and no caches.
+Format: tests/golden/README.md. Decoding here is one token at a time over plain dictionaries of K and V, each policy for
+skipped layers written as its definition reads. With K,V deferred exactly it is checked against reference.py, which
+knows no steps and no caches.
 """
 import json
 import math
@@ -42,35 +43,37 @@ def learned(run, x, index, kind):
     return linear(F.relu(linear(z, "mlp.0")), "mlp.2").softmax(-1)[1]
 
 
-def margin(run, x, previous, index):
+def margin(run, x, before, index):
     top = probabilities(run, x).topk(2).values
     return top[0] - top[1]
 
 
-SIGNALS = {  # name -> (signal of state x [hidden] at exit `index`, given the state at the exit before or None; side that exits)
+# name -> (signal of state x [hidden] at exit `index`, given the state at the exit before or None; side that exits)
+SIGNALS = {
     "margin": (margin, "greater"),
-    "max_probability": (lambda run, x, previous, index: probabilities(run, x).max(), "greater"),
-    "entropy": (lambda run, x, previous, index: -(probabilities(run, x) * probabilities(run, x).log()).sum(), "less"),
-    "cosine": (lambda run, x, previous, index: None if previous is None else x @ previous / (x.norm() * previous.norm()), "greater"),
-    "step": (lambda run, x, previous, index: None if previous is None else (x - previous).norm() / x.norm(), "less"),
-    "linear": (lambda run, x, previous, index: learned(run, x, index, "linear"), "greater"),
-    "mlp": (lambda run, x, previous, index: learned(run, x, index, "mlp"), "greater"),
+    "max_probability": (lambda run, x, before, index: probabilities(run, x).max(), "greater"),
+    "entropy": (lambda run, x, before, index: -(probabilities(run, x) * probabilities(run, x).log()).sum(), "less"),
+    "cosine": (lambda run, x, before, index: None if before is None else F.cosine_similarity(x, before, 0), "greater"),
+    "step": (lambda run, x, before, index: None if before is None else (x - before).norm() / x.norm(), "less"),
+    "linear": (lambda run, x, before, index: learned(run, x, index, "linear"), "greater"),
+    "mlp": (lambda run, x, before, index: learned(run, x, index, "mlp"), "greater"),
 }
 
 # ---- thresholds
 
 
 def decayed(form, start, tau, length, t):
-    """Thresholds that fall as a text grows. calm: t = 0 for the first token that may exit; free: 1 (its K,V length + 1)."""
+    """Thresholds that fall as a text grows; t at the first token that may exit: calm 0, free 1 (its K,V length + 1)."""
     if form == "calm":
         return min(1.0, max(0.0, 0.9 * start + 0.1 * math.exp(-tau * t / length)))
     return 0.9 * start + 0.1 * start * math.exp(-tau * t / length)
 
 
 class Adaptive:
-    """FREE's estimator (arXiv 2310.05424) as published in code: confidences x of tokens whose shallow answer was right (class 1)
-    or wrong (class 0); one weighted method-of-moments step for a Beta of each class, weights 0.2 for the own class and 1e-4
-    for the other, normalised; then the least point of a grid of ten whose posterior of the higher-mean class exceeds zeta."""
+    """FREE's estimator (arXiv 2310.05424) as published in code: confidences x of tokens whose shallow answer was right
+    (class 1) or wrong (class 0); one weighted method-of-moments step for a Beta of each class, weights 0.2 for the own
+    class and 1e-4 for the other, normalised. Where n of the grid's ten points have a posterior of the class with the
+    higher mean above zeta, the threshold is the n-th from the top."""
     GRID, ZETA, SHARE, FLOOR, EDGE = torch.linspace(0.3, 0.9, 10, dtype=torch.float64), 0.4, 0.2, 1e-4, 1e-4
 
     def __init__(self, prior=False):
@@ -84,12 +87,13 @@ class Adaptive:
         r = r / r.sum(0)
         mean = (r * x).sum(1) / r.sum(1)
         variance = (r * (x - mean[:, None]) ** 2).sum(1) / r.sum(1)
-        variance = torch.where(variance < 1e-12, torch.nan, variance)  # one value only: no Beta, every test below is false
+        variance = torch.where(variance < 1e-12, torch.nan, variance)  # one value only: no Beta, no test below holds
         alpha = mean * (mean * (1 - mean) / variance - 1)
         beta = alpha * (1 - mean) / mean
         share = r.mean(1) if self.prior else torch.ones(2, dtype=torch.float64)
-        log_pdf = [torch.lgamma(alpha[k] + beta[k]) - torch.lgamma(alpha[k]) - torch.lgamma(beta[k])
-                   + (alpha[k] - 1) * self.GRID.log() + (beta[k] - 1) * (1 - self.GRID).log() + share[k].log() for k in (0, 1)]
+        log_pdf = [torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b)
+                   + (a - 1) * self.GRID.log() + (b - 1) * (1 - self.GRID).log() + w.log()
+                   for a, b, w in zip(alpha, beta, share)]
         high = int(alpha[1] / (alpha[1] + beta[1]) > alpha[0] / (alpha[0] + beta[0]))
         posterior = torch.sigmoid(log_pdf[high] - log_pdf[1 - high])
         passed = int((posterior > self.ZETA).sum())
@@ -97,7 +101,7 @@ class Adaptive:
 
 
 def guarded(adaptive, confidence, agree, previous, least=20, spread=1e-6):
-    """The fit's threshold if both classes have `least` members and both variances exceed `spread`, else the previous one."""
+    """The fit's threshold if both classes have `least` members and both variances exceed `spread`, else `previous`."""
     _, _, variance, _, threshold = adaptive.fit(confidence, agree)
     enough = min(sum(agree), len(agree) - sum(agree)) >= least and bool((variance > spread).all())
     return threshold if enough else previous
@@ -155,8 +159,8 @@ class Decoder:
                 self.stored[l][position] = self.stored[layer - self.block + l % self.block][position]
 
     def step(self, position, decide):
-        """One token. decide(exit, signal's arguments) -> exit here?  Returns (layers, state, rows of each segment's call)."""
-        h, previous, calls = self.run.checkpoint.tensors["model.embed_tokens.weight"][self.run.ids[position]], None, []
+        """One token. decide(exit, state, state one exit before) -> exit here? Returns layers, state, rows per call."""
+        h, before, calls = self.run.checkpoint.tensors["model.embed_tokens.weight"][self.run.ids[position]], None, []
         for s, (first, last) in enumerate(self.segments):
             waiting, self.waiting[s] = self.waiting[s], []
             rows = self.through([*waiting, (position, h)], first, last)
@@ -165,12 +169,12 @@ class Decoder:
             if s + 1 == len(self.segments):
                 return last, h, calls
             self.wait(s + 1, rows[:-1])
-            if decide(s, h, previous):
+            if decide(s, h, before):
                 self.skip(position, h, last)
                 if self.kv == "defer":
                     self.wait(s + 1, rows[-1:])
                 return last, h, calls
-            previous = h
+            before = h
 
     def flush(self):
         for s, (first, last) in enumerate(self.segments):
@@ -188,10 +192,10 @@ def decode(run, exits, signal, kv, prompt, threshold):
     nothing = torch.full((n, len(exits)), torch.nan)
     result = dict(layers=[], pending=[], rows=[], signal=nothing.clone(), threshold=nothing.clone())
     for position in range(n):
-        def decide(e, h, previous):
+        def decide(e, h, before):
             if position < prompt:
                 return False
-            value = measure(run, h, previous, decoder.indices[e])
+            value = measure(run, h, before, decoder.indices[e])
             if value is None:  # no state to compare with yet: never an exit
                 return False
             limit = threshold(e, position - prompt)
@@ -206,17 +210,19 @@ def decode(run, exits, signal, kv, prompt, threshold):
         result["pending"].append(sum(map(len, decoder.waiting)))
         result["rows"].append([len(c) for c in calls] + [0] * (len(decoder.segments) - len(calls)))
         if len(exits) == 1 and len(calls) == 2 and len(calls[1]) > 1:  # FREE's estimator learns from stacked calls only
-            records += [(p, result["signal"][p, 0].item(), int(shallow[p] == run.logits(deep).argmax())) for p, deep in calls[1]]
+            records += [(p, result["signal"][p, 0].item(), int(shallow[p] == run.logits(deep).argmax()))
+                        for p, deep in calls[1]]
     decoder.flush()
     x = torch.stack(states)
-    if kv == "defer":  # then no token knows of the others' exits: each state is that of the full run after as many layers
+    if kv == "defer":  # then no token notices the others' exits: each state is that of the full run at its layer
         full = run.states()
         want = torch.stack([full[l][i] for i, l in enumerate(result["layers"])])
         assert (x - want).abs().max() < 1e-9
         for l, stored in enumerate(decoder.stored):
             k, v = run.kv(full[l], run.weights(l))
             assert max((stored[i][j] - t[:, i]).abs().max() for i in range(n) for j, t in enumerate((k, v))) < 1e-9
-    return dict(result, nll=run.nll(x), argmax=run.logits(x).argmax(-1), apart=min(apart), records=records, stored=decoder.stored)
+    return dict(result, nll=run.nll(x), argmax=run.logits(x).argmax(-1), apart=min(apart), records=records,
+                stored=decoder.stored)
 
 
 # ---- cases
@@ -229,22 +235,25 @@ class Book:
         self.cases, self.tensors = [], {}
 
     def add(self, name, numbers, run, exits, found, kept):
-        self.cases.append(dict(name=name, **numbers, exits=list(exits), kept=list(kept), least_distance=round(found["apart"], 6)))
-        put = lambda key, value, dtype: self.tensors.__setitem__(f"{name}.{key}", torch.as_tensor(value).to(dtype).contiguous())
+        def put(key, value, dtype):
+            self.tensors[f"{name}.{key}"] = torch.as_tensor(value).to(dtype).contiguous()
+
+        self.cases.append(dict(name=name, **numbers, exits=list(exits), kept=list(kept),
+                               least_distance=round(found["apart"], 6)))
         put("ids", run.ids, torch.int32)
         for key in ("layers", "pending", "rows", "argmax"):
             put(key, found[key], torch.int32)
         for key in ("signal", "threshold", "nll"):
             put(key, found[key], torch.float32)
         if found["records"]:
-            for i, (key, dtype) in enumerate((("position", torch.int32), ("confidence", torch.float32), ("agree", torch.int32))):
-                put("record_" + key, [r[i] for r in found["records"]], dtype)
-        stored = found["stored"]
-        shape = next(iter(stored[0].values()))[0].shape
-        absent = (torch.zeros(shape, dtype=torch.float64),) * 2
+            for key, values in zip(("position", "confidence", "agree"), zip(*found["records"])):
+                put("record_" + key, values, torch.float32 if key == "confidence" else torch.int32)
+        stored, n = found["stored"], len(run.ids)
+        absent = (torch.zeros_like(stored[0][0][0]),) * 2
         for i, key in enumerate("kv"):
-            put(key, torch.stack([torch.stack([stored[l].get(p, absent)[i] for p in range(len(run.ids))]) for l in kept]), torch.float32)
-        put("present", [[int(p in stored[l]) for p in range(len(run.ids))] for l in kept], torch.int32)
+            rows = [torch.stack([stored[l].get(p, absent)[i] for p in range(n)]) for l in kept]
+            put(key, torch.stack(rows), torch.float32)
+        put("present", [[int(p in stored[l]) for p in range(n)] for l in kept], torch.int32)
         counts = [found["layers"].count(l) for l in (*exits, run.config["num_hidden_layers"])]
         print(f"{name:32s} tokens per depth {counts}  distance {found['apart']:.4f}  records {len(found['records'])}")
 
@@ -271,15 +280,16 @@ def case(book, name, model, exits, signal, kv, prompt=5, decay=None, kept=None):
     never = lambda e, t: math.inf if rises else -math.inf
     seen = decode(run, exits, signal, "defer", prompt, never)["signal"].double()
     medians = [seen[:, e].nanmedian().item() for e in range(len(exits))]  # nan where an exit has no signal
-    limit = lambda base: (lambda e, t: decayed(decay, base[e], tau, COUNT - prompt, t)) if decay else (lambda e, t: base[e])
     for i in range(400):
         base = [0.0 if math.isnan(m) else round(m * (1 + (-1) ** i * i * 0.004), 3) for m in medians]
-        found = decode(run, exits, signal, kv, prompt, limit(base))
+        limit = lambda e, t: decayed(decay, base[e], tau, COUNT - prompt, t + (decay == "free")) if decay else base[e]
+        found = decode(run, exits, signal, kv, prompt, limit)
         if mixed(found, [e for e, m in zip(exits, medians) if not math.isnan(m)], total):
             break
     else:
         raise SystemExit(f"{name}: no suitable threshold")
-    numbers = dict(model=model, signal=signal, exit_when=SIGNALS[signal][1], thresholds=base, kv=kv, prompt=prompt, count=COUNT)
+    numbers = dict(model=model, signal=signal, exit_when=SIGNALS[signal][1], thresholds=base, kv=kv, prompt=prompt,
+                   count=COUNT)
     if decay:
         numbers.update(decay=decay, tau=tau, max_tokens=COUNT - prompt)
     book.add(name, numbers, run, exits, found, kept or (exits[-1], total - 1))
@@ -296,8 +306,8 @@ def adaptive_decoding(book, model, exits, initial):
         if found["apart"] < APART:
             raise SystemExit(f"adaptive text {i}: signal {found['apart']} from the threshold")
         records += found["records"]
-        numbers = dict(model=model, signal="margin", exit_when="greater", thresholds=[threshold], kv="defer", prompt=5, count=COUNT,
-                       adaptive=i, initial=initial)
+        numbers = dict(model=model, signal="margin", exit_when="greater", thresholds=[threshold], kv="defer", prompt=5,
+                       count=COUNT, adaptive=i, initial=initial)
         book.add(f"adaptive_{i}", numbers, run, exits, found, exits)
 
 
@@ -315,25 +325,28 @@ def adaptive_fits():
     def add(name, confidence, agree, fit_at):
         confidence = confidence.float()
         one, two, previous = Adaptive(), Adaptive(prior=True), 0.9
-        rows, least = dict(alpha=[], beta=[], posterior=[], threshold=[], threshold_prior=[], threshold_guarded=[]), math.inf
+        rows, least = {}, math.inf
         for n in fit_at:
             c, y = confidence[:n].double().tolist(), agree[:n].tolist()
             alpha, beta, _, posterior, threshold = one.fit(c, y)
             weighed = two.fit(c, y)
             previous = guarded(one, c, y, previous)
-            by_prior = weighed[-1] if 0 < sum(y) < n else math.nan  # one class: equal densities, so the order of the means is noise
-            for key, value in zip(rows, (alpha, beta, posterior, torch.tensor(threshold), torch.tensor(by_prior), torch.tensor(previous))):
-                rows[key].append(value)
+            by_prior = weighed[-1] if 0 < sum(y) < n else math.nan  # one class: equal means, their order would be noise
+            fitted = dict(alpha=alpha, beta=beta, posterior=posterior, threshold=threshold, threshold_prior=by_prior,
+                          threshold_guarded=previous)
+            for key, value in fitted.items():
+                rows.setdefault(key, []).append(torch.as_tensor(value).float())
             apart = torch.cat([posterior, weighed[3]]) - Adaptive.ZETA
             least = min(least, apart.abs().nan_to_num(math.inf).min().item())
         if least < APART:
             raise SystemExit(f"{name}: a posterior is {least} from zeta")
-        cases.append(dict(name=name, count=len(confidence), fits=len(fit_at), initial=0.9, guard_least=20, guard_spread=1e-6,
-                          least_distance=round(least, 6)))
-        tensors.update({f"{name}.confidence": confidence, f"{name}.agree": agree.int(), f"{name}.fit_at": torch.tensor(fit_at, dtype=torch.int32)})
-        tensors.update({f"{name}.{key}": torch.stack(value).float() for key, value in rows.items()})
-        print(f"{name:32s} thresholds {[round(v.item(), 3) for v in rows['threshold']]}  prior {[round(v.item(), 3) for v in rows['threshold_prior']]}"
-              f"  guarded {[round(v.item(), 3) for v in rows['threshold_guarded']]}  distance {least:.4f}")
+        cases.append(dict(name=name, count=len(confidence), fits=len(fit_at), initial=0.9, guard_least=20,
+                          guard_spread=1e-6, least_distance=round(least, 6) if least < math.inf else None))
+        rows = {key: torch.stack(value) for key, value in rows.items()}
+        rows.update(confidence=confidence, agree=agree.int(), fit_at=torch.tensor(fit_at, dtype=torch.int32))
+        tensors.update({f"{name}.{key}": value for key, value in rows.items()})
+        print(f"{name:32s} distance {least:.4f}",
+              *(f"{key} {[round(v, 3) for v in rows[key].tolist()]}" for key in rows if key.startswith("threshold")))
 
     grows = [10, 30, 60, 100, 200]
     add("separated", *pairs(200, (8.0, 2.0), (2.0, 6.0), 0.6), grows)
@@ -346,14 +359,16 @@ def adaptive_fits():
     add("all_wrong", *pairs(50, (6.0, 2.0), (2.0, 2.0), -1.0), [5, 50])
     add("one_pair", torch.tensor([0.62]), torch.tensor([1]), [1])
     add("one_value", torch.full((40,), 0.75), torch.arange(40) % 2, [2, 40])
-    add("edges", torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.2, 0.9] * 6), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1] * 6), [8, 48])
+    add("edges", torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.2, 0.9] * 6), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1] * 6),
+        [8, 48])
     save_file(tensors, OUT / "adaptive.safetensors")
     (OUT / "adaptive.json").write_text('{"cases":[\n' + ",\n".join(json.dumps(c) for c in cases) + "\n]}\n")
 
 
 def decays():
     rows = [dict(form=form, start=start, tau=tau, max_tokens=length, t=[0, 1, 2, 7, length // 2, length, 3 * length])
-            for form in ("calm", "free") for start, tau, length in ((0.9, 4.0, 64), (1.0, 4.0, 256), (0.35, 1.5, 10), (0.0, 4.0, 64))]
+            for form in ("calm", "free")
+            for start, tau, length in ((0.9, 4.0, 64), (1.0, 4.0, 256), (0.35, 1.5, 10), (0.0, 4.0, 64))]
     rows += [dict(form="calm", start=1.2, tau=0.5, max_tokens=16, t=[0, 4, 16])]  # clipped to 1
     for row in rows:
         row["threshold"] = [decayed(row["form"], row["start"], row["tau"], row["max_tokens"], t) for t in row["t"]]
@@ -372,19 +387,21 @@ def write_models():
         store(kind, tensors, OUT / "models" / name)
 
 
-SHARED, HYBRID = dict(num_recursion=3, sharing="middle_cycle"), dict(num_recursion=3, sharing="middle_cycle", update_cache=True)
+SHARED = dict(num_recursion=3, sharing="middle_cycle")
+HYBRID = dict(SHARED, update_cache=True)
 CAPS, TOP_K = (dict(depth_cap=1), dict(depth_cap=2)), dict(top_k=True)
-LOOPED = dict(MOR, dtype=torch.bfloat16)
+LOOPED, TWO_LAYERS = dict(MOR, dtype=torch.bfloat16), dict(MOR, layers=8, dtype=torch.bfloat16)
 ROUTED = {
-    "expert": (Kind(layers=8, dtype=torch.bfloat16, recursive=recursion(3), mor=expert()), (*CAPS, TOP_K, dict(depth_cap=2, top_k=True))),
+    "expert": (Kind(**TWO_LAYERS, mor=expert()), (*CAPS, TOP_K, dict(depth_cap=2, top_k=True))),
     "expert_shared": (Kind(**LOOPED, mor=expert(), kv_sharing=SHARED), (*CAPS, TOP_K)),
-    "expert_hybrid": (Kind(layers=8, dtype=torch.bfloat16, recursive=recursion(3), mor=expert(), kv_sharing=HYBRID), (TOP_K,)),
+    "expert_hybrid": (Kind(**TWO_LAYERS, mor=expert(), kv_sharing=HYBRID), (TOP_K,)),
     "expert_auxiliary": (Kind(**LOOPED, mor=expert(sampling="aux_router", temp=2.0)), ()),
     "expert_auxiliary_mlp": (Kind(**LOOPED, mor=expert(sampling="aux_router", router_type="mlp")), ()),
     "token": (Kind(**LOOPED, mor=token("softmax", 1.0)), CAPS),
-    "token_shared": (Kind(layers=8, dtype=torch.bfloat16, recursive=recursion(3), mor=token("softmax", 1.0), kv_sharing=SHARED), ()),
+    "token_shared": (Kind(**TWO_LAYERS, mor=token("softmax", 1.0), kv_sharing=SHARED), ()),
     "token_hybrid": (Kind(**LOOPED, mor=token("softmax", 1.0), kv_sharing=HYBRID), ()),
-    "token_sigmoid_loss_free_shared": (Kind(**LOOPED, mor=token("sigmoid", 1.0, loss_free=True), kv_sharing=SHARED), CAPS),
+    "token_sigmoid_loss_free_shared": (Kind(**LOOPED, mor=token("sigmoid", 1.0, loss_free=True), kv_sharing=SHARED),
+                                       CAPS),
 }
 
 

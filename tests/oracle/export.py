@@ -23,7 +23,7 @@ MOR_TARGET = ROOT / "examples" / "src" / "main" / "resources" / "models" / "shak
 
 
 def stored_name(config, key):
-    """The name in the file of an entry of Model.state_dict(). Tied weights are stored once, under the first layer that uses them."""
+    """The file's name of an entry of Model.state_dict(). Tied weights are stored once, under their first layer."""
     group, *rest = key.split(".")
     rest, routed = ".".join(rest), config.kind == "mor"
     index, _, leaf = rest.partition(".")
@@ -51,19 +51,22 @@ def stored_name(config, key):
 
 
 def described(c):
-    d = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=c.hidden, intermediate_size=c.intermediate,
-             num_hidden_layers=c.effective_layers, num_attention_heads=c.heads, num_key_value_heads=c.kv_heads,
-             head_dim=c.head_dim, rms_norm_eps=c.eps, rope_theta=c.theta, vocab_size=c.vocab, tie_word_embeddings=True,
-             max_position_embeddings=c.context, torch_dtype="bfloat16", hidden_act="silu")
+    d = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=c.hidden,
+             intermediate_size=c.intermediate, num_hidden_layers=c.effective_layers, num_attention_heads=c.heads,
+             num_key_value_heads=c.kv_heads, head_dim=c.head_dim, rms_norm_eps=c.eps, rope_theta=c.theta,
+             vocab_size=c.vocab, tie_word_embeddings=True, max_position_embeddings=c.context, torch_dtype="bfloat16",
+             hidden_act="silu")
     if c.kind != "vanilla":
         d["recursive"] = dict(enable=True, num_recursion=c.recursions, sharing=c.sharing, ln_share=not c.rank)
     if c.rank:
         d["relaxation"] = dict(enable=True, lora=dict(r=c.rank, alpha=c.rank))
     if c.kind == "mor":
-        d["kv_sharing"] = dict(enable=True, num_recursion=c.recursions, sharing=c.sharing) if c.shared_kv else dict(enable=False)
+        sharing = dict(enable=True, num_recursion=c.recursions, sharing=c.sharing)
+        d["kv_sharing"] = sharing if c.shared_kv else dict(enable=False)
         d["relaxation"] = dict(enable=False)
-        d["mor"] = dict(enable=True, type=c.router, router_type="linear", router_func="sigmoid" if c.router == "expert" else "softmax",
-                        alpha=c.alpha, temp=1.0, gating="weighted", loss_free=False)
+        d["mor"] = dict(enable=True, type=c.router, router_type="linear",
+                        router_func="sigmoid" if c.router == "expert" else "softmax", alpha=c.alpha, temp=1.0,
+                        gating="weighted", loss_free=False)
     if c.exits:
         d["exits"] = dict(enable=True, layers=list(c.exits), head="shared", signal="mlp" if c.exit_mlps else "margin")
     return d
@@ -81,14 +84,15 @@ def write(config, state, directory):
 def read(config, directory):
     """The stored (rounded) weights back in a float32 Model."""
     stored, model = load_file(directory / "model.safetensors"), Model(config)
-    model.load_state_dict({k: stored[stored_name(config, k)].float().view(v.shape) for k, v in model.state_dict().items()})
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    model.load_state_dict({k: stored[stored_name(config, k)].float().view(shape) for k, shape in shapes.items()})
     return model.eval()
 
 
 @torch.no_grad()
 def agree(model, directory, held):
-    """Largest difference of the per-byte loss (at every exit) between model.py in float32 and reference.py in float64, and the
-    number of different depths, on one window."""
+    """Largest difference of the per-byte loss (at every exit) between model.py in float32 and reference.py in float64,
+    and the number of different depths, on one window."""
     ids = held[5000:5000 + model.config.context]
     out = model(ids[None], causal_rule=True)
     run = reference.Run(reference.Checkpoint(directory), ids.tolist())
@@ -106,8 +110,8 @@ def tidy(means):
     means = {n: round(v, 5) for n, v in means.items()}
     for signal in ("margin", "mlp"):
         if f"{signal}_{THRESHOLDS[0]}_layers" in means:
-            means[f"{signal}_threshold_layers_nats"] = [[t, means.pop(f"{signal}_{t}_layers"), means.pop(f"{signal}_{t}_nats_per_byte")]
-                                                        for t in THRESHOLDS]
+            means[f"{signal}_threshold_layers_nats"] = [
+                [t, means.pop(f"{signal}_{t}_layers"), means.pop(f"{signal}_{t}_nats_per_byte")] for t in THRESHOLDS]
     return means
 
 
@@ -125,10 +129,11 @@ def export(name, train, to):
     difference, other_depths = agree(model, to, held)
     started = time.time()
     means = tidy(evaluate(model, held, measure=with_exits if config.exits else standard))
-    report = dict(model=name, steps=last["step"], seed=last.get("recipe", {}).get("seed", 1), batch=BATCH, context=config.context,
-                  tokens_trained=last["step"] * BATCH * config.context, dropout=config.dropout,
-                  parameters=sum(p.numel() for p in model.parameters()), weights="bf16", held_out_bytes_scored=means.pop("bytes_scored"),
-                  stride=STRIDE, **means, recursions=config.recursions if config.kind != "vanilla" else 1,
+    report = dict(model=name, steps=last["step"], seed=last.get("recipe", {}).get("seed", 1), batch=BATCH,
+                  context=config.context, tokens_trained=last["step"] * BATCH * config.context, dropout=config.dropout,
+                  parameters=sum(p.numel() for p in model.parameters()), weights="bf16",
+                  held_out_bytes_scored=means.pop("bytes_scored"), stride=STRIDE, **means,
+                  recursions=config.recursions if config.kind != "vanilla" else 1,
                   reference_max_difference=difference, reference_depth_differences=other_depths,
                   training_seconds=round(last["seconds"], 1), scoring_seconds=round(time.time() - started, 1))
     LOGS.mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training-time models: Llama layers, all distinct, or looped (with LoRA and norms per depth), or Mixture-of-Recursions.
+"""Training-time models: Llama layers, distinct, or looped (with LoRA and norms per depth), or Mixture-of-Recursions.
 
 Written for speed in training (routed rows are gathered, so skipped work is skipped). The independent, slow and obvious
 definition of what inference must compute is reference.py; export.py compares both on the exported weights.
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+           "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class Layer(nn.Module):
         linear = lambda i, o: nn.Linear(i, o, bias=False)
         if norms:
             self.input_layernorm, self.post_attention_layernorm = Norm(config), Norm(config)
-        self.self_attn = nn.ModuleDict(dict(q_proj=linear(d, q), k_proj=linear(d, kv), v_proj=linear(d, kv), o_proj=linear(q, d)))
+        self.self_attn = nn.ModuleDict(dict(q_proj=linear(d, q), k_proj=linear(d, kv), v_proj=linear(d, kv),
+                                            o_proj=linear(q, d)))
         self.mlp = nn.ModuleDict(dict(gate_proj=linear(d, config.intermediate), up_proj=linear(d, config.intermediate),
                                       down_proj=linear(config.intermediate, d)))
 
@@ -105,8 +107,8 @@ class Layer(nn.Module):
         return self.get_submodule(name).weight
 
     def forward(self, x, cos, sin, mask=None, relaxed=None, kv=None):
-        """x [B,T,d]; cos, sin [B or 1,1,T,head_dim] of the true positions; mask None = causal in row order; relaxed: norms and
-        LoRA of this depth; kv: attend to these K, V instead of the layer's own. Returns x and the K, V it attended to."""
+        """x [B,T,d]; cos, sin [B or 1,1,T,head_dim] of the true positions; mask None = causal in row order; relaxed:
+        norms and LoRA of this depth; kv: attend to these K, V, not to the layer's own. Returns x and the K, V used."""
         c, own = self.config, relaxed or self
 
         def linear(name, h):
@@ -135,9 +137,9 @@ class Relaxation(nn.Module):
     def __init__(self, config: Config, layer: Layer):
         super().__init__()
         self.input_layernorm, self.post_attention_layernorm = Norm(config), Norm(config)
-        shapes = {name: layer.weight(name).shape for name in LINEARS}
-        self.lora_A = nn.ParameterDict({n.replace(".", "_"): torch.zeros(config.rank, i) for n, (o, i) in shapes.items()})
-        self.lora_B = nn.ParameterDict({n.replace(".", "_"): torch.zeros(o, config.rank) for n, (o, i) in shapes.items()})
+        shapes = {name.replace(".", "_"): layer.weight(name).shape for name in LINEARS}
+        self.lora_A = nn.ParameterDict({n: torch.zeros(config.rank, i) for n, (o, i) in shapes.items()})
+        self.lora_B = nn.ParameterDict({n: torch.zeros(o, config.rank) for n, (o, i) in shapes.items()})
 
     def delta(self, name, x):
         name = name.replace(".", "_")
@@ -158,8 +160,9 @@ class Model(nn.Module):
         for p in self.parameters():
             if p.dim() == 2 or p in set(self.routers):
                 nn.init.normal_(p, std=0.02)
-        self.relaxed = nn.ModuleList(Relaxation(config, self.layers[0]) for _ in range(config.effective_layers if config.rank else 0))
-        self.exit_mlps = nn.ModuleList(nn.Sequential(nn.Linear(config.hidden, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 2))
+        d, depths = config.hidden, config.effective_layers if config.rank else 0
+        self.relaxed = nn.ModuleList(Relaxation(config, self.layers[0]) for _ in range(depths))
+        self.exit_mlps = nn.ModuleList(nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 2))
                                        for _ in (config.exits if config.exit_mlps else ()))
         cos, sin = rope_table(config, config.context)
         self.register_buffer("cos", cos[None, None], persistent=False)
@@ -169,7 +172,7 @@ class Model(nn.Module):
         return F.linear(self.norm(x), self.embed.weight)
 
     def forward(self, ids, causal_rule=False) -> Output:
-        """causal_rule: expert choice by its rule for inference, on while the router logit >= 0, instead of top-k over the text."""
+        """causal_rule: expert choice as at inference, on while the router logit >= 0, not by top-k over the text."""
         c, (b, t) = self.config, ids.shape
         cos, sin = self.cos[:, :, :t], self.sin[:, :, :t]
         x = F.dropout(self.embed(ids), c.dropout, self.training)
@@ -187,7 +190,7 @@ class Model(nn.Module):
         return Output(self.head(x), x.new_zeros(()), depth, states)
 
     def block(self, x, cos, sin, mask=None, first=None):
-        """The shared layers; first: the K, V of depth 0 to attend to, one pair per layer. Returns x and the K, V attended to."""
+        """The shared layers; first: K, V of depth 0 to attend to, one pair per layer. Returns x and those used."""
         kept = []
         for j, layer in enumerate(self.layers[1:-1]):
             x, kv = layer(x, cos, sin, mask, kv=first[j] if first else None)
@@ -195,14 +198,14 @@ class Model(nn.Module):
         return x, kept
 
     def chosen_block(self, h, chosen, cos, sin, first):
-        """The block at depth > 0 for rows h [B,k,d] at positions chosen [B,k], ascending: they see each other, or, with `first`,
-        the depth-0 K, V of all tokens up to their own."""
+        """The block at depth > 0 for rows h [B,k,d] at positions chosen [B,k], ascending: they see each other, or, with
+        `first`, the depth-0 K, V of all tokens up to their own."""
         table = lambda w: w[0, 0][chosen][:, None]  # rotary angles of the true positions
         mask = (torch.arange(cos.shape[2]) <= chosen[..., None])[:, None] if first else None
         return self.block(h, table(cos), table(sin), mask, first)[0]
 
     def by_top_k(self, x, cos, sin):
-        """Expert choice in training: each depth takes its fixed share of the text, from the tokens that passed the last."""
+        """Expert choice in training: each depth takes its share of the text, from the tokens that passed the last."""
         c, (b, t, d) = self.config, x.shape
         aux, chosen, first = 0.0, torch.arange(t).expand(b, t), None  # absolute positions that passed so far
         for r, router in enumerate(self.routers):
@@ -236,7 +239,7 @@ class Model(nn.Module):
             if r > 0:
                 on = on & (z >= 0)
             depth += on
-            mask = None if first else ((lower & on[:, None, :]) | diagonal)[:, None]  # the diagonal keeps skipped rows finite
+            mask = None if first else ((lower & on[:, None, :]) | diagonal)[:, None]  # (diagonal: no row is empty)
             y, kept = self.block(x, cos, sin, mask, first)
             if c.shared_kv and r == 0:
                 first = kept
@@ -255,7 +258,7 @@ class Model(nn.Module):
             width = int(on.sum(1).max())
             if width == 0:
                 break
-            order = (~on).int().argsort(stable=True, dim=1)[:, :width]  # first the tokens that go on, in order; the rest is padding
+            order = (~on).int().argsort(stable=True, dim=1)[:, :width]  # the tokens that go on, in order; then padding
             real, wide = on.gather(1, order)[..., None], order[..., None].expand(-1, -1, d)
             rows = h.gather(1, wide)
             y = self.chosen_block(rows, order, cos, sin, kept if c.shared_kv else None)

@@ -18,14 +18,17 @@ LENGTHS = (17, 1, 40)
 
 
 class Kind:
-    """A config and how to store it. heads of 16; hidden 48 or 64, so that rows are no multiple of a wide register tile."""
+    """A config and how to store it. heads of 16; hidden 48 or 64: rows are no multiple of a wide register tile."""
 
-    def __init__(self, hidden=48, heads=3, kv_heads=1, intermediate=72, layers=3, tied=True, dtype=torch.float32, copies=False,
-                 shards=1, new_rope=False, rope_scaling=None, recursive=None, relaxation=None, lora=(), mor=None, kv_sharing=None):
+    def __init__(self, hidden=48, heads=3, kv_heads=1, intermediate=72, layers=3, tied=True, dtype=torch.float32,
+                 copies=False, shards=1, new_rope=False, rope_scaling=None, recursive=None, relaxation=None, lora=(),
+                 mor=None, kv_sharing=None):
         self.dtype, self.copies, self.shards, self.lora = dtype, copies, shards, lora
-        config = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=hidden, intermediate_size=intermediate,
-                      num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=16,
-                      rms_norm_eps=1e-5, vocab_size=256, tie_word_embeddings=tied, max_position_embeddings=512, hidden_act="silu")
+        config = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=hidden,
+                      intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
+                      num_key_value_heads=kv_heads, head_dim=16,
+                      rms_norm_eps=1e-5, vocab_size=256, tie_word_embeddings=tied, max_position_embeddings=512,
+                      hidden_act="silu")
         name = str(dtype).split(".")[1]
         if new_rope:  # transformers 5 spelling
             config.update(dtype=name, rope_parameters=dict(rope_type="default", rope_theta=10000.0))
@@ -50,8 +53,10 @@ def token(func, alpha, loss_free=False):
     return expert(type="token", router_func=func, alpha=alpha, loss_free=loss_free)
 
 
-ALL = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=256)
+ALL = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+       "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=256)
 MOR = dict(layers=5, recursive=recursion(3))  # unique first, block of one layer three times, unique last
 KINDS = {
     "vanilla": Kind(),
@@ -60,7 +65,8 @@ KINDS = {
     "recursive_cycle": Kind(layers=4, recursive=recursion(2, "cycle")),
     "recursive_sequence": Kind(layers=4, recursive=recursion(2, "sequence"), shards=2),
     "recursive_middle_cycle": Kind(layers=8, recursive=recursion(3), new_rope=True),
-    "recursive_middle_sequence": Kind(layers=6, recursive=recursion(2, "middle_sequence"), dtype=torch.bfloat16, copies=True),
+    "recursive_middle_sequence": Kind(layers=6, recursive=recursion(2, "middle_sequence"), dtype=torch.bfloat16,
+                                      copies=True),
     "relaxed_cycle": Kind(layers=4, recursive=recursion(2, "cycle", ln_share=False), lora=ALL,
                           relaxation=dict(lora=dict(r=4, alpha=4))),
     "relaxed_middle_cycle": Kind(layers=5, recursive=recursion(3), lora=(ALL[0], ALL[2]),
@@ -70,10 +76,12 @@ KINDS = {
     "mor_expert_tanh": Kind(**MOR, mor=expert(router_func="tanh", temp=2.0), copies=True, dtype=torch.bfloat16),
     "mor_expert_additive": Kind(**MOR, mor=expert(gating="additive")),
     "mor_expert_cycle": Kind(layers=6, recursive=recursion(3, "cycle"), mor=expert()),
-    "mor_expert_shared_kv": Kind(layers=8, recursive=recursion(3), mor=expert(), kv_sharing=dict(num_recursion=3, sharing="middle_cycle")),
+    "mor_expert_shared_kv": Kind(layers=8, recursive=recursion(3), mor=expert(),
+                                 kv_sharing=dict(num_recursion=3, sharing="middle_cycle")),
     "mor_token_softmax": Kind(**MOR, mor=token("softmax", 1.0)),
     "mor_token_sigmoid": Kind(**MOR, mor=token("sigmoid", 0.1), copies=True, dtype=torch.float16),
-    "mor_token_loss_free": Kind(layers=8, recursive=recursion(3), mor=token("sigmoid", 1.0, loss_free=True), tied=False),
+    "mor_token_loss_free": Kind(layers=8, recursive=recursion(3), mor=token("sigmoid", 1.0, loss_free=True),
+                                tied=False),
 }
 
 
@@ -161,7 +169,8 @@ def store(kind, tensors, directory):
     if kind.shards == 1:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         return
-    placed = {name: f"model-{i * kind.shards // len(names) + 1:05d}-of-{kind.shards:05d}.safetensors" for i, name in enumerate(names)}
+    placed = {name: f"model-{i * kind.shards // len(names) + 1:05d}-of-{kind.shards:05d}.safetensors"
+              for i, name in enumerate(names)}
     for file in sorted(set(placed.values())):
         save_file({n: tensors[n] for n in names if placed[n] == file}, directory / file, metadata={"format": "pt"})
     size = sum(t.numel() * t.element_size() for t in tensors.values())
@@ -170,8 +179,8 @@ def store(kind, tensors, directory):
 
 
 def make(name, kind, out=OUT, runs=()):
-    """Stores the first random model that uses every depth and decides nothing by a hair, and what the reference computes for
-    it. runs: options of Run, each of which gives further expectations for the same texts."""
+    """Stores the first random model that uses every depth and decides nothing by a hair, and what the reference says
+    of it. runs: options of Run, each of which gives further expectations for the same texts."""
     g = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     ids = [torch.randint(0, 256, (n,), generator=g).tolist() for n in LENGTHS]
     depths_possible = kind.config["recursive"]["num_recursion"] if "mor" in kind.config else 1

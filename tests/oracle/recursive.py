@@ -28,9 +28,9 @@ CONFIGS |= {c.name: c for c in (
 
 
 def convert(teacher, config):
-    """Without LoRA, stepwise: the block's layers are K teacher layers at even steps from the first to the last, norms with
-    them. With LoRA, average: each is the mean of the layers tied to it, norms stay per depth, and the pairs of depth l are the
-    best approximation of rank r to W_l - W: B = U S, A = V^T of its singular value decomposition."""
+    """Without LoRA, stepwise: the block's layers are K teacher layers at even steps from the first to the last, norms
+    with them. With LoRA, average: each is the mean of the layers tied to it, norms stay per depth, and the pairs of
+    depth l are the best approximation of rank r to W_l - W: B = U S, A = V^T of its singular value decomposition."""
     model, total, k = Model(config), config.effective_layers, config.block_layers
     model.embed.load_state_dict(teacher.embed.state_dict())
     model.norm.load_state_dict(teacher.norm.state_dict())
@@ -41,13 +41,15 @@ def convert(teacher, config):
     with torch.no_grad():
         for i, layer in enumerate(model.layers):
             for name in LINEARS:
-                layer.weight(name).copy_(torch.stack([teacher.layers[l].weight(name) for l in range(i, total, k)]).mean(0))
+                tied = torch.stack([teacher.layers[l].weight(name) for l in range(i, total, k)])
+                layer.weight(name).copy_(tied.mean(0))
         for l, relaxed in enumerate(model.relaxed):
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 getattr(relaxed, norm).load_state_dict(getattr(teacher.layers[l], norm).state_dict())
             for name in LINEARS:
                 key = name.replace(".", "_")
-                u, s, v = torch.linalg.svd(teacher.layers[l].weight(name) - model.layers[l % k].weight(name), full_matrices=False)
+                rest = teacher.layers[l].weight(name) - model.layers[l % k].weight(name)
+                u, s, v = torch.linalg.svd(rest, full_matrices=False)
                 a, b = relaxed.lora_A[key], relaxed.lora_B[key]
                 r = min(config.rank, len(s))
                 a[:r].copy_(v[:r])

@@ -20,7 +20,9 @@ class Checkpoint:
         directory = Path(directory)
         self.config = json.loads((directory / "config.json").read_text())
         index = directory / "model.safetensors.index.json"
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["model.safetensors"]
+        files = ["model.safetensors"]
+        if index.exists():
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         self.tensors = {k: v.double() for f in files for k, v in load_file(directory / f).items()}
 
     def option(self, name):
@@ -40,7 +42,9 @@ def tied_to(layer, total, recursions, sharing):
 
 def rope(config, length):
     """cos, sin [length, head_dim], half-split; with the llama3 rescaling of long wavelengths when asked for."""
-    parameters = config.get("rope_parameters") or dict(config.get("rope_scaling") or {}, rope_theta=config.get("rope_theta", 10000.0))
+    parameters = config.get("rope_parameters")
+    if not parameters:
+        parameters = dict(config.get("rope_scaling") or {}, rope_theta=config.get("rope_theta", 10000.0))
     d = head_dim(config)
     frequencies = [parameters["rope_theta"] ** (-2.0 * i / d) for i in range(d // 2)]
     if parameters.get("rope_type", "default") == "llama3":
@@ -94,12 +98,14 @@ class Run:
         return self.linear(h, weights, "self_attn." + name).view(len(h), count, head_dim(self.config)).transpose(0, 1)
 
     def kv(self, x, weights, at=slice(None)):
-        """K (rotated) and V [kv_heads, rows, head_dim] that a layer computes for rows x, which stand at positions `at`."""
-        h, n = norm(x, weights("input_layernorm.weight"), self.config["rms_norm_eps"]), self.config["num_key_value_heads"]
-        return rotate(self.heads(h, weights, "k_proj", n), self.cos[at], self.sin[at]), self.heads(h, weights, "v_proj", n)
+        """K (rotated) and V [kv_heads, rows, head_dim] that a layer computes for rows x at positions `at`."""
+        n = self.config["num_key_value_heads"]
+        h = norm(x, weights("input_layernorm.weight"), self.config["rms_norm_eps"])
+        k, v = (self.heads(h, weights, name, n) for name in ("k_proj", "v_proj"))
+        return rotate(k, self.cos[at], self.sin[at]), v
 
     def layer(self, x, weights, mask, kv=None, at=slice(None)):
-        """A Llama layer over rows x at positions `at`. mask[row, key]; kv: what the rows see, by default their own K and V."""
+        """A Llama layer over rows x at positions `at`. mask[row, key]; kv: what the rows see, by default their own."""
         c, n = self.config, self.config["num_attention_heads"]
         h = norm(x, weights("input_layernorm.weight"), c["rms_norm_eps"])
         q = rotate(self.heads(h, weights, "q_proj", n), self.cos[at], self.sin[at])
@@ -125,8 +131,8 @@ class Run:
         return F.gelu(x @ t[prefix + "0.weight"].T) @ t[prefix + "2.weight"].T
 
     def block(self, x, k, weights, on, first=None):
-        """The k shared layers, with attention among the tokens of `on` only. Under K,V sharing: to all tokens' K, V of depth 0
-        (`first`, one per layer), or (update_cache) to those of this depth where a token has them and of depth 0 elsewhere.
+        """The k shared layers, with attention among the tokens of `on` only. Under K,V sharing: to all tokens' K, V of
+        depth 0 (`first`, one per layer), or (update_cache) of this depth where a token has them, of depth 0 elsewhere.
         Returns x and each layer's own K, V."""
         kept = []
         for j in range(k):
@@ -143,9 +149,10 @@ class Run:
         return x, kept
 
     def expert_choice(self, x, mor, k, recursions, first):
-        """H <- H + g f(H) for tokens still going; go on to depth r while z_r >= 0; depth 0 is unconditional. An auxiliary
-        router (sampling: aux_router), fed without temperature, decides in place of z. top_k: training's rule, which sees the
-        whole sequence: the k_r = max(1, int((recursions - r) / recursions * T)) candidates of highest z; ties to the first."""
+        """H <- H + g f(H) for tokens still going; go on to depth r while z_r >= 0; depth 0 is unconditional. An
+        auxiliary router (sampling: aux_router), fed without temperature, decides in place of z. top_k: training's rule,
+        over the whole text: the max(1, int((recursions - r) / recursions * T)) candidates of highest z, ties to the
+        first."""
         on, depth, shared = torch.ones(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.long), None
         for r in range(min(recursions, self.depth_cap or recursions)):
             prefix = f"model.layers.{first + r}."
@@ -172,8 +179,8 @@ class Run:
         return x, depth
 
     def token_choice(self, x, mor, k, recursions, first):
-        """i = argmax_j p_j (+ bias_j); out = x + p_i f^i(x), recursions in between ungated, attention among equals of a depth.
-        A depth cap makes i = min(i, cap - 1), as if the token had chosen so."""
+        """i = argmax_j p_j (+ bias_j); out = x + p_i f^i(x), recursions in between ungated, attention among equals of a
+        depth. A depth cap makes i = min(i, cap - 1), as if the token had chosen so."""
         prefix = f"model.layers.{first}."
         logits = self.router(x / mor.get("temp", 1.0), prefix, mor)
         p = {"softmax": lambda z: z.softmax(-1), "sigmoid": torch.sigmoid}[mor["router_func"]](logits) * mor["alpha"]
@@ -240,9 +247,9 @@ class Run:
         return self.nll(x), depth, min(self.margins, default=None)
 
     def exits(self):
-        """nll of ids[1:] if every token were answered at each exit of config.json in turn, and at the end: [exits + 1, n - 1]."""
-        states = self.states()
-        return torch.stack([self.nll(states[l]) for l in (*self.config["exits"]["layers"], self.config["num_hidden_layers"])])
+        """nll of ids[1:] if all were answered at each exit of config.json in turn, last at the end [exits + 1, n-1]."""
+        states, layers = self.states(), (*self.config["exits"]["layers"], self.config["num_hidden_layers"])
+        return torch.stack([self.nll(states[l]) for l in layers])
 
 
 def score(directory, ids):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every recipe shares: text, batches, schedule, evaluation, checkpoints; and training from scratch:
 
-python train.py vanilla recursive mor ... [--steps N] [--out DIR]. Resumable: a checkpoint every 50 steps, batches and dropout
-depend only on (seed, step). Text: the first 90 % trains, the rest is held out.
+python train.py vanilla recursive mor ... [--steps N] [--out DIR]. Resumable: a checkpoint every 50 steps, batches and
+dropout depend only on (seed, step). Text: the first 90 % trains, the rest is held out.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ BATCH, STRIDE, DECAY, CLIP = 8, 256, 0.1, 1.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps of BATCH x context bytes; rate: short warm-up, constant, then linear to zero over the last `cool` of the steps."""
+    """Steps of BATCH x context bytes; rate: short warm-up, constant, linear to zero over the last `cool` of them."""
     steps: int
     peak: float = 2e-3
     warm: int = 50
@@ -68,8 +68,9 @@ THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 def with_exits(model, ids, targets):
-    """Per-token values of a model with exits: answered always at one exit (`exit_<layers>`), or at the first whose signal is above
-    a threshold (`<signal>_<threshold>_...`). With the K, V of skipped layers deferred exactly, that is what decoding gives."""
+    """Per-token values of a model with exits: answered always at one exit (`exit_<layers>`), or at the first whose
+    signal is above a threshold (`<signal>_<threshold>_...`). Decoding does so if K, V of skipped layers are exact.
+    """
     c, out = model.config, model(ids)
     logits = [model.head(out.states[e]) for e in c.exits] + [out.logits]
     losses = torch.stack([token_loss(l, targets) for l in logits])
@@ -77,22 +78,24 @@ def with_exits(model, ids, targets):
     top = [l.float().softmax(-1).topk(2).values for l in logits[:-1]]
     signals = dict(margin=[t[..., 0] - t[..., 1] for t in top])
     if c.exit_mlps:
-        signals["mlp"] = [mlp(model.norm(out.states[e])).softmax(-1)[..., 1] for mlp, e in zip(model.exit_mlps, c.exits)]
+        normed = [model.norm(out.states[e]) for e in c.exits]
+        signals["mlp"] = [mlp(z).softmax(-1)[..., 1] for mlp, z in zip(model.exit_mlps, normed)]
     values = dict(nats_per_byte=losses[-1], mean_depth=out.depth)
     for e, loss, l in zip(c.exits, losses, logits):
         values |= {f"exit_{e}_nats_per_byte": loss, f"exit_{e}_agreement": l.argmax(-1) == out.logits.argmax(-1)}
     for signal, confidence in signals.items():
         for threshold in THRESHOLDS:
-            leaves = torch.stack([*(s > threshold for s in confidence), torch.ones_like(confidence[0], dtype=torch.bool)])
-            at = leaves.int().argmax(0)
-            values |= {f"{signal}_{threshold}_nats_per_byte": losses.gather(0, at[None])[0], f"{signal}_{threshold}_layers": layers[at]}
+            leaves = [*(s > threshold for s in confidence), confidence[0] >= 0]  # at the end, all
+            at = torch.stack(leaves).int().argmax(0)
+            values[f"{signal}_{threshold}_nats_per_byte"] = losses.gather(0, at[None])[0]
+            values[f"{signal}_{threshold}_layers"] = layers[at]
     return values
 
 
 @torch.no_grad()
 def evaluate(model, data, every=1, measure=standard):
-    """Means of what measure(model, ids, targets) -> {name: [B,T]} says, over windows of `context` with stride 256 (of which each
-    `every`-th is taken): the first window counts all its bytes, later ones only those that no earlier window counted."""
+    """Means of what measure(model, ids, targets) -> {name: [B,T]} says, over windows of `context` with stride 256 (of
+    which each `every`-th is taken): the first window counts all its bytes, later ones those not yet counted."""
     model.eval()
     context, totals, count = model.config.context, {}, 0
     starts = list(range(0, max(1, len(data) - 1 - (context - STRIDE)), STRIDE))[::every]
@@ -119,7 +122,7 @@ def language_loss(model, ids, targets):
 
 
 def fit(model, recipe, out, loss=language_loss, measure=standard, learns=lambda name: True):
-    """Trains the parameters of `model` whose names `learns` by loss(model, ids, targets), or goes on from out/last.pt."""
+    """Trains the parameters of `model` whose name `learns`, by loss(model, ids, targets); goes on from out/last.pt."""
     out.mkdir(parents=True, exist_ok=True)
     text, held = corpus()
     for n, p in model.named_parameters():
