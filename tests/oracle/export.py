@@ -2,7 +2,7 @@
 """Writes trained models as Hugging Face directories in bf16 and scores what was written over the whole held-out tenth.
 
 python export.py NAME ... [--train DIR] [--to DIR]. The numbers go to logs/<name>.json, the training log beside them;
-python export.py --table prints the rows of README.md from those files.
+python export.py --table copies them into README.md.
 """
 import argparse
 import json
@@ -18,7 +18,8 @@ import reference
 from model import Model
 from train import BATCH, CONFIGS, ROOT, STRIDE, THRESHOLDS, TRAIN, corpus, evaluate, standard, with_exits
 
-LOGS = Path(__file__).resolve().parent / "logs"
+LOGS, README = (Path(__file__).resolve().parent / name for name in ("logs", "README.md"))
+MARKS = "<!-- export.py --table -->", "<!-- end of the table -->"
 MOR_TARGET = ROOT / "examples" / "src" / "main" / "resources" / "models" / "shakespeare-mor"
 
 
@@ -144,10 +145,22 @@ def export(name, train, to):
 
 
 def table():
-    for path in sorted(LOGS.glob("*.json")):
-        r = json.loads(path.read_text())
-        depth = f"{r['mean_depth']:.2f} of {r['recursions']}" if r["model"].startswith("mor") else "all"
-        print(f"| `{r['model']}` | {r['parameters'] / 1e6:.1f} M | {r['steps']} | {r['nats_per_byte']:.3f} | {depth} |")
+    """Writes the rows of logs/*.json into README.md, between its two markers."""
+    reports = [json.loads(path.read_text()) for path in sorted(LOGS.glob("*.json"))]
+    lines = ["| model | parameters | steps | seed | nats per byte | mean depth |", "| --- | --- | --- | --- | --- | --- |"]
+    for r in sorted(reports, key=lambda r: list(CONFIGS).index(r["model"])):
+        lines.append(f"| `{r['model']}` | {r['parameters'] / 1e6:.2f} M | {r['steps']} | {r['seed']} "
+                     f"| {r['nats_per_byte']:.3f} | {r['mean_depth']:.3f} of {r['recursions']} |")
+    lines += ["", "| model | a token is answered | mean layers | nats per byte |", "| --- | --- | --- | --- |"]
+    for r in reports:
+        for e in CONFIGS[r["model"]].exits:
+            lines.append(f"| `{r['model']}` | after {e} layers, of which {r[f'exit_{e}_agreement']:.3f} as at the end | {e} "
+                         f"| {r[f'exit_{e}_nats_per_byte']:.3f} |")
+        for key in [k for k in r if k.endswith("_threshold_layers_nats")]:
+            for threshold, layers, nats in r[key]:
+                lines.append(f"| `{r['model']}` | if {key.split('_')[0]} > {threshold} | {layers:.2f} | {nats:.3f} |")
+    before, rest = README.read_text().split(MARKS[0])
+    README.write_text(before + MARKS[0] + "\n\n" + "\n".join(lines) + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1])
 
 
 def main():
