@@ -147,15 +147,15 @@ def export(name, train, to):
 def table():
     """Writes the rows of logs/*.json into README.md, between its two markers."""
     reports = [json.loads(path.read_text()) for path in sorted(LOGS.glob("*.json"))]
-    lines = ["| model | parameters | steps | seed | nats per byte | mean depth |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| model | parameters | steps | seed | nats per byte | mean depth |", "| --- |" + " --- |" * 5]
     for r in sorted(reports, key=lambda r: list(CONFIGS).index(r["model"])):
         lines.append(f"| `{r['model']}` | {r['parameters'] / 1e6:.2f} M | {r['steps']} | {r['seed']} "
                      f"| {r['nats_per_byte']:.3f} | {r['mean_depth']:.3f} of {r['recursions']} |")
     lines += ["", "| model | a token is answered | mean layers | nats per byte |", "| --- | --- | --- | --- |"]
     for r in reports:
         for e in CONFIGS[r["model"]].exits:
-            lines.append(f"| `{r['model']}` | after {e} layers, of which {r[f'exit_{e}_agreement']:.3f} as at the end | {e} "
-                         f"| {r[f'exit_{e}_nats_per_byte']:.3f} |")
+            lines.append(f"| `{r['model']}` | after {e} layers, of which {r[f'exit_{e}_agreement']:.3f} as at the end "
+                         f"| {e} | {r[f'exit_{e}_nats_per_byte']:.3f} |")
         for key in [k for k in r if k.endswith("_threshold_layers_nats")]:
             for threshold, layers, nats in r[key]:
                 lines.append(f"| `{r['model']}` | if {key.split('_')[0]} > {threshold} | {layers:.2f} | {nats:.3f} |")

@@ -18,7 +18,7 @@ from train import CONFIGS, TRAIN, Recipe, fit, token_loss, trained, with_exits
 SHALLOW = 3
 TEACHERS = (2, 4, 7)  # layers (from 0) that teach: round(k * 8 / 3) - 1 for k = 1, 2, 3; the paper steps evenly, too
 DISTILLATION = 0.5
-JOINT, META = Recipe(400, peak=5e-4, warm=20, cool=1.0), Recipe(200, peak=1e-3, warm=20, cool=1.0)
+JOINT, META = Recipe(300, peak=5e-4, warm=20, cool=1.0), Recipe(100, peak=1e-3, warm=20, cool=1.0)
 FREE = replace(CONFIGS["vanilla"], name="free", exits=(SHALLOW,))
 CONFIGS |= dict(free=FREE, free_meta=replace(FREE, name="free_meta", exit_mlps=True))
 

@@ -17,7 +17,7 @@ from model import LINEARS, Config, Model
 from train import CONFIGS, TRAIN, Recipe, batch, corpus, fit, save, token_loss, trained, with_exits
 
 BASE = Config("rrt", "recursive", sharing="cycle", block_layers=4, recursions=2)
-UPTRAIN, POST = Recipe(300, peak=1e-3, warm=20, cool=1.0), Recipe(200, peak=3e-4, warm=20, cool=1.0)
+UPTRAIN, POST = Recipe(200, peak=1e-3, warm=20, cool=1.0), Recipe(150, peak=3e-4, warm=20, cool=1.0)
 EXIT_WEIGHT = 0.1  # a_b of the exits before the last, whose own is 1
 RANKS = {"": 0, "_r8": 8, "_r32": 32}
 CONFIGS |= {c.name: c for c in (
