@@ -627,6 +627,33 @@ def state_delta():
     book.save()
 
 
+def top_k():
+    """The k[s] largest of each segment by a full sort: lowest position first among equal values, NaN last. Places that the call leaves alone are -1."""
+    book, number = Book("top_k"), 0
+    mor = lambda length: [(length, max(1, int(capacity * length))) for capacity in (1.0, 2 / 3, 1 / 3)]
+    for what, segments in (("", [(1, 1)]), ("", [(17, 5), (0, 0), (64, 32), (3, 3), (40, 0)]), ("", mor(96) + mor(1)), ("ties", [(33, 7), (100, 50)]),
+                           ("odd", [(50, k) for k in (1, 20, 30, 45, 50)]), ("", [(2048, 682)])):
+        begin = torch.tensor([0] + [size for size, _ in segments]).cumsum(0)
+        count = int(begin[-1])
+        book.case(f"c{number:03d}", count=count, segments=len(segments))
+        number += 1
+        values = torch.randn(count, generator=book.g)
+        if what == "ties":
+            values = (2 * values).round()
+        if what == "odd":
+            odd = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-45, 1.0])
+            values = odd[torch.randint(0, len(odd), (count,), generator=book.g)]
+        stored = book.put("values", values).tolist()
+        book.int32("begin", begin)
+        book.int32("k", [k for _, k in segments])
+        index = torch.full((count,), -1)
+        for first, (size, k) in zip(begin.tolist(), segments):
+            order = sorted(range(first, first + size), key=lambda i: (math.isnan(stored[i]), -stored[i] if stored[i] == stored[i] else 0))
+            index[first:first + k] = torch.tensor(sorted(order[:k]), dtype=torch.long)
+        book.int32("index", index)
+    book.save()
+
+
 def compact():
     book, number = Book("compact"), 0
     for width, source_count, count, gated in ((1, 1, 1, 1), (7, 9, 4, 0), (64, 20, 20, 1), (100, 33, 5, 1), (257, 12, 7, 0), (16, 70, 65, 1)):
@@ -654,5 +681,5 @@ def embed():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for make in (linear, norms, ropes, kv, attention, attention_masked, backfill, block, head, gate, state_delta, compact, embed):
+    for make in (linear, norms, ropes, kv, attention, attention_masked, backfill, block, head, gate, state_delta, top_k, compact, embed):
         make()

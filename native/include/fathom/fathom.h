@@ -427,6 +427,15 @@ typedef struct fth_delta_stats {
 FTH_API fth_status fth_state_delta(fth_context* ctx, int32_t width, int64_t count, const float* before2,
                                    const float* before, const float* now, fth_delta_stats* out);
 
+/* ---- top k --------------------------------------------------------------------------------------------------- */
+
+/* The k[s] largest values of each segment s, values[begin[s]] .. values[begin[s + 1] - 1]: writes their positions in
+ * `values`, in ascending order, to index[begin[s]] .. index[begin[s] + k[s] - 1], and nothing else. Of equal values the
+ * lowest positions are taken; -0 equals +0; NaN is less than any number. values [count]; begin [segments + 1], ascending,
+ * in 0 .. count; k [segments], 0 .. the segment's size; index [count]. */
+FTH_API fth_status fth_top_k(fth_context* ctx, int64_t count, const float* values, int64_t segments,
+                             const int32_t* begin, const int32_t* k, int32_t* index);
+
 /* ---- compact, embed ------------------------------------------------------------------------------------------ */
 
 /* y[i] = x[index[i]]; x [source_count, width]; index [count]; y [count, width]. */

@@ -314,6 +314,22 @@ class ApiErrorsTest {
     }
 
     @Test
+    void topK() {
+        Buffer ends = context.allocate(arena, 12).write(new int[] {0, 2, COUNT});
+        refusesBadBuffers((c, b) -> {
+            if (b[1] != null && b[1].bytes() == 12) b[1].segment().copyFrom(ends.segment());
+            c.topK(COUNT, b[0], 2, b[1], b[2], b[3]);
+        }, in("values", COUNT * 4), in("begin", 12), in("k", 8), out("index", COUNT * 4));
+        Buffer any = context.allocate(arena, 1 << 10), index = context.allocate(arena, 1 << 10);
+        refused(() -> context.topK(-1, any, 2, ends, any, index), "count must be at least 0, got -1");
+        refused(() -> context.topK(COUNT, any, -1, ends, any, index), "segments must be at least 0, got -1");
+        refused(() -> context.topK(COUNT, any, Long.MAX_VALUE, ends, any, index), "begin must hold at least");
+        refused(() -> context.topK(2, any, 2, ends, any, index), "begin[2] must be in 2..2, got 3");
+        Buffer most = context.allocate(arena, 8).write(new int[] {3, 0});
+        refused(() -> context.topK(COUNT, any, 2, ends, most, index), "k[0] must be in 0..2, got 3");
+    }
+
+    @Test
     void compact() {
         refusesBadBuffers((c, b) -> c.gather(5, 4, COUNT, b[0], b[1], b[2]),
                 in("index", COUNT * 4), in("x", 4 * 20), out("y", COUNT * 20));

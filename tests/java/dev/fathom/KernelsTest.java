@@ -429,6 +429,15 @@ class KernelsTest {
     }
 
     @Test
+    void topK() {
+        float[] values = {0, 5, 1, 5, 5, Float.NaN, 3, -1, Float.NaN, 2};
+        Buffer index = buffer(-9, -9, -9, -9, -9, -9, -9, -9, -9, -9);
+        context.topK(10, buffer(values), 3, buffer(1, 5, 5, 10), buffer(2, 0, 4), index);
+        int[] expected = {-9, 1, 3, -9, -9, 5, 6, 7, 9, -9};
+        for (int i = 0; i < 10; i++) assertEquals(expected[i], index.getInt(i), "place " + i);
+    }
+
+    @Test
     void gatherAndScatter() {
         float[] x = numbers(4 * 3);
         Buffer y = floats(6), target = buffer(x);

@@ -202,6 +202,18 @@ class RowsGoldenTest {
     }
 
     @TestFactory
+    Stream<DynamicTest> topK() throws IOException {
+        return Golden.tests("top_k", RowsGoldenTest::topK);
+    }
+
+    private static void topK(Case c) {
+        Buffer index = c.floats(c.count());
+        for (int i = 0; i < c.count(); i++) index.setInt(i, -1);
+        c.context.topK(c.count(), c.buffer("values"), c.integer("segments"), c.buffer("begin"), c.buffer("k"), index);
+        c.expectIntegers("index", index);
+    }
+
+    @TestFactory
     Stream<DynamicTest> compact() throws IOException {
         return Golden.tests("compact", RowsGoldenTest::compact);
     }

@@ -582,6 +582,26 @@ public final class Context implements AutoCloseable {
         check(Fathom.fth_state_delta(handle(), width, count, first, second, third, told));
     }
 
+    // ---- top k ---------------------------------------------------------------------------------------------------
+
+    /**
+     * The {@code k[s]} largest values of each segment s, {@code values[begin[s]] .. values[begin[s + 1] - 1]}: writes
+     * their positions in {@code values}, in ascending order, to {@code index[begin[s]] .. index[begin[s] + k[s] - 1]},
+     * and nothing else. Of equal values the lowest positions are taken; NaN is less than any number.
+     *
+     * @param values [count]
+     * @param begin  [segments + 1] of int, ascending, in 0..count
+     * @param k      [segments] of int, each at most the segment's size
+     * @param index  [count] of int
+     */
+    public void topK(long count, Buffer values, long segments, Buffer begin, Buffer k, Buffer index) {
+        MemorySegment from = Check.input("values", values, Check.atLeast("count", count, 0), 4);
+        MemorySegment ends = Check.input("begin", begin, Check.sum(Check.atLeast("segments", segments, 0), 1), 4);
+        MemorySegment numbers = Check.input("k", k, segments, 4);
+        MemorySegment to = Check.output("index", index, count, 4);
+        check(Fathom.fth_top_k(handle(), count, from, segments, ends, numbers, to));
+    }
+
     // ---- compact, embed ------------------------------------------------------------------------------------------
 
     /**

@@ -2917,6 +2917,72 @@ public class Fathom extends Layouts {
         }
     }
 
+    private static class fth_top_k {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_top_k");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_top_k(fth_context *ctx, int64_t count, const float *values, int64_t segments, const int32_t *begin, const int32_t *k, int32_t *index)
+     * }
+     */
+    public static FunctionDescriptor fth_top_k$descriptor() {
+        return fth_top_k.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_top_k(fth_context *ctx, int64_t count, const float *values, int64_t segments, const int32_t *begin, const int32_t *k, int32_t *index)
+     * }
+     */
+    public static MethodHandle fth_top_k$handle() {
+        return fth_top_k.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_top_k(fth_context *ctx, int64_t count, const float *values, int64_t segments, const int32_t *begin, const int32_t *k, int32_t *index)
+     * }
+     */
+    public static MemorySegment fth_top_k$address() {
+        return fth_top_k.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_top_k(fth_context *ctx, int64_t count, const float *values, int64_t segments, const int32_t *begin, const int32_t *k, int32_t *index)
+     * }
+     */
+    public static int fth_top_k(MemorySegment ctx, long count, MemorySegment values, long segments, MemorySegment begin, MemorySegment k, MemorySegment index) {
+        var mh$ = fth_top_k.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_top_k", ctx, count, values, segments, begin, k, index);
+            }
+            return (int)mh$.invokeExact(ctx, count, values, segments, begin, k, index);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class fth_gather {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Fathom.C_INT,
