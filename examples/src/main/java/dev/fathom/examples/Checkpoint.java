@@ -119,11 +119,20 @@ final class Checkpoint {
         return found;
     }
 
-    /** Names nothing asked for, in order. */
-    Set<String> unused() {
+    /** Rotary frequencies that old checkpoints store are computed; anything else unread would be lost silently. */
+    void requireAllRead() {
         Set<String> names = new TreeSet<>(tensors.keySet());
         names.removeAll(used);
-        return names;
+        for (String name : names) {
+            if (!name.endsWith("rotary_emb.inv_freq")) {
+                throw new UserException("Tensor " + name + " has no place in the model that config.json describes.");
+            }
+        }
+    }
+
+    /** Elements of all tensors that were asked for. */
+    long parameters() {
+        return used.stream().mapToLong(name -> tensors.get(name).elements()).sum();
     }
 
     /** Whether all floating-point weights have 16 bits. */

@@ -11,8 +11,9 @@ import com.fasterxml.jackson.core.StreamReadFeature;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 
-/** Reads JSON of unknown origin: duplicate keys, deep nesting and great lengths are errors. */
+/** JSON. What is read is of unknown origin: duplicate keys, deep nesting and great lengths are errors. */
 final class Json {
     /** Enough for the header of a checkpoint of 100,000 tensors; bounds the memory that a hostile file can claim. */
     static final int MAX_BYTES = 16 << 20;
@@ -33,7 +34,7 @@ final class Json {
     private Json() {}
 
     /** The object that is the whole document. {@code name} begins the sentence of an error. */
-    static JsonNode object(String name, MemorySegment document) {
+    static ObjectNode object(String name, MemorySegment document) {
         if (document.byteSize() > MAX_BYTES) {
             throw new UserException(name + " has " + document.byteSize() + " bytes of JSON, the limit is " + MAX_BYTES
                     + ".");
@@ -49,7 +50,20 @@ final class Json {
             throw new UserException(name + " is not valid JSON: " + firstLine(e.getMessage()) + ".");
         }
         if (!node.isObject()) throw new UserException(name + " must be a JSON object.");
-        return node;
+        return (ObjectNode) node;
+    }
+
+    static byte[] bytes(JsonNode node) {
+        try {
+            return MAPPER.writeValueAsBytes(node);
+        } catch (JsonProcessingException e) {
+            throw new IllegalStateException(e); // a tree of nodes has nothing that JSON lacks
+        }
+    }
+
+    /** For people to read, with a line feed at the end. */
+    static String text(JsonNode node) {
+        return node.toPrettyString() + "\n";
     }
 
     private static String firstLine(String message) {

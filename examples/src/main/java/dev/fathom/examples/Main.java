@@ -15,7 +15,7 @@ import picocli.CommandLine.Command;
 @Command(name = "fathom", description = "Adaptive-depth language models on the JVM.",
         synopsisSubcommandLabel = "COMMAND", mixinStandardHelpOptions = true, version = "Fathom 0.1.0",
         scope = CommandLine.ScopeType.INHERIT,
-        subcommands = {GenerateCommand.class, ScoreCommand.class, InfoCommand.class})
+        subcommands = {GenerateCommand.class, ScoreCommand.class, ConvertCommand.class, InfoCommand.class})
 public final class Main {
     static final int FAILED = 2;
 

@@ -6,6 +6,7 @@ import java.util.Locale;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.MissingNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 
 import dev.fathom.Activation;
 import dev.fathom.GateFunction;
@@ -18,6 +19,9 @@ import dev.fathom.RouterKind;
 record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, int kvHeads, int headDim, int vocabSize,
         int contextLength, float normEps, Activation activation, boolean tiedEmbeddings, float[] ropeFrequency,
         Recursion recursion, Lora lora, Routing routing, boolean sharedKv) {
+
+    static final int MOST_LAYERS = 1 << 14;
+    static final int MOST_RECURSIONS = 64;
 
     /** How unrolled layers are tied. */
     enum Sharing {
@@ -48,9 +52,13 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
             boolean weighted, boolean biased) {}
 
     static ModelConfig read(ModelFiles files, Arena arena) {
+        return parse(json(files, arena));
+    }
+
+    static ObjectNode json(ModelFiles files, Arena arena) {
         MemorySegment file = files.open("config.json", arena);
         if (file == null) throw new UserException(files.describe("config.json") + " does not exist.");
-        return parse(Json.object(files.describe("config.json"), file));
+        return Json.object(files.describe("config.json"), file);
     }
 
     static ModelConfig parse(JsonNode root) {
@@ -78,7 +86,7 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
             throw new UserException("config.json: mor needs an enabled object recursive beside it.");
         }
         return new ModelConfig(hidden, json.integer("intermediate_size", 1 << 22),
-                json.integer("num_hidden_layers", 1 << 14), heads, kvHeads, headDim,
+                json.integer("num_hidden_layers", MOST_LAYERS), heads, kvHeads, headDim,
                 json.integer("vocab_size", 1 << 24), context, (float) json.positive("rms_norm_eps", 1e-6),
                 activation(json), json.flag("tie_word_embeddings", false), ropeFrequency(json, headDim), recursion,
                 lora(json.enabled("relaxation")), routing, json.enabled("kv_sharing") != null);
@@ -117,7 +125,7 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
     private static Recursion recursion(ConfigReader json) {
         if (json == null) return null;
         String sharing = json.oneOf("sharing", "middle_cycle", "cycle", "sequence", "middle_cycle", "middle_sequence");
-        return new Recursion(json.integer("num_recursion", 64), Sharing.valueOf(sharing.toUpperCase(Locale.ROOT)),
+        return new Recursion(json.integer("num_recursion", MOST_RECURSIONS), Sharing.valueOf(sharing.toUpperCase(Locale.ROOT)),
                 json.flag("ln_share", true));
     }
 

@@ -3,6 +3,7 @@ package dev.fathom.examples;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
+import java.util.EnumMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -32,8 +33,8 @@ import dev.fathom.examples.ModelConfig.Routing;
 
 /** Packs a checkpoint's tensors into the weights of a {@link DepthModel}. Every tensor must have its place. */
 final class ModelLoader {
-    private static final Map<Part, String> NORMS = Map.of(
-            Part.ATTENTION_PRE_NORM, "input_layernorm", Part.MLP_PRE_NORM, "post_attention_layernorm");
+    static final Map<Part, String> NORMS = new EnumMap<>(Map.of(
+            Part.ATTENTION_PRE_NORM, "input_layernorm", Part.MLP_PRE_NORM, "post_attention_layernorm"));
 
     private final Context context;
     private final ModelConfig config;
@@ -43,8 +44,6 @@ final class ModelLoader {
     private final List<Linear> linears;
     private final Set<String> untied = new TreeSet<>();
 
-    private record Linear(Part part, String name, int out, int in) {}
-
     private ModelLoader(Context context, ModelConfig config, Checkpoint checkpoint, DType weightType,
             Consumer<String> warnings) {
         this.context = context;
@@ -52,18 +51,7 @@ final class ModelLoader {
         this.checkpoint = checkpoint;
         this.weightType = weightType;
         this.warnings = warnings;
-        int hidden = config.hiddenSize();
-        int inner = config.intermediateSize();
-        int q = config.heads() * config.headDim();
-        int kv = config.kvHeads() * config.headDim();
-        linears = List.of(
-                new Linear(Part.Q, "self_attn.q_proj", q, hidden),
-                new Linear(Part.K, "self_attn.k_proj", kv, hidden),
-                new Linear(Part.V, "self_attn.v_proj", kv, hidden),
-                new Linear(Part.O, "self_attn.o_proj", hidden, q),
-                new Linear(Part.GATE, "mlp.gate_proj", inner, hidden),
-                new Linear(Part.UP, "mlp.up_proj", inner, hidden),
-                new Linear(Part.DOWN, "mlp.down_proj", hidden, inner));
+        linears = Linear.of(config);
     }
 
     /** Weights of {@code weightType} that live as long as the context. */
@@ -88,18 +76,13 @@ final class ModelLoader {
         List<Stage> stages = new ArrayList<>();
         for (StagePlan plan : StagePlan.of(config, checkpoint)) stages.add(stage(plan));
         Buffer gain = vector(checkpoint.get("model.norm.weight", hidden));
-        checkLeftovers();
+        checkpoint.requireAllRead();
+        warnAboutUntied();
         return new DepthModel(new EmbedShape(words, hidden, weightType, true, 1), table, stages,
                 new Head(head, gain, null, headWeights));
     }
 
-    /** Rotary frequencies that old checkpoints store are computed here; anything else unread would be lost silently. */
-    private void checkLeftovers() {
-        for (String name : checkpoint.unused()) {
-            if (!name.endsWith("rotary_emb.inv_freq")) {
-                throw new UserException("Tensor " + name + " has no place in the model that config.json describes.");
-            }
-        }
+    private void warnAboutUntied() {
         if (!untied.isEmpty()) {
             warnings.accept(untied.size() + " tied tensors differ from their first copy, which is used for all;"
                     + " the first is " + untied.iterator().next() + ".");
@@ -134,7 +117,7 @@ final class ModelLoader {
                 .activation(config.activation(), true).bias(hasBias(plan))
                 .rope(RopeStyle.HALF, 2 * config.ropeFrequency().length);
         if (config.lora() != null) {
-            for (Linear linear : linears) builder.loraRank(linear.part, loraRank(plan, linear.name));
+            for (Linear linear : linears) builder.loraRank(linear.part(), loraRank(plan, linear.name()));
         }
         return builder.build();
     }
@@ -147,7 +130,7 @@ final class ModelLoader {
         for (int layer = 0; layer < plan.layers(); layer++) {
             for (String prefix : plan.copies(layer)) {
                 for (Linear linear : linears) {
-                    if (checkpoint.has(prefix + linear.name + ".bias")) return true;
+                    if (checkpoint.has(prefix + linear.name() + ".bias")) return true;
                 }
             }
         }
@@ -173,20 +156,20 @@ final class ModelLoader {
     }
 
     private void packLinear(StagePlan plan, BlockShape shape, int layer, Linear linear, Buffer weights) {
-        Part part = linear.part;
+        Part part = linear.part();
         List<String> copies = plan.copies(layer);
-        Tensor weight = tied(plan, names(copies, linear.name + ".weight"), linear.out, linear.in);
+        Tensor weight = tied(plan, names(copies, linear.name() + ".weight"), linear.out(), linear.in());
         pack(shape, layer, 0, part, Kind.WEIGHT, 1, weight, weights);
-        List<String> biases = names(copies, linear.name + ".bias");
+        List<String> biases = names(copies, linear.name() + ".bias");
         if (biases.stream().anyMatch(checkpoint::has)) {
-            pack(shape, layer, 0, part, Kind.BIAS, 1, tied(plan, biases, linear.out), weights);
+            pack(shape, layer, 0, part, Kind.BIAS, 1, tied(plan, biases, linear.out()), weights);
         }
         int rank = shape.loraRank(part);
         for (int depth = 0; rank > 0 && depth < plan.depths(); depth++) {
-            String prefix = plan.prefix().of(layer, depth) + linear.name;
-            Tensor a = checkpoint.find(prefix + ".lora_A.weight", rank, linear.in);
+            String prefix = plan.prefix().of(layer, depth) + linear.name();
+            Tensor a = checkpoint.find(prefix + ".lora_A.weight", rank, linear.in());
             if (a == null) continue; // a depth without a pair adds nothing
-            Tensor b = checkpoint.get(prefix + ".lora_B.weight", linear.out, rank);
+            Tensor b = checkpoint.get(prefix + ".lora_B.weight", linear.out(), rank);
             pack(shape, layer, depth, part, Kind.LORA_A, 1, a, weights);
             pack(shape, layer, depth, part, Kind.LORA_B, config.lora().scale(), b, weights);
         }

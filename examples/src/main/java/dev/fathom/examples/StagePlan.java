@@ -42,16 +42,15 @@ record StagePlan(int layers, int depths, boolean routed, Prefix prefix) {
             throw new UserException("config.json: " + total + " layers less " + ends
                     + " unshared ones do not divide into " + depths + " recursions.");
         }
-        int perDepth = (total - ends) / depths;
-        int first = ends / 2;
+        LayerTying tying = new LayerTying(recursion.sharing(), total, depths);
         List<StagePlan> stages = new ArrayList<>();
         if (ends > 0) stages.add(unrolled(1, 1, (layer, depth) -> 0));
         if (recursion.sharing().isCycle()) {
-            stages.add(unrolled(perDepth, depths, (layer, depth) -> first + depth * perDepth + layer));
+            stages.add(unrolled(tying.slots(), depths, tying::layer));
         } else {
-            for (int i = 0; i < perDepth; i++) {
-                int begin = first + i * depths;
-                stages.add(unrolled(1, depths, (layer, depth) -> begin + depth));
+            for (int i = 0; i < tying.slots(); i++) {
+                int slot = i;
+                stages.add(unrolled(1, depths, (layer, depth) -> tying.layer(slot, depth)));
             }
         }
         if (ends > 0) stages.add(unrolled(1, 1, (layer, depth) -> total - 1));

@@ -2,16 +2,12 @@ package dev.fathom.examples;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 
 import dev.fathom.DType;
 
 /** A tensor of a checkpoint: row-major, read-only, possibly unaligned, as it lies in the file. */
 record Tensor(String name, String dtype, long[] shape, MemorySegment data) {
-    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
-    private static final ValueLayout.OfShort SHORT = ValueLayout.JAVA_SHORT_UNALIGNED;
-
     /** The element type, if it is one that weights can have. */
     DType type() {
         return switch (dtype) {
@@ -30,16 +26,18 @@ record Tensor(String name, String dtype, long[] shape, MemorySegment data) {
         return dtype.equals(other.dtype) && Arrays.equals(shape, other.shape) && data.mismatch(other.data) == -1;
     }
 
+    long elements() {
+        return data.byteSize() / type().bytes();
+    }
+
+    /** Elements {@code from .. from + count)} into the first of {@code values}. */
+    void read(long from, float[] values, int count) {
+        Elements.decode(type(), data, from, values, count);
+    }
+
     float[] toFloats() {
-        DType type = type();
-        float[] values = new float[Math.toIntExact(data.byteSize() / type.bytes())];
-        for (int i = 0; i < values.length; i++) {
-            values[i] = switch (type) {
-                case F32 -> data.get(FLOAT, 4L * i);
-                case BF16 -> Float.intBitsToFloat(data.get(SHORT, 2L * i) << 16);
-                case F16 -> Float.float16ToFloat(data.get(SHORT, 2L * i));
-            };
-        }
+        float[] values = new float[Math.toIntExact(elements())];
+        read(0, values, values.length);
         return values;
     }
 

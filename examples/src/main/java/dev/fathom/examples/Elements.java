@@ -1,0 +1,56 @@
+package dev.fathom.examples;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+
+import dev.fathom.DType;
+
+/** Elements of stored tensors as floats and back. Conversion rounds to the nearest, ties to even. */
+final class Elements {
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
+    private static final ValueLayout.OfShort SHORT = ValueLayout.JAVA_SHORT_UNALIGNED;
+
+    private Elements() {}
+
+    /** Elements {@code from .. from + count)} of data into the first of {@code values}. */
+    static void decode(DType type, MemorySegment data, long from, float[] values, int count) {
+        switch (type) {
+            case F32 -> MemorySegment.copy(data, FLOAT, 4 * from, values, 0, count);
+            case BF16 -> {
+                for (int i = 0; i < count; i++) {
+                    values[i] = Float.intBitsToFloat(data.get(SHORT, 2 * (from + i)) << 16);
+                }
+            }
+            case F16 -> {
+                for (int i = 0; i < count; i++) values[i] = Float.float16ToFloat(data.get(SHORT, 2 * (from + i)));
+            }
+        }
+    }
+
+    /** The first {@code count} of {@code values} to the beginning of data. */
+    static void encode(DType type, float[] values, int count, MemorySegment data) {
+        switch (type) {
+            case F32 -> MemorySegment.copy(values, 0, data, FLOAT, 0, count);
+            case BF16 -> {
+                for (int i = 0; i < count; i++) data.set(SHORT, 2L * i, bf16(values[i]));
+            }
+            case F16 -> {
+                for (int i = 0; i < count; i++) data.set(SHORT, 2L * i, Float.floatToFloat16(values[i]));
+            }
+        }
+    }
+
+    /** What is read back after the value was stored. */
+    static float round(DType type, float value) {
+        return switch (type) {
+            case F32 -> value;
+            case BF16 -> Float.intBitsToFloat(bf16(value) << 16);
+            case F16 -> Float.float16ToFloat(Float.floatToFloat16(value));
+        };
+    }
+
+    private static short bf16(float value) {
+        int bits = Float.floatToIntBits(value); // one NaN, whose upper half is a NaN too
+        return (short) (bits + 0x7fff + (bits >>> 16 & 1) >>> 16);
+    }
+}

@@ -1,0 +1,120 @@
+package dev.fathom.examples;
+
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.channels.FileChannel;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.atomic.AtomicLong;
+
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+
+import dev.fathom.DType;
+
+/**
+ * Writes a safetensors file whose tensors are known beforehand. Their elements may come in pieces, in any order and
+ * from any thread: each has its place in the file from the start.
+ */
+final class SafetensorsWriter implements AutoCloseable {
+    /** Of the data, so that tensors of a mapped file are aligned. */
+    private static final int ALIGNMENT = 64;
+    private static final int PIECE = 1 << 16;
+
+    record Entry(String name, DType type, long... shape) {
+        long elements() {
+            long elements = 1;
+            for (long size : shape) elements = Math.multiplyExact(elements, size);
+            return elements;
+        }
+
+        long bytes() {
+            return elements() * type.bytes();
+        }
+    }
+
+    private record Place(Entry entry, long offset) {}
+
+    private final FileChannel channel;
+    private final Map<String, Place> places = new LinkedHashMap<>();
+    private final AtomicLong missing;
+
+    SafetensorsWriter(Path file, List<Entry> entries) throws IOException {
+        ObjectNode header = JsonNodeFactory.instance.objectNode();
+        header.putObject("__metadata__").put("format", "pt");
+        long end = 0;
+        // The widest types first: every tensor then begins at a multiple of its element.
+        for (Entry entry : entries.stream().sorted(Comparator.comparingInt(e -> -e.type.bytes())).toList()) {
+            ObjectNode node = header.putObject(entry.name).put("dtype", entry.type.name());
+            for (long size : entry.shape) node.withArray("shape").add(size);
+            node.putArray("data_offsets").add(end).add(end + entry.bytes());
+            if (places.put(entry.name, new Place(entry, end)) != null) {
+                throw new IllegalArgumentException("tensor " + entry.name + " is there twice");
+            }
+            end += entry.bytes();
+        }
+        byte[] json = Json.bytes(header);
+        int length = Math.ceilDiv(8 + json.length, ALIGNMENT) * ALIGNMENT;
+        ByteBuffer beginning = ByteBuffer.allocate(length).order(ByteOrder.LITTLE_ENDIAN).putLong(length - 8).put(json);
+        while (beginning.hasRemaining()) beginning.put((byte) ' ');
+        places.replaceAll((name, place) -> new Place(place.entry, length + place.offset));
+        missing = new AtomicLong(end);
+        channel = FileChannel.open(file, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+        try {
+            write(beginning.flip(), 0);
+        } catch (IOException | RuntimeException e) {
+            channel.close();
+            throw e;
+        }
+    }
+
+    /** The first {@code count} of values to the tensor's elements from {@code from} on. Each must be written once. */
+    void write(String name, long from, float[] values, int count) throws IOException {
+        Place place = places.get(name);
+        DType type = place.entry.type;
+        for (int i = 0; i < count; i++) {
+            if (!Float.isFinite(Elements.round(type, values[i]))) {
+                throw new UserException("Element " + (from + i) + " of tensor " + name + " is " + values[i]
+                        + ", expected a number that " + type + " can hold.");
+            }
+        }
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment bytes = arena.allocate((long) count * type.bytes());
+            Elements.encode(type, values, count, bytes);
+            write(bytes.asByteBuffer(), place.offset + from * type.bytes());
+        }
+        missing.addAndGet(-(long) count * type.bytes());
+    }
+
+    /** The whole tensor. */
+    void write(String name, float[] values) throws IOException {
+        float[] piece = new float[Math.min(PIECE, values.length)];
+        for (int from = 0; from < values.length; from += PIECE) {
+            int count = Math.min(PIECE, values.length - from);
+            System.arraycopy(values, from, piece, 0, count);
+            write(name, from, piece, count);
+        }
+    }
+
+    private void write(ByteBuffer bytes, long at) throws IOException {
+        while (bytes.hasRemaining()) at += channel.write(bytes, at);
+    }
+
+    /** To be called when everything has been written: the file is then on the disk. */
+    void finish() throws IOException {
+        if (missing.get() != 0) throw new IllegalStateException(missing + " bytes of tensors were not written");
+        channel.force(true);
+    }
+
+    @Override
+    public void close() throws IOException {
+        channel.close();
+    }
+}
