@@ -61,6 +61,7 @@ MOR = dict(layers=5, recursive=recursion(3))  # unique first, block of one layer
 KINDS = {
     "vanilla": Kind(),
     "vanilla_mha_untied": Kind(heads=4, kv_heads=4, layers=2, tied=False, dtype=torch.float16),  # 4 x 16 != hidden 48
+    "vanilla_deep": Kind(hidden=32, heads=2, intermediate=40, layers=8),  # what convert_golden.py converts
     "llama3_rope_scaling": Kind(hidden=64, heads=4, kv_heads=2, layers=2, rope_scaling=LLAMA3),
     "recursive_cycle": Kind(layers=4, recursive=recursion(2, "cycle")),
     "recursive_sequence": Kind(layers=4, recursive=recursion(2, "sequence"), shards=2),

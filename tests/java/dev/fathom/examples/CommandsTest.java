@@ -30,9 +30,9 @@ class CommandsTest {
     @TempDir
     Path directory;
 
-    private record Ran(int code, String out, String err) {}
+    record Ran(int code, String out, String err) {}
 
-    private static Ran run(String input, String... args) {
+    static Ran run(String input, String... args) {
         ByteArrayOutputStream out = new ByteArrayOutputStream();
         ByteArrayOutputStream err = new ByteArrayOutputStream();
         InputStream oldIn = System.in;
@@ -50,7 +50,7 @@ class CommandsTest {
         }
     }
 
-    private static void assertFails(String reason, String... args) {
+    static void assertFails(String reason, String... args) {
         Ran ran = run("", args);
         assertEquals(2, ran.code, ran.err);
         assertEquals("", ran.out);

@@ -51,12 +51,20 @@ final class TestModel {
     }
 
     static TestModel read(String kind) throws IOException {
-        TestModel model = new TestModel((ObjectNode) json(GOLDEN.resolve(kind).resolve("config.json")));
-        MemorySegment file = MemorySegment.ofArray(Files.readAllBytes(GOLDEN.resolve(kind)
-                .resolve("model.safetensors")));
-        Safetensors.read(kind, file).forEach((name, tensor) -> model.weights.put(name,
+        return read(GOLDEN.resolve(kind));
+    }
+
+    static TestModel read(Path directory) throws IOException {
+        TestModel model = new TestModel((ObjectNode) json(directory.resolve("config.json")));
+        tensors(directory).forEach((name, tensor) -> model.weights.put(name,
                 new Weight(tensor.dtype(), tensor.shape(), tensor.data().toArray(ValueLayout.JAVA_BYTE))));
         return model;
+    }
+
+    /** Those of the only file of weights. */
+    static Map<String, Tensor> tensors(Path directory) throws IOException {
+        byte[] file = Files.readAllBytes(directory.resolve("model.safetensors"));
+        return Safetensors.read(directory.toString(), MemorySegment.ofArray(file));
     }
 
     /** Adds a copy of a tensor, with its last element changed. */

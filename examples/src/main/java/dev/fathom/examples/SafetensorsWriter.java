@@ -80,9 +80,10 @@ final class SafetensorsWriter implements AutoCloseable {
         Place place = places.get(name);
         DType type = place.entry.type;
         for (int i = 0; i < count; i++) {
-            if (!Float.isFinite(Elements.round(type, values[i]))) {
-                throw new UserException("Element " + (from + i) + " of tensor " + name + " is " + values[i]
-                        + ", expected a number that " + type + " can hold.");
+            float stored = Elements.round(type, values[i]);
+            if (!Float.isFinite(stored)) {
+                throw new UserException("Element " + (from + i) + " of tensor " + name + " is " + stored + " as " + type
+                        + ", expected a finite number.");
             }
         }
         try (Arena arena = Arena.ofConfined()) {
