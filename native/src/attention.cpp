@@ -110,23 +110,20 @@ void spread(fth_context* ctx, const Args& a, const Plan& p, const Kernels& kerne
 
 }  // namespace
 
-bool check_rows(Check& check, const fth_row* rows, int64_t count, const int32_t* entries, int64_t entry_count,
-                int64_t pool_entries) {
+bool check_lists(Check& check, const char* name, const fth_row* rows, int64_t count, const int32_t* entries,
+                 int64_t entry_count, int64_t pool_entries) {
   if (!check.ok()) return false;
   int64_t begin = 0, end = 0;  // items of the current list that its rows see
   for (int64_t i = 0; i < count; i++) {
     const fth_row& row = rows[i];
     const bool sane = row.visible >= 0 && row.start >= 0 && row.list >= 0 && row.list <= entry_count &&
-                      row.visible <= entry_count - row.list && row.entry >= -1 && row.entry < pool_entries;
+                      row.visible <= entry_count - row.list;
     if (!sane) {
       const long long at = i;
-      check.that(row.visible >= 0, "rows[%lld].visible must be at least 0, got %d", at, row.visible);
-      check.that(row.start >= 0, "rows[%lld].start must be at least 0, got %d", at, row.start);
-      check.that(row.list >= 0 && row.list <= entry_count && row.visible <= entry_count - row.list,
-                 "rows[%lld].list and visible must stay inside the %lld entries, got list %lld with %d visible", at,
-                 (long long)entry_count, (long long)row.list, row.visible);
-      return check.that(false, "rows[%lld].entry must be -1 or in 0..%lld, got %d", at, (long long)pool_entries - 1,
-                        row.entry);
+      check.that(row.visible >= 0, "%s[%lld].visible must be at least 0, got %d", name, at, row.visible);
+      check.that(row.start >= 0, "%s[%lld].start must be at least 0, got %d", name, at, row.start);
+      return check.that(false, "%s[%lld].list and visible must stay inside the %lld entries, got list %lld with %d "
+                        "visible", name, at, (long long)entry_count, (long long)row.list, row.visible);
     }
     const bool same = i > 0 && row.list == rows[i - 1].list;
     if (!same) begin = end = 0;
@@ -262,7 +259,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
   check.disjoint("entries", entries, entry_count * 4, "out", out, bytes);
   check.disjoint("pool", pool, fth::pool_bytes(*kv), "out", out, bytes);
   check.disjoint("entry_position", entry_position, kv->entries * 4, "out", out, bytes);
-  if (!fth::check_rows(check, rows, count, entries, entry_count, kv->entries) ||
+  if (!fth::check_lists(check, "rows", rows, count, entries, entry_count, kv->entries) ||
       !check_dense_bias(check, *shape, count, rows))
     return check.status();
 

@@ -30,19 +30,33 @@ BlockPlan::BlockPlan(const fth_block_shape& s) {
   k = linear(d, kv_size, false, s.lora_rank[FTH_K]);
   v = linear(d, kv_size, false, s.lora_rank[FTH_V]);
   o = linear(q_size, d, false, s.lora_rank[FTH_O]);
+  cross_q = cross_o = {{}, {}, -1, -1, -1};
+  if (s.cross) {
+    cross_q = linear(d, q_size, false, s.lora_rank[FTH_CROSS_Q]);
+    cross_o = linear(q_size, d, false, s.lora_rank[FTH_CROSS_O]);
+  }
   mlp_in = linear(d, f, s.glu != 0, (s.glu ? s.lora_rank[FTH_GATE] : 0) + s.lora_rank[FTH_UP]);
   down = linear(f, d, false, s.lora_rank[FTH_DOWN]);
-  for (int i = 0; i < 6; i++) {
-    const bool used = s.norm_placement & 1 << i % 3;
+  for (int i = 0; i < 9; i++) {
+    const bool used = uses_norm(s, FTH_ATTENTION_PRE_NORM + i);
     gain[i] = used ? take(norm_sets(s) * d * 4) : -1;
     norm_bias[i] = used && s.norm == FTH_LAYER_NORM ? take(norm_sets(s) * d * 4) : -1;
   }
   layer_bytes = at;
-  first_layer = round_up(s.rotary_dim / 2 * 4, 64);
+  at = 0;
+  frequency = take(s.rotary_dim / 2 * 4);
+  relative = take(int64_t(s.heads) * s.relative_width * 4);
+  first_layer = at;
   bytes = first_layer + s.layers * layer_bytes;
 }
 
 namespace {
+
+constexpr int kLinears = FTH_DOWN + 1;
+
+bool has_linear(const fth_block_shape& s, int32_t part) {
+  return part == FTH_GATE ? s.glu : s.cross || (part != FTH_CROSS_Q && part != FTH_CROSS_O);
+}
 
 void check_shape(Check& check, const fth_block_shape* s) {
   if (!check.array("shape", s)) return;
@@ -67,11 +81,14 @@ void check_shape(Check& check, const fth_block_shape* s) {
   check.range("shape.rope_style", s->rope_style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);
   check.that(s->rotary_dim >= 0 && s->rotary_dim <= s->head_dim && s->rotary_dim % 2 == 0,
              "shape.rotary_dim must be even and in 0..head_dim (%d), got %d", s->head_dim, s->rotary_dim);
-  for (int i = 0; i < 7; i++)
+  check.range("shape.relative_width", s->relative_width, 0, fth::kMostFeatures);
+  check.range("shape.cross", s->cross, 0, 1);
+  for (int i = 0; i < kLinears; i++)
     check.that(s->lora_rank[i] >= 0 && s->lora_rank[i] <= 1 << 16, "shape.lora_rank[%d] must be in 0..65536, got %d", i,
                s->lora_rank[i]);
-  check.that(s->glu || s->lora_rank[FTH_GATE] == 0, "shape.lora_rank[4] must be 0 without a gate (glu = 0), got %d",
-             s->lora_rank[FTH_GATE]);
+  for (int i = 0; i < kLinears; i++)
+    check.that(has_linear(*s, i) || s->lora_rank[i] == 0, "shape.lora_rank[%d] must be 0 without %s, got %d", i,
+               i == FTH_GATE ? "a gate (glu = 0)" : "cross-attention (cross = 0)", s->lora_rank[i]);
   check.that(s->norm_eps >= 0 && isfinite(s->norm_eps), "shape.norm_eps must be a finite number >= 0, got %g",
              double(s->norm_eps));
   check.finite("shape.attention_scale", s->attention_scale);
@@ -81,7 +98,7 @@ void check_shape(Check& check, const fth_block_shape* s) {
 struct StepScratch {
   size_t x, q, k, v, attended, mlp, branch, rope, writers, order, begin, writers_order, writers_begin, entry_words,
       attention;
-  LoraScratch lora[6];
+  LoraScratch lora[8];
 
   StepScratch(Layout& layout, const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count)
       : x(layout.add<char>(count * row_bytes(s, s.hidden_size))),
@@ -99,8 +116,10 @@ struct StepScratch {
         writers_begin(layout.add<int32_t>(s.depths + 1)),
         entry_words(layout.add<int32_t>(check_entries_words(count))),
         attention(layout.add<char>(int64_t(attention_scratch_bytes(ctx, s.heads, s.kv_heads, s.head_dim, count)))),
-        lora{lora_of(layout, plan.q, count), lora_of(layout, plan.k, count),      lora_of(layout, plan.v, count),
-             lora_of(layout, plan.o, count), lora_of(layout, plan.mlp_in, count), lora_of(layout, plan.down, count)} {}
+        lora{lora_of(layout, plan.q, count),       lora_of(layout, plan.k, count),
+             lora_of(layout, plan.v, count),       lora_of(layout, plan.o, count),
+             lora_of(layout, plan.cross_q, count), lora_of(layout, plan.cross_o, count),
+             lora_of(layout, plan.mlp_in, count),  lora_of(layout, plan.down, count)} {}
 
   // Bytes of one activation row as input of a product.
   static int64_t row_bytes(const fth_block_shape& s, int64_t width) {
@@ -116,10 +135,11 @@ struct StepScratch {
 class Step {
  public:
   Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, int64_t count, const fth_row* rows,
-       const char* weights, const kv::Pool& pool, const int32_t* entries, float* hidden, const StepScratch& at,
-       char* scratch)
-      : ctx_(ctx), s_(shape), plan_(plan), count_(count), rows_(rows), weights_(weights), pool_(pool),
-        entries_(entries), hidden_(hidden), at_(at), scratch_(scratch), bf16_(shape.weight_type == FTH_BF16) {
+       const fth_row* cross_rows, const char* weights, const kv::Pool& pool, const int32_t* entries,
+       const int32_t* entry_position, float* hidden, const StepScratch& at, char* scratch)
+      : ctx_(ctx), s_(shape), plan_(plan), count_(count), rows_(rows), cross_rows_(cross_rows), weights_(weights),
+        pool_(pool), entries_(entries), entry_position_(entry_position), hidden_(hidden), at_(at), scratch_(scratch),
+        bf16_(shape.weight_type == FTH_BF16) {
     int32_t* writers = temporary<int32_t>(at.writers);
     for (int64_t i = 0; i < count; i++)
       if (rows[i].entry >= 0) writers[writer_count_++] = int32_t(i);
@@ -136,19 +156,14 @@ class Step {
   }
 
   void run() {
-    attention::Args attention{};
-    attention.rows = rows_;
-    attention.heads = s_.heads;
-    attention.kv_heads = s_.kv_heads;
-    attention.head_dim = s_.head_dim;
-    attention.scale = s_.attention_scale;
-    attention.q = temporary<float>(at_.q);
-    attention.q_stride = attention.out_stride = plan_.q.shape.out;
-    attention.out = temporary<char>(at_.attended);
-    attention.out_bf16 = bf16_;
-    attention.kv_bf16 = s_.kv_type == FTH_BF16;
-    attention.entries = entries_;
-    attention.pool = pool_;
+    attention::Args attention = attention_args(rows_), cross = attention_args(cross_rows_);
+    if (s_.relative_width > 0) {
+      attention.bias_kind = FTH_BIAS_RELATIVE;
+      attention.bias_width = s_.relative_width;
+      attention.bias_center = s_.relative_center;
+      attention.bias = reinterpret_cast<const float*>(weights_ + plan_.relative);
+      attention.entry_position = entry_position_;
+    }
     for (int32_t layer = 0; layer < s_.layers; layer++) {
       layer_ = weights_ + plan_.first_layer + layer * plan_.layer_bytes;
       norm_in(FTH_ATTENTION_PRE_NORM);
@@ -156,12 +171,20 @@ class Step {
       attention.layer = layer;
       run_attention(ctx_, attention, count_, temporary<char>(at_.attention));
       norm_out(FTH_ATTENTION_PRE_NORM, plan_.o, 3, temporary<char>(at_.attended));
+      if (s_.cross) {
+        norm_in(FTH_CROSS_PRE_NORM);
+        LinearCall q = projection(plan_.cross_q, 4, at_.q);
+        run_linears(ctx_, &q, 1);
+        cross.layer = layer;
+        run_attention(ctx_, cross, count_, temporary<char>(at_.attention));
+        norm_out(FTH_CROSS_PRE_NORM, plan_.cross_o, 5, temporary<char>(at_.attended));
+      }
       norm_in(FTH_MLP_PRE_NORM);
-      LinearCall in = call(plan_.mlp_in, 4, input_);
+      LinearCall in = call(plan_.mlp_in, 6, input_);
       in.product.activation = s_.activation;
       emit(in.product, at_.mlp, s_.intermediate_size);
       run_linears(ctx_, &in, 1);
-      norm_out(FTH_MLP_PRE_NORM, plan_.down, 5, temporary<char>(at_.mlp));
+      norm_out(FTH_MLP_PRE_NORM, plan_.down, 7, temporary<char>(at_.mlp));
     }
   }
 
@@ -170,6 +193,23 @@ class Step {
   T* temporary(size_t offset) const { return reinterpret_cast<T*>(scratch_ + offset); }
   const float* vector(int64_t offset) const {
     return offset < 0 ? nullptr : reinterpret_cast<const float*>(layer_ + offset);
+  }
+
+  attention::Args attention_args(const fth_row* rows) const {
+    attention::Args a{};
+    a.rows = rows;
+    a.heads = s_.heads;
+    a.kv_heads = s_.kv_heads;
+    a.head_dim = s_.head_dim;
+    a.scale = s_.attention_scale;
+    a.q = temporary<float>(at_.q);
+    a.q_stride = a.out_stride = plan_.q.shape.out;
+    a.out = temporary<char>(at_.attended);
+    a.out_bf16 = bf16_;
+    a.kv_bf16 = s_.kv_type == FTH_BF16;
+    a.entries = entries_;
+    a.pool = pool_;
+    return a;
   }
 
   norm::Args norm_args(int part) const {
@@ -245,14 +285,19 @@ class Step {
     }
   }
 
+  // Product number `index` of input_, fp32, at `to`.
+  LinearCall projection(const LinearPart& part, int index, size_t to) const {
+    LinearCall c = call(part, index, input_);
+    c.product.y = temporary<float>(to);
+    c.product.y_stride = c.product.n;
+    return c;
+  }
+
   // q for all rows, k and v for those that write an entry; rope; store.
   void project(int32_t layer) {
-    LinearCall calls[3] = {call(plan_.q, 0, input_), call(plan_.k, 1, input_), call(plan_.v, 2, input_)};
-    const size_t to[3] = {at_.q, at_.k, at_.v};
-    for (int i = 0; i < 3; i++) {
-      calls[i].product.y = temporary<float>(to[i]);
-      calls[i].product.y_stride = calls[i].product.n;
-      if (i > 0 && writer_count_ < count_) {
+    LinearCall calls[3] = {projection(plan_.q, 0, at_.q), projection(plan_.k, 1, at_.k), projection(plan_.v, 2, at_.v)};
+    for (int i = 1; i < 3; i++) {
+      if (writer_count_ < count_) {
         calls[i].product.rows = temporary<int32_t>(at_.writers);
         calls[i].product.count = writer_count_;
         calls[i].groups = &writing_;
@@ -279,9 +324,11 @@ class Step {
   const BlockPlan& plan_;
   int64_t count_;
   const fth_row* rows_;
+  const fth_row* cross_rows_;
   const char* weights_;
   kv::Pool pool_;
   const int32_t* entries_;
+  const int32_t* entry_position_;
   float* hidden_;
   const StepScratch& at_;
   char* scratch_;
@@ -306,6 +353,8 @@ Target target_of(const BlockPlan& plan, const fth_block_shape& s, int32_t part) 
     case FTH_K: return {&plan.k, 0, plan.k.shape.out, 0, s.lora_rank[FTH_K]};
     case FTH_V: return {&plan.v, 0, plan.v.shape.out, 0, s.lora_rank[FTH_V]};
     case FTH_O: return {&plan.o, 0, plan.o.shape.out, 0, s.lora_rank[FTH_O]};
+    case FTH_CROSS_Q: return {&plan.cross_q, 0, plan.cross_q.shape.out, 0, s.lora_rank[FTH_CROSS_Q]};
+    case FTH_CROSS_O: return {&plan.cross_o, 0, plan.cross_o.shape.out, 0, s.lora_rank[FTH_CROSS_O]};
     case FTH_GATE: return {&plan.mlp_in, 0, f, 0, gate};
     case FTH_UP: return {&plan.mlp_in, s.glu ? f : 0, f, gate, s.lora_rank[FTH_UP]};
     default: return {&plan.down, 0, plan.down.shape.out, 0, s.lora_rank[FTH_DOWN]};
@@ -351,7 +400,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();
   const bool norm = part >= FTH_ATTENTION_PRE_NORM && part <= FTH_MLP_POST_NORM, linear = part >= FTH_Q && part <= FTH_DOWN;
-  check.range("part", part, FTH_Q, FTH_ROPE_FREQUENCY);
+  check.range("part", part, FTH_Q, FTH_RELATIVE_BIAS);
   check.range("kind", kind, FTH_WEIGHT, FTH_LORA_B);
   check.range("layer", layer, 0, shape->layers - 1);
   check.range("source_type", source_type, FTH_F32, FTH_F16);
@@ -363,36 +412,39 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   const int32_t depths = norm ? fth::BlockPlan::norm_sets(*shape) : linear && lora ? shape->depths : 1;
   check.range("depth", depth, 0, depths - 1);
   if (linear) {
-    check.that(part != FTH_GATE || shape->glu, "part FTH_GATE needs shape.glu = 1");
+    check.that(fth::has_linear(*shape, part), "part %d needs shape.%s = 1", part, part == FTH_GATE ? "glu" : "cross");
     check.that(kind != FTH_BIAS || shape->bias, "a bias needs shape.bias = 1");
     check.that(!lora || shape->lora_rank[part] > 0, "LoRA of part %d needs shape.lora_rank[%d] > 0", part, part);
   } else if (norm) {
-    const int32_t placement = 1 << (part - FTH_ATTENTION_PRE_NORM) % 3;
-    check.that(shape->norm_placement & placement, "part %d is not used by shape.norm_placement %d", part,
-               shape->norm_placement);
+    check.that(fth::BlockPlan::uses_norm(*shape, part), "part %d is not used by shape.norm_placement %d, cross %d",
+               part, shape->norm_placement, shape->cross);
     check.that(kind <= FTH_BIAS, "kind of a norm must be FTH_WEIGHT or FTH_BIAS, got %d", kind);
     check.that(kind != FTH_BIAS || shape->norm == FTH_LAYER_NORM, "the bias of a norm needs shape.norm = FTH_LAYER_NORM");
   } else {
-    check.that(kind == FTH_WEIGHT && layer == 0, "the frequencies are one FTH_WEIGHT of layer 0");
+    check.that(kind == FTH_WEIGHT && layer == 0, "part %d is one FTH_WEIGHT of layer 0", part);
+    check.that(part != FTH_RELATIVE_BIAS || shape->relative_width > 0, "part %d needs shape.relative_width > 0", part);
   }
   if (!check.ok()) return check.status();
 
   const fth::BlockPlan plan(*shape);
   char* base = static_cast<char*>(weights);
   char* at = base + plan.first_layer + layer * plan.layer_bytes;
-  if (!linear) {
-    const int index = part - FTH_ATTENTION_PRE_NORM, width = norm ? shape->hidden_size : shape->rotary_dim / 2;
-    char* to = !norm ? base + plan.frequency : at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]);
-    fth::convert(source_type, source, width, scale, reinterpret_cast<float*>(to) + int64_t(depth) * width);
+  const auto put = [&](char* to, int64_t first, int64_t n) {
+    fth::convert(source_type, source, n, scale, reinterpret_cast<float*>(to) + first);
     return FTH_OK;
+  };
+  if (part == FTH_ROPE_FREQUENCY) return put(base + plan.frequency, 0, shape->rotary_dim / 2);
+  if (part == FTH_RELATIVE_BIAS) return put(base + plan.relative, 0, int64_t(shape->heads) * shape->relative_width);
+  if (norm) {
+    const int index = part - FTH_ATTENTION_PRE_NORM;
+    return put(at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]),
+               int64_t(depth) * shape->hidden_size, shape->hidden_size);
   }
   const fth::Target t = fth::target_of(plan, *shape, part);
   const fth::LoraShape& pair = t.part->lora_shape;
   switch (kind) {
     case FTH_WEIGHT: fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight); break;
-    case FTH_BIAS:
-      fth::convert(source_type, source, t.rows, scale, reinterpret_cast<float*>(at + t.part->bias) + t.first);
-      break;
+    case FTH_BIAS: return put(at + t.part->bias, t.first, t.rows);
     case FTH_LORA_A:
       fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source, at + t.part->lora + pair.a_offset(depth));
       break;
@@ -417,15 +469,19 @@ fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shap
 }
 
 fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t count, const fth_row* rows,
-                     const void* weights, const int32_t* entries, int64_t entry_count, int64_t pool_entries, void* pool,
-                     float* hidden) {
+                     const fth_row* cross_rows, const void* weights, const int32_t* entries, int64_t entry_count,
+                     const int32_t* entry_position, int64_t pool_entries, void* pool, float* hidden) {
   FTH_ENTER(ctx);
   fth::Check check(ctx, "fth_block");
   fth::check_shape(check, shape);
+  if (!check.ok()) return check.status();
   check.range("count", count, 0, fth::kMostRows);
   check.at_least("entry_count", entry_count, 0);
   const bool any = count > 0;
   check.array("rows", rows, any);
+  check.array("cross_rows", cross_rows, any && shape->cross);
+  check.that(cross_rows == nullptr || shape->cross, "cross_rows must be null without shape.cross");
+  check.array("entry_position", entry_position, false);
   check.pointer("weights", weights, 4, any);
   check.array("entries", entries, any && entry_count > 0);
   check.pointer("pool", pool, 4, any);
@@ -436,14 +492,13 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   const fth_kv_shape kv{shape->layers, shape->kv_heads, shape->head_dim, shape->kv_type, pool_entries};
   if (!fth::check_kv(check, "pool", kv)) return check.status();
   const fth::BlockPlan plan(*shape);
-  const int64_t hidden_bytes = count * shape->hidden_size * 4, pool_bytes = fth::pool_bytes(kv);
-  check.disjoint("hidden", hidden, hidden_bytes, "pool", pool, pool_bytes);
-  check.disjoint("hidden", hidden, hidden_bytes, "weights", weights, plan.bytes);
-  check.disjoint("hidden", hidden, hidden_bytes, "rows", rows, count * int64_t(sizeof(fth_row)));
-  check.disjoint("hidden", hidden, hidden_bytes, "entries", entries, entry_count * 4);
-  check.disjoint("pool", pool, pool_bytes, "weights", weights, plan.bytes);
-  check.disjoint("pool", pool, pool_bytes, "rows", rows, count * int64_t(sizeof(fth_row)));
-  check.disjoint("pool", pool, pool_bytes, "entries", entries, entry_count * 4);
+  const int64_t row_bytes = count * int64_t(sizeof(fth_row));
+  check.disjoint({{"rows", rows, row_bytes},
+                  {"cross_rows", cross_rows, row_bytes},
+                  {"weights", weights, plan.bytes},
+                  {"entries", entries, entry_count * 4},
+                  {"entry_position", entry_position, pool_entries * 4}},
+                 {{"hidden", hidden, count * shape->hidden_size * 4}, {"pool", pool, fth::pool_bytes(kv)}});
   if (!check.ok() || !any) return check.status();
 
   fth::Layout layout;
@@ -451,13 +506,14 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
   check.depths(rows, count, shape->depths);
-  fth::check_rows(check, rows, count, entries, entry_count, pool_entries);
+  fth::check_lists(check, "rows", rows, count, entries, entry_count, pool_entries);
+  if (shape->cross) fth::check_lists(check, "cross_rows", cross_rows, count, entries, entry_count, pool_entries);
   fth::check_entries(check, "rows[%lld].entry", &rows->entry, fth::kRowWords, count, pool_entries,
                      reinterpret_cast<int32_t*>(scratch + at.entry_words));
   if (!check.ok()) return check.status();
 
-  fth::Step(ctx, *shape, plan, count, rows, static_cast<const char*>(weights), fth::pool_of(kv, pool), entries, hidden, at,
-            scratch).run();
+  fth::Step(ctx, *shape, plan, count, rows, cross_rows, static_cast<const char*>(weights), fth::pool_of(kv, pool),
+            entries, entry_position, hidden, at, scratch).run();
   return FTH_OK;
 }
 

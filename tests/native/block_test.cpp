@@ -1,5 +1,6 @@
 // The block against a double-precision evaluation of a transformer layer, row by row, on every instruction set: mixed
-// depths, several sequences, every norm placement, LoRA per depth, rows without entry, and the promises about bits.
+// depths, several sequences, every norm placement, LoRA per depth, rows without entry, cross-attention, relative bias,
+// and the promises about bits.
 #include <initializer_list>
 
 #include "test.h"
@@ -8,7 +9,7 @@ using test::Guarded;
 
 namespace {
 
-constexpr int kParts = 14;
+constexpr int kParts = FTH_RELATIVE_BIAS + 1;
 
 // A block of random weights, kept in double beside the packed form.
 struct Block {
@@ -20,8 +21,9 @@ struct Block {
   static int64_t size(const fth_block_shape& s, int part, int kind) {
     const int64_t q = int64_t(s.heads) * s.head_dim, kv = int64_t(s.kv_heads) * s.head_dim, d = s.hidden_size,
                   f = s.intermediate_size;
-    const int64_t out[7] = {q, kv, kv, d, f, f, d}, in[7] = {d, d, d, q, d, d, f};
+    const int64_t out[9] = {q, kv, kv, d, q, d, f, f, d}, in[9] = {d, d, d, q, d, q, d, d, f};
     if (part == FTH_ROPE_FREQUENCY) return s.rotary_dim / 2;
+    if (part == FTH_RELATIVE_BIAS) return int64_t(s.heads) * s.relative_width;
     if (part >= FTH_ATTENTION_PRE_NORM) return d;
     return kind == FTH_WEIGHT ? out[part] * in[part]
            : kind == FTH_BIAS ? out[part]
@@ -38,6 +40,9 @@ struct Block {
         const int placement = norm ? 1 << (part - FTH_ATTENTION_PRE_NORM) % 3 : 0;
         if (norm && !(s.norm_placement & placement)) continue;
         if (part == FTH_GATE && !s.glu) continue;
+        const bool cross = part == FTH_CROSS_Q || part == FTH_CROSS_O ||
+                           (part >= FTH_CROSS_PRE_NORM && part <= FTH_CROSS_POST_NORM);
+        if (cross && !s.cross) continue;
         for (int kind = 0; kind < 4; kind++) {
           if (norm && (kind > FTH_BIAS || (kind == FTH_BIAS && s.norm != FTH_LAYER_NORM))) continue;
           if (!norm && kind == FTH_BIAS && !s.bias) continue;
@@ -51,6 +56,7 @@ struct Block {
       }
     }
     if (s.rope_style != FTH_ROPE_NONE) pack(ctx, random, 0, 0, FTH_ROPE_FREQUENCY, FTH_WEIGHT, 1.f);
+    if (s.relative_width > 0) pack(ctx, random, 0, 0, FTH_RELATIVE_BIAS, FTH_WEIGHT, 2.f);
   }
 
   void pack(fth_context* ctx, test::Random& random, int layer, int depth, int part, int kind, float spread) {
@@ -88,7 +94,8 @@ struct Block {
   // y = W x + bias + B A x
   void linear(int layer, int depth, int part, const double* x, double* y) const {
     const int64_t q = int64_t(shape.heads) * shape.head_dim, d = shape.hidden_size, f = shape.intermediate_size;
-    const int64_t width = part == FTH_O ? q : part == FTH_DOWN ? f : d, out = size(shape, part, FTH_WEIGHT) / width;
+    const int64_t width = part == FTH_O || part == FTH_CROSS_O ? q : part == FTH_DOWN ? f : d;
+    const int64_t out = size(shape, part, FTH_WEIGHT) / width;
     const double *w = at(layer, 0, part, FTH_WEIGHT), *b = at(layer, 0, part, FTH_BIAS);
     const int rank = shape.lora_rank[part];
     double low[64] = {};
@@ -133,9 +140,42 @@ struct Block {
     }
   }
 
+  // What row r's query [heads * head_dim] finds in one layer's keys and values; position null: without bias.
+  void attend(const fth_row& r, const double* q, const int32_t* entries, const double* keys, const double* values,
+              bool biased, const int32_t* entry_position, double* a) const {
+    const fth_block_shape& s = shape;
+    const int kv_size = s.kv_heads * s.head_dim;
+    for (int n = 0; n < s.heads; n++) {
+      const int kv_head = n / (s.heads / s.kv_heads);
+      double total = 0, top = -1e300;
+      double* out = a + n * s.head_dim;
+      for (int k = 0; k < s.head_dim; k++) out[k] = 0;
+      for (int pass = 0; pass < 2; pass++)
+        for (int t = r.start; t < r.visible; t++) {
+          const int back = r.visible - 1 - t, entry = entries[r.list + t];
+          if (back < 64 && !(r.tree >> back & 1)) continue;
+          const double* key = keys + entry * kv_size + kv_head * s.head_dim;
+          double z = 0;
+          for (int k = 0; k < s.head_dim; k++) z += q[n * s.head_dim + k] * key[k];
+          z *= double(s.attention_scale);
+          if (biased) {
+            int at = (entry_position != nullptr ? entry_position[entry] : t) - r.position + s.relative_center;
+            at = at < 0 ? 0 : at >= s.relative_width ? s.relative_width - 1 : at;
+            z += tensor[0][0][FTH_RELATIVE_BIAS][FTH_WEIGHT][n * s.relative_width + at];
+          }
+          if (pass == 0) { top = z > top ? z : top; continue; }
+          const double p = exp(z - top);
+          total += p;
+          const double* value = values + entry * kv_size + kv_head * s.head_dim;
+          for (int k = 0; k < s.head_dim; k++) out[k] += p * value[k];
+        }
+      for (int k = 0; k < s.head_dim; k++) out[k] = total > 0 ? out[k] / total : 0;
+    }
+  }
+
   // keys, values: [layer][entry][kv_heads * head_dim], read and written as the pool is.
-  void run(int64_t count, const fth_row* rows, const int32_t* entries, double* keys, double* values, int64_t pool,
-           double* hidden) const {
+  void run(int64_t count, const fth_row* rows, const fth_row* cross_rows, const int32_t* entries,
+           const int32_t* entry_position, double* keys, double* values, int64_t pool, double* hidden) const {
     const fth_block_shape& s = shape;
     const int d = s.hidden_size, q_size = s.heads * s.head_dim, kv_size = s.kv_heads * s.head_dim, f = s.intermediate_size;
     double *q = static_cast<double*>(malloc(sizeof(double) * count * q_size)), x[512], y[512], a[512], g[512], u[512];
@@ -143,7 +183,7 @@ struct Block {
       for (int64_t i = 0; i < count; i++) {
         const fth_row& r = rows[i];
         double* h = hidden + i * d;
-        if (s.norm_placement & FTH_NORM_PRE) norm(layer, r.depth, FTH_ATTENTION_PRE_NORM, h, x); else memcpy(x, h, sizeof(double) * d);
+        before(layer, r.depth, FTH_ATTENTION_PRE_NORM, h, x);
         linear(layer, r.depth, FTH_Q, x, q + i * q_size);
         for (int n = 0; n < s.heads; n++) if (s.rope_style) rope(q + i * q_size + n * s.head_dim, r.position);
         if (r.entry < 0) continue;
@@ -154,29 +194,19 @@ struct Block {
       }
       for (int64_t i = 0; i < count; i++) {
         const fth_row& r = rows[i];
+        const double *k = keys + layer * pool * kv_size, *v = values + layer * pool * kv_size;
         double* h = hidden + i * d;
-        for (int n = 0; n < s.heads; n++) {
-          const int kv_head = n / (s.heads / s.kv_heads);
-          double total = 0, top = -1e300;
-          double* out = a + n * s.head_dim;
-          for (int k = 0; k < s.head_dim; k++) out[k] = 0;
-          for (int pass = 0; pass < 2; pass++)
-            for (int t = r.start; t < r.visible; t++) {
-              const double* key = keys + (layer * pool + entries[r.list + t]) * kv_size + kv_head * s.head_dim;
-              double z = 0;
-              for (int k = 0; k < s.head_dim; k++) z += q[i * q_size + n * s.head_dim + k] * key[k];
-              z *= double(s.attention_scale);
-              if (pass == 0) { top = z > top ? z : top; continue; }
-              const double p = exp(z - top);
-              total += p;
-              const double* value = values + (layer * pool + entries[r.list + t]) * kv_size + kv_head * s.head_dim;
-              for (int k = 0; k < s.head_dim; k++) out[k] += p * value[k];
-            }
-          for (int k = 0; k < s.head_dim; k++) out[k] = total > 0 ? out[k] / total : 0;
-        }
+        attend(r, q + i * q_size, entries, k, v, s.relative_width > 0, entry_position, a);
         linear(layer, r.depth, FTH_O, a, y);
         finish(layer, r.depth, FTH_ATTENTION_PRE_NORM, y, h);
-        if (s.norm_placement & FTH_NORM_PRE) norm(layer, r.depth, FTH_MLP_PRE_NORM, h, x); else memcpy(x, h, sizeof(double) * d);
+        if (s.cross) {
+          before(layer, r.depth, FTH_CROSS_PRE_NORM, h, x);
+          linear(layer, r.depth, FTH_CROSS_Q, x, y);
+          attend(cross_rows[i], y, entries, k, v, false, nullptr, a);
+          linear(layer, r.depth, FTH_CROSS_O, a, y);
+          finish(layer, r.depth, FTH_CROSS_PRE_NORM, y, h);
+        }
+        before(layer, r.depth, FTH_MLP_PRE_NORM, h, x);
         linear(layer, r.depth, FTH_UP, x, u);
         if (s.glu) linear(layer, r.depth, FTH_GATE, x, g);
         for (int k = 0; k < f; k++) u[k] = s.glu ? activate(g[k]) * u[k] : activate(u[k]);
@@ -185,6 +215,12 @@ struct Block {
       }
     }
     free(q);
+  }
+
+  // What a sub-layer reads.
+  void before(int layer, int depth, int pre_norm, const double* h, double* x) const {
+    if (shape.norm_placement & FTH_NORM_PRE) norm(layer, depth, pre_norm, h, x);
+    else memcpy(x, h, sizeof(double) * shape.hidden_size);
   }
 
   void finish(int layer, int depth, int pre_norm, double* y, double* h) const {
@@ -204,10 +240,20 @@ fth_block_shape small() {
   return s;
 }
 
-// Two sequences of 5 and 70 tokens, prefilled at depth 0, then a step of rows at mixed depths: lists of capacity 128.
+// The decoder of T5 1.1.
+fth_block_shape t5() {
+  fth_block_shape s = small();
+  s.cross = 1; s.relative_width = 33; s.relative_center = 20; s.rope_style = FTH_ROPE_NONE; s.rotary_dim = 0;
+  s.kv_heads = s.heads; s.activation = FTH_GELU_TANH; s.norm_eps = 1e-6f; s.attention_scale = 1;
+  return s;
+}
+
+// Two sequences of 5 and 70 tokens, prefilled at depth 0, then a step of rows at mixed depths, then nine rows that all
+// see one another: lists of capacity 128. Each sequence has an encoder's list of 40 or 90 tokens, the second scattered.
 struct Scene {
-  static constexpr int kLists = 6, kCapacity = 128, kPool = 64 * 12;
-  Guarded<int32_t> entries{kLists * kCapacity};
+  static constexpr int kDecoder = 7, kLists = kDecoder + 2, kCapacity = 128, kPool = 64 * 2 * kLists;
+  static constexpr int kEncoderLengths[2] = {40, 90};
+  Guarded<int32_t> entries{kLists * kCapacity}, position{kPool};
   Guarded<fth_row> rows{75};
   int lengths[kLists] = {};
 
@@ -215,17 +261,61 @@ struct Scene {
     // List l owns pages 2l and 2l + 1, in reverse order for odd l.
     for (int l = 0; l < kLists; l++)
       for (int i = 0; i < kCapacity; i++) entries[l * kCapacity + i] = (2 * l + (l % 2 ? 1 - i / 64 : i / 64)) * 64 + i % 64;
+    for (int i = 0, last = kLists - 1; i < kCapacity; i++)
+      entries[last * kCapacity + i] = 2 * last * 64 + i * 37 % kCapacity;
+    for (int e = 0; e < kPool; e++) position[e] = INT32_MAX;  // read of no row
   }
   fth_row append(int sequence, int depth, int position) {
     const int l = sequence * 3 + depth;
     fth_row r = test::row();
     r.list = l * kCapacity; r.entry = entries[r.list + lengths[l]]; r.visible = ++lengths[l]; r.position = position;
     r.depth = depth; r.sequence = sequence;
+    this->position[r.entry] = position;
     return r;
   }
+  // Row i of a call sees its sequence's encoder: all of it, or a window, or nothing.
+  fth_row cross(int64_t i, int sequence) const {
+    fth_row r = test::row();
+    r.list = (kDecoder + sequence % 2) * kCapacity;
+    r.visible = i % 11 == 7 ? 0 : kEncoderLengths[sequence % 2];
+    r.start = i % 5 == 4 ? 30 : 0;
+    r.entry = -7;  // not read
+    return r;
+  }
+  // Random K,V for the encoders' tokens, exact in both types of pool.
+  void fill_encoders(fth_context* ctx, const fth_kv_shape& kv, char* pool, double* keys, double* values) const {
+    const int64_t row = int64_t(kv.kv_heads) * kv.head_dim;
+    test::Random random(8);
+    for (int32_t layer = 0; layer < kv.layers; layer++)
+      for (int l = 0; l < 2; l++)
+        for (int i = 0; i < kEncoderLengths[l]; i++) {
+          Guarded<float> k(row), v(row);
+          for (int64_t j = 0; j < row; j++) {
+            k[j] = roundf(random.uniform() * 64) / 64;
+            v[j] = roundf(random.uniform() * 64) / 64;
+          }
+          Guarded<fth_row> to(1);
+          to[0] = test::row();
+          to[0].entry = entries[(kDecoder + l) * kCapacity + i];
+          EXPECT(fth_kv_write(ctx, &kv, layer, 1, to, k, v, pool) == FTH_OK, "%s", fth_context_message(ctx));
+          for (int64_t j = 0; j < row && keys != nullptr; j++) {
+            keys[(layer * kPool + to[0].entry) * row + j] = k[j];
+            values[(layer * kPool + to[0].entry) * row + j] = v[j];
+          }
+        }
+  }
 };
+constexpr int Scene::kEncoderLengths[2];
 
-void compare(int32_t isa, const fth_block_shape& shape, double bound) {
+// `positions`: entry_position is given; else an item's index is its position.
+fth_status run(fth_context* ctx, const Block& block, const Scene& scene, int64_t count, const fth_row* rows,
+               const fth_row* cross_rows, bool positions, char* pool, float* hidden) {
+  return fth_block(ctx, &block.shape, count, rows, block.shape.cross ? cross_rows : nullptr, block.weights,
+                   scene.entries, scene.entries.size(), positions ? scene.position.get() : nullptr, Scene::kPool, pool,
+                   hidden);
+}
+
+void compare(int32_t isa, const fth_block_shape& shape, double bound, bool positions = false) {
   test::Context ctx(isa, 2);
   Block block(ctx, shape, 17);
   Scene scene;
@@ -237,13 +327,19 @@ void compare(int32_t isa, const fth_block_shape& shape, double bound) {
   const int64_t pool_size = int64_t(shape.layers) * Scene::kPool * kv_size;
   Guarded<double> keys(pool_size), values(pool_size);
   test::Random random(3);
+  scene.fill_encoders(ctx, kv, pool, keys, values);
 
-  for (int step = 0; step < 2; step++) {
+  for (int step = 0; step < 3; step++) {
     int64_t count = 0;
     if (step == 0) {
       for (int t = 0; t < 70; t++) {
         scene.rows[count++] = scene.append(1, 0, t);
         if (t < 5) scene.rows[count++] = scene.append(0, 0, t);
+      }
+    } else if (step == 2) {
+      for (int t = 0; t < 9; t++) {
+        scene.rows[count] = scene.append(2, 0, 2 * t);
+        scene.rows[count++].visible = 9;
       }
     } else {
       scene.rows[count++] = scene.append(0, shape.depths - 1, 5);
@@ -257,14 +353,15 @@ void compare(int32_t isa, const fth_block_shape& shape, double bound) {
       scene.rows[count++] = shared;
     }
     Guarded<float> hidden(count * d);
-    Guarded<fth_row> rows(count);
+    Guarded<fth_row> rows(count), cross(count);
     Guarded<double> want(count * d);
     rows.copy_from(scene.rows);
+    for (int64_t i = 0; i < count; i++) cross[i] = scene.cross(i, rows[i].sequence);
     random.fill(hidden, count * d);
     for (int64_t i = 0; i < count * d; i++) want[i] = hidden[i];
-    block.run(count, rows, scene.entries, keys, values, Scene::kPool, want);
-    EXPECT_OK(ctx, fth_block(ctx, &shape, count, rows, block.weights, scene.entries, scene.entries.size(), Scene::kPool,
-                             pool.get(), hidden));
+    block.run(count, rows, cross, scene.entries, positions ? scene.position.get() : nullptr, keys, values,
+              Scene::kPool, want);
+    EXPECT_OK(ctx, run(ctx, block, scene, count, rows, cross, positions, pool, hidden));
     double worst = 0;
     for (int64_t i = 0; i < count * d; i++) worst = fmax(worst, fabs(hidden[i] - want[i]) / (1 + fabs(want[i])));
     EXPECT(worst <= bound, "isa %d step %d: worst relative error %g, bound %g", isa, step, worst, bound);
@@ -295,7 +392,8 @@ TEST(matches_the_layer_formula) {
     }
     for (int32_t rank : {1, 5, 16}) {
       fth_block_shape s = small();
-      for (int part = FTH_Q; part <= FTH_DOWN; part++) s.lora_rank[part] = part % 2 ? rank : rank / 2;
+      for (int part = FTH_Q; part <= FTH_DOWN; part++)
+        if (part != FTH_CROSS_Q && part != FTH_CROSS_O) s.lora_rank[part] = part % 2 ? rank : rank / 2;
       compare(isa, s, 2e-5);
     }
     fth_block_shape s = small();
@@ -311,11 +409,49 @@ TEST(matches_the_layer_formula) {
   }
 }
 
+// Three sub-layers where the test above has two.
+TEST(cross_attention_and_relative_bias_match_the_formula) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+    for (bool positions : {false, true}) compare(isa, t5(), 3e-5, positions);
+    for (int placement = 0; placement < 8; placement++) {
+      fth_block_shape s = t5();
+      s.norm_placement = placement;
+      s.norm = placement & 1 ? FTH_RMS_NORM : FTH_LAYER_NORM;
+      s.norm_per_depth = placement & 2 ? 1 : 0;
+      compare(isa, s, 3e-5, true);
+    }
+    fth_block_shape s = t5();  // the encoder
+    s.cross = 0;
+    compare(isa, s, 3e-5, true);
+    s = t5();  // T5 1.0; a table that all differences fall out of, cross-attention beside rotation
+    s.glu = 0;
+    s.activation = FTH_RELU;
+    s.kv_heads = 2;
+    s.relative_width = 1;
+    s.relative_center = -5;
+    s.rope_style = FTH_ROPE_HALF;
+    s.rotary_dim = 16;
+    compare(isa, s, 3e-5, true);
+    s = t5();
+    s.relative_width = 0;
+    s.bias = 1;
+    for (int part = FTH_Q; part <= FTH_DOWN; part++) s.lora_rank[part] = 1 + part;
+    compare(isa, s, 3e-5);
+    s = t5();
+    s.hidden_size = 50;
+    s.weight_type = s.kv_type = FTH_BF16;
+    s.attention_scale = 0.25f;
+    s.lora_rank[FTH_CROSS_Q] = s.lora_rank[FTH_CROSS_O] = 4;
+    compare(isa, s, 4.5e-2, true);
+  }
+}
+
 // Prefill in one call, token by token, and with one or four workers: the same bits, and the same bits in the pool.
 TEST(bits_do_not_depend_on_company_or_workers) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t type : {FTH_F32, FTH_BF16}) {
-      fth_block_shape s = small();
+    for (int32_t kind = 0; kind < 4; kind++) {
+      const int32_t type = kind % 2;
+      fth_block_shape s = kind < 2 ? small() : t5();
       s.weight_type = s.kv_type = type;
       s.lora_rank[FTH_Q] = s.lora_rank[FTH_DOWN] = 3;
       test::Context one(isa, 1), four(isa, 4);
@@ -332,12 +468,16 @@ TEST(bits_do_not_depend_on_company_or_workers) {
       c.copy_from(a);
       Guarded<char> pool_a(pool_bytes), pool_b(pool_bytes), pool_c(pool_bytes);
       Scene scene;
-      Guarded<fth_row> rows(kTokens);
-      for (int t = 0; t < kTokens; t++) rows[t] = scene.append(1, t % 2, t);
-      EXPECT_OK(one, fth_block(one, &s, kTokens, rows, block.weights, scene.entries, scene.entries.size(), Scene::kPool, pool_a.get(), a));
-      EXPECT_OK(four, fth_block(four, &s, kTokens, rows, block.weights, scene.entries, scene.entries.size(), Scene::kPool, pool_b.get(), b));
+      for (Guarded<char>* pool : {&pool_a, &pool_b, &pool_c}) scene.fill_encoders(one, kv, *pool, nullptr, nullptr);
+      Guarded<fth_row> rows(kTokens), cross(kTokens);
+      for (int t = 0; t < kTokens; t++) {
+        rows[t] = scene.append(1, t % 2, t);
+        cross[t] = scene.cross(t, t / 9);
+      }
+      EXPECT_OK(one, run(one, block, scene, kTokens, rows, cross, true, pool_a, a));
+      EXPECT_OK(four, run(four, block, scene, kTokens, rows, cross, true, pool_b, b));
       for (int t = 0; t < kTokens; t++)
-        EXPECT_OK(one, fth_block(one, &s, 1, rows + t, block.weights, scene.entries, scene.entries.size(), Scene::kPool, pool_c.get(), c + t * d));
+        EXPECT_OK(one, run(one, block, scene, 1, rows + t, cross + t, true, pool_c, c + t * d));
       EXPECT(memcmp(a, b, sizeof(float) * kTokens * d) == 0, "isa %d type %d", isa, type);
       EXPECT(memcmp(a, c, sizeof(float) * kTokens * d) == 0, "isa %d type %d", isa, type);
       EXPECT(memcmp(pool_a, pool_b, pool_bytes) == 0 && memcmp(pool_a, pool_c, pool_bytes) == 0, "isa %d type %d", isa, type);
@@ -369,8 +509,13 @@ TEST(refuses_bad_arguments) {
     rows[0].entry = 1; rows[1].entry = 2;
     rows[0].visible = rows[1].visible = 3;
   };
+  const auto call = [&](const fth_block_shape* shape, int64_t count, const fth_row* cross, const void* weights,
+                        int64_t pool_entries, float* h) {
+    return fth_block(ctx, shape, count, rows, cross, weights, scene.entries, scene.entries.size(), nullptr,
+                     pool_entries, pool.get(), h);
+  };
   const auto run = [&](const fth_block_shape* shape) {
-    return fth_block(ctx, shape, 2, rows, block.weights, scene.entries, scene.entries.size(), Scene::kPool, pool.get(), hidden);
+    return call(shape, 2, nullptr, block.weights, Scene::kPool, hidden);
   };
   reset();
   EXPECT_OK(ctx, run(&good));
@@ -383,7 +528,8 @@ TEST(refuses_bad_arguments) {
       {&fth_block_shape::norm_placement, 8, "norm_placement"}, {&fth_block_shape::norm_per_depth, 2, "norm_per_depth"},
       {&fth_block_shape::activation, 7, "activation"}, {&fth_block_shape::glu, 2, "glu"},
       {&fth_block_shape::bias, -1, "bias"}, {&fth_block_shape::rope_style, 3, "rope_style"},
-      {&fth_block_shape::rotary_dim, 17, "rotary_dim"}};
+      {&fth_block_shape::rotary_dim, 17, "rotary_dim"}, {&fth_block_shape::relative_width, -1, "relative_width"},
+      {&fth_block_shape::cross, 2, "cross"}};
   for (const auto& bad : shapes) {
     fth_block_shape s = good;
     s.*bad.field = bad.value;
@@ -416,18 +562,76 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "entries[2]", run(&good));
   scene.entries[2] = 2;
 
-  EXPECT_REFUSED(ctx, "weights must not be null", fth_block(ctx, &good, 2, rows, nullptr, scene.entries, scene.entries.size(), Scene::kPool, pool.get(), hidden));
-  EXPECT_REFUSED(ctx, "hidden must not be null", fth_block(ctx, &good, 2, rows, block.weights, scene.entries, scene.entries.size(), Scene::kPool, pool.get(), nullptr));
-  EXPECT_REFUSED(ctx, "pool_entries", fth_block(ctx, &good, 2, rows, block.weights, scene.entries, scene.entries.size(), 100, pool.get(), hidden));
-  EXPECT_REFUSED(ctx, "count", fth_block(ctx, &good, -1, rows, block.weights, scene.entries, scene.entries.size(), Scene::kPool, pool.get(), hidden));
+  EXPECT_REFUSED(ctx, "weights must not be null", call(&good, 2, nullptr, nullptr, Scene::kPool, hidden));
+  EXPECT_REFUSED(ctx, "hidden must not be null", call(&good, 2, nullptr, block.weights, Scene::kPool, nullptr));
+  EXPECT_REFUSED(ctx, "pool_entries", call(&good, 2, nullptr, block.weights, 100, hidden));
+  EXPECT_REFUSED(ctx, "count", call(&good, -1, nullptr, block.weights, Scene::kPool, hidden));
+  EXPECT_REFUSED(ctx, "cross_rows must be null without shape.cross",
+                 call(&good, 2, rows, block.weights, Scene::kPool, hidden));
+  EXPECT_REFUSED(ctx, "entry_position and hidden must not overlap",
+                 fth_block(ctx, &good, 2, rows, nullptr, block.weights, scene.entries, scene.entries.size(),
+                           reinterpret_cast<const int32_t*>(hidden.get()), Scene::kPool, pool.get(), hidden));
 
   EXPECT_REFUSED(ctx, "layer", fth_block_pack(ctx, &good, 2, 0, FTH_Q, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
   EXPECT_REFUSED(ctx, "depth", fth_block_pack(ctx, &good, 0, 3, FTH_Q, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "part", fth_block_pack(ctx, &good, 0, 0, 14, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
+  EXPECT_REFUSED(ctx, "part", fth_block_pack(ctx, &good, 0, 0, 20, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
+  const auto pack = [&](int32_t layer, int32_t part) {
+    return fth_block_pack(ctx, &good, layer, 0, part, FTH_WEIGHT, 1, FTH_F32, source, block.weights);
+  };
+  EXPECT_REFUSED(ctx, "part 4 needs shape.cross = 1", pack(0, FTH_CROSS_Q));
+  EXPECT_REFUSED(ctx, "cross 0", pack(0, FTH_CROSS_PRE_NORM));
+  EXPECT_REFUSED(ctx, "part 19 needs shape.relative_width > 0", pack(0, FTH_RELATIVE_BIAS));
+  EXPECT_REFUSED(ctx, "part 18 is one FTH_WEIGHT of layer 0", pack(1, FTH_ROPE_FREQUENCY));
   EXPECT_REFUSED(ctx, "kind", fth_block_pack(ctx, &good, 0, 0, FTH_Q, 4, 1, FTH_F32, source, block.weights));
   EXPECT_REFUSED(ctx, "bias", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_BIAS, 1, FTH_F32, source, block.weights));
   EXPECT_REFUSED(ctx, "lora_rank", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_LORA_A, 1, FTH_F32, source, block.weights));
   EXPECT_REFUSED(ctx, "norm_placement", fth_block_pack(ctx, &good, 0, 0, FTH_MLP_POST_NORM, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
   EXPECT_REFUSED(ctx, "scale", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_WEIGHT, NAN, FTH_F32, source, block.weights));
   EXPECT_REFUSED(ctx, "source_type", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_WEIGHT, 1, 3, source, block.weights));
+}
+
+TEST(refuses_bad_cross_rows) {
+  test::Context ctx;
+  const fth_block_shape s = t5();
+  Block block(ctx, s, 1);
+  Scene scene;
+  const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, s.kv_type, Scene::kPool};
+  int64_t pool_bytes;
+  EXPECT_OK(ctx, fth_kv_bytes(ctx, &kv, &pool_bytes));
+  Guarded<char> pool(pool_bytes);
+  Guarded<float> hidden(2 * s.hidden_size), before(hidden.size()), source(4096);
+  Guarded<fth_row> rows(2), cross(2);
+  for (int i = 0; i < 2; i++) {
+    rows[i] = scene.append(0, 0, i);
+    cross[i] = scene.cross(i, 0);
+  }
+  scene.fill_encoders(ctx, kv, pool, nullptr, nullptr);
+  const auto call = [&] { return run(ctx, block, scene, 2, rows, cross, true, pool, hidden); };
+  EXPECT_OK(ctx, call());
+  before.copy_from(hidden);
+  const fth_row good = cross[1];
+  cross[1].list = scene.entries.size();
+  EXPECT_REFUSED(
+      ctx, "cross_rows[1].list and visible must stay inside the 1152 entries, got list 1152 with 40 visible", call());
+  cross[1] = good; cross[1].visible = -1;
+  EXPECT_REFUSED(ctx, "cross_rows[1].visible must be at least 0, got -1", call());
+  cross[1] = good; cross[1].start = -1;
+  EXPECT_REFUSED(ctx, "cross_rows[1].start must be at least 0, got -1", call());
+  cross[1] = good;
+  const int64_t item = good.list + 39;
+  const int32_t entry = scene.entries[item];
+  scene.entries[item] = Scene::kPool;
+  EXPECT_REFUSED(ctx, "entries[935] must be in 0..1151, got 1152", call());
+  scene.entries[item] = entry;
+  EXPECT_REFUSED(ctx, "cross_rows must not be null", run(ctx, block, scene, 2, rows, nullptr, true, pool, hidden));
+  EXPECT_REFUSED(ctx, "cross_rows and hidden must not overlap",
+                 run(ctx, block, scene, 1, rows, reinterpret_cast<const fth_row*>(hidden.get()), true, pool, hidden));
+  EXPECT(memcmp(before, hidden, size_t(hidden.size()) * 4) == 0);
+  fth_block_shape without = s;
+  without.cross = 0;
+  without.lora_rank[FTH_CROSS_O] = 2;
+  int64_t bytes;
+  EXPECT_REFUSED(ctx, "shape.lora_rank[5] must be 0 without cross-attention", fth_block_bytes(ctx, &without, &bytes));
+  EXPECT_REFUSED(ctx, "shape.lora_rank[5] > 0",
+                 fth_block_pack(ctx, &s, 0, 0, FTH_CROSS_O, FTH_LORA_A, 1, FTH_F32, source, block.weights));
 }

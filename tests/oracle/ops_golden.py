@@ -7,11 +7,14 @@ the json have the names and values of the C header's structs and enums. python o
 import json
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+
+from relative import relative_shape, relative_table
 
 OUT = Path(__file__).resolve().parent.parent / "golden" / "ops"
 F32, BF16, F16 = 0, 1, 2
@@ -380,7 +383,7 @@ def backfill():
     book.save()
 
 
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+LINEARS = ("q", "k", "v", "o", "cross_q", "cross_o", "gate", "up", "down")
 
 
 def block():
@@ -388,69 +391,130 @@ def block():
     book = Book("block")
     base = dict(layers=1, depths=1, hidden_size=24, intermediate_size=40, heads=3, kv_heads=1, head_dim=16, weight_type=F32, kv_type=F32,
                 norm=RMS, norm_placement=PRE, norm_per_depth=0, activation=SILU, glu=1, bias=0, rope_style=ROPE_HALF, rotary_dim=16,
-                lora_rank=[0] * 7, norm_eps=1e-5, lora_scale=1.0)
+                relative_width=0, relative_center=0, cross=0, lora_rank=[0] * 9, norm_eps=1e-5, lora_scale=1.0)
+    all_ranks = lambda rank, cross=0: [rank] * 4 + [cross] * 2 + [rank] * 3
+    # T5's decoder (1.1) and encoder: heads * head_dim is not hidden_size, no rotation, scale 1
+    t5 = dict(layers=2, hidden_size=40, intermediate_size=56, kv_heads=3, activation=GELU_TANH, rope_style=ROPE_NONE, rotary_dim=0,
+              norm_eps=1e-6, attention_scale=1.0, relative=False)
+    decoder, encoder = dict(t5, cross=1, rows="decoder"), dict(t5, relative=True, rows="encoder")
     variants = dict(
         llama={}, one_row=dict(rows="one"), prefill=dict(rows="prefill", layers=2, heads=4, kv_heads=2),
         depths=dict(depths=3, layers=2), gains_per_depth=dict(depths=3, norm_per_depth=1),
-        lora=dict(depths=3, lora_rank=[4] * 7, lora_scale=2.0), lora_qv=dict(depths=2, lora_rank=[3, 0, 5, 0, 0, 0, 0], norm_per_depth=1),
+        lora=dict(depths=3, lora_rank=all_ranks(4), lora_scale=2.0),
+        lora_qv=dict(depths=2, lora_rank=[3, 0, 5, 0, 0, 0, 0, 0, 0], norm_per_depth=1),
         shared_kv=dict(depths=3, layers=2, rows="shared"), rope_interleaved=dict(rope_style=ROPE_INTERLEAVED, rotary_dim=8),
         no_rope_bias_gelu=dict(rope_style=ROPE_NONE, rotary_dim=0, bias=1, activation=GELU, glu=0, norm=LAYER),
         post_norm=dict(norm=LAYER, norm_placement=POST, bias=1, glu=0, activation=RELU),
         sandwich=dict(norm_placement=PRE | BRANCH, activation=GELU_TANH, layers=2),
         all_norms=dict(norm_placement=PRE | BRANCH | POST, depths=2, norm_per_depth=1), branch_only=dict(norm_placement=BRANCH),
         bare=dict(norm_placement=0), odd=dict(hidden_size=33, intermediate_size=45, heads=2, kv_heads=2, head_dim=24, rotary_dim=24),
-        bf16=dict(weight_type=BF16, depths=2, layers=2), bf16_kv=dict(kv_type=BF16, depths=2), bf16_lora=dict(weight_type=BF16, kv_type=BF16, depths=2, lora_rank=[2] * 7))
+        bf16=dict(weight_type=BF16, depths=2, layers=2), bf16_kv=dict(kv_type=BF16, depths=2),
+        bf16_lora=dict(weight_type=BF16, kv_type=BF16, depths=2, lora_rank=all_ranks(2)),
+        t5_decoder=decoder, t5_decoder_holes=dict(decoder, rows="holes"), t5_decoder_relu=dict(decoder, glu=0, activation=RELU),
+        t5_decoder_bf16=dict(decoder, weight_type=BF16, kv_type=BF16), t5_encoder=encoder, t5_encoder_bf16=dict(encoder, weight_type=BF16),
+        t5_encoder_relu=dict(encoder, glu=0, activation=RELU), longt5_encoder=dict(encoder, rows="window"),
+        relative_depths=dict(depths=3, relative=False, rows="gaps"),  # a decoder with depths and both kinds of position
+        cross_post_norm=dict(cross=1, rows="decoder", norm=LAYER, norm_placement=POST, bias=1, glu=0, activation=RELU, rope_style=ROPE_NONE,
+                             rotary_dim=0),
+        cross_all_norms=dict(cross=1, rows="decoder", norm_placement=PRE | BRANCH | POST),
+        cross_lora=dict(cross=1, rows="decoder", depths=2, norm_per_depth=1, lora_rank=all_ranks(3, 5), lora_scale=0.5))
     for name, changed in variants.items():
-        numbers = {**base, **changed}
-        rows = numbers.pop("rows", "mixed")
-        book.case(name, **numbers, attention_scale=scale_of(numbers["head_dim"]), entries=128)
-        block_case(book, numbers, rows)
+        numbers = {**base, "attention_scale": scale_of(changed.get("head_dim", 16)), **changed}
+        rows, relative = numbers.pop("rows", "mixed"), numbers.pop("relative", None)
+        if relative is not None:
+            numbers.update(relative_shape(relative))
+        book.case(name, **numbers, entries=128)
+        block_case(book, numbers, rows, relative)
     book.save()
 
 
+@dataclass
+class Row:
+    list: int
+    visible: int
+    position: int
+    depth: int
+    entry: int
+    start: int = 0
+    cross: tuple = None  # list, visible, start
+
+
 def block_rows(book, depths, kind):
-    """Lists per (sequence, depth) with older entries already in the pool, and the rows of this call."""
+    """Lists, the rows of this call, entries that are in the pool already, and each entry's position.
+
+    One list per (sequence, depth); for decoders one more per sequence, of its encoder's tokens."""
     fresh = iter(torch.randperm(128, generator=book.g).tolist())
-    lists, rows, old = [], [], []  # rows: (list index, visible, position, depth, entry)
+    lists, rows, old, where = [], [], [], {}
+    encoder = kind in ("encoder", "window")
     if kind == "prefill":
         plan = [(0, 0, 19)]  # (depth, older items, new rows)
     elif kind == "one":
         plan = [(0, 0, 1)]
     elif kind == "shared":  # depth 0 writes; deeper rows have no entry and read the first list
         plan = [(0, 5, 4)]
+    elif kind in ("decoder", "holes"):  # n + 1 rows of each sequence at once, after a past of its own
+        plan = [(0, 7, 3), (depths - 1, 18, 1), (0, 0, 5), (depths - 1, 25, 2)]
+    elif encoder:
+        plan = [(0, 0, 21), (0, 0, 1), (0, 0, 34)]
     else:
         plan = [(d, (7, 18, 0)[(d + s) % 3], (2, 1, 3)[(d + s) % 3]) for s in range(3) for d in range(depths)]
+    gaps = 1 if kind == "decoder" or encoder else 3 if kind != "holes" else 20
     for depth, older, new in plan:
         items = [next(fresh) for _ in range(older + new)]
         old += items[:older]
         position = 0
         for j in range(older + new):
-            position += int(torch.randint(1, 3, (), generator=book.g)) if j else 0  # deeper lists have gaps
+            position += int(torch.randint(1, gaps, (), generator=book.g)) if j and gaps > 1 else int(j > 0)  # deeper lists have gaps
+            where[items[j]] = position
             if j >= older:
-                rows.append((len(lists), j + 1, position, depth, items[j]))
+                row = Row(len(lists), j + 1, position, depth, items[j])
+                if encoder:
+                    row.visible = older + new
+                if kind == "window":
+                    row.start, row.visible = max(0, j - 5), min(older + new, j + 6)
+                rows.append(row)
         lists.append(items)
     if kind == "shared":
-        rows += [(0, visible, position, d, -1) for d in range(1, depths) for _, visible, position, dd, e in rows if dd == 0 and e >= 0]
-    order = torch.randperm(len(rows), generator=book.g).tolist() if kind == "mixed" else range(len(rows))
-    return lists, [rows[i] for i in order], old
+        rows += [Row(0, r.visible, r.position, d, -1) for d in range(1, depths) for r in list(rows) if r.depth == 0]
+    if kind in ("decoder", "holes"):
+        sequences = len(lists)
+        for n in (9, 30, 1, 16):
+            items = [next(fresh) for _ in range(n)]
+            old += items
+            lists.append(items)
+        for i, row in enumerate(rows):  # all of its encoder; one row without any, one through a window
+            n = len(lists[sequences + row.list])
+            row.cross = (sequences + row.list, 0 if i == 1 else n, 3 if i == 2 else 0)
+    order = torch.randperm(len(rows), generator=book.g).tolist() if kind in ("mixed", "gaps") else range(len(rows))
+    return lists, [rows[i] for i in order], old, where
 
 
-def block_case(book, c, kind):
+def block_case(book, c, kind, bidirectional):
     heads, kv_heads, d, hidden, f = c["heads"], c["kv_heads"], c["head_dim"], c["hidden_size"], c["intermediate_size"]
-    out_in = dict(q=(heads * d, hidden), k=(kv_heads * d, hidden), v=(kv_heads * d, hidden), o=(hidden, heads * d), gate=(f, hidden),
-                  up=(f, hidden), down=(hidden, f))
-    used = [n for n in LINEARS if n != "gate" or c["glu"]]
+    out_in = dict(q=(heads * d, hidden), k=(kv_heads * d, hidden), v=(kv_heads * d, hidden), o=(hidden, heads * d),
+                  cross_q=(heads * d, hidden), cross_o=(hidden, heads * d), gate=(f, hidden), up=(f, hidden), down=(hidden, f))
+    used = [n for n in LINEARS if (n != "gate" or c["glu"]) and (n[:5] != "cross" or c["cross"])]
     dtype, see, kv_round = TYPES[c["weight_type"]], seen_by(c["weight_type"]), lambda x: x.to(TYPES[c["kv_type"]]).double()
-    lists, rows, old = block_rows(book, c["depths"], kind)
+    lists, rows, old, where = block_rows(book, c["depths"], kind)
     count = len(rows)
     begin = [sum(map(len, lists[:i])) for i in range(len(lists))]
     book.note(count=count)
-    book.int64("list", [begin[r[0]] for r in rows])
-    for i, name in ((1, "visible"), (2, "position"), (3, "depth"), (4, "entry")):
-        book.int32(name, [r[i] for r in rows])
-    position, depth = torch.tensor([r[2] for r in rows]), torch.tensor([r[3] for r in rows])
+    book.int64("list", [begin[r.list] for r in rows])
+    for name in ("visible", "start", "position", "depth", "entry"):
+        book.int32(name, [getattr(r, name) for r in rows])
+    if c["cross"]:
+        book.int64("cross_list", [begin[r.cross[0]] for r in rows])
+        book.int32("cross_visible", [r.cross[1] for r in rows])
+        book.int32("cross_start", [r.cross[2] for r in rows])
+    position, depth = torch.tensor([r.position for r in rows]), torch.tensor([r.depth for r in rows])
     book.int32("entries", [e for items in lists for e in items])
     freq = book.put("frequency", frequencies(c["rotary_dim"])) if c["rotary_dim"] else torch.zeros(0)
+    relative = None
+    if bidirectional is not None:
+        buckets = book.random("bucket_bias", 32, heads, scale=1.5)
+        relative = book.put("relative_bias", relative_table(buckets, bidirectional))
+    if kind in ("holes", "gaps"):  # else an item's index in its list is its position
+        book.int32("entry_position", [where.get(e, 0) for e in range(128)])
     pool = torch.zeros(c["layers"], 2, 128, kv_heads, d, dtype=torch.float64)
     if old:  # K,V of the older entries, to be written first: [layers, n, kv_heads, head_dim]
         book.int32("pool_entry", old)
@@ -461,15 +525,17 @@ def block_case(book, c, kind):
     norm_sets = c["depths"] if c["norm_per_depth"] else 1
     written = torch.zeros(c["layers"], 2, count, kv_heads, d, dtype=torch.float64)
     places = [(bit, word) for bit, word in ((PRE, "pre"), (BRANCH, "branch"), (POST, "post")) if c["norm_placement"] & bit]
+    # Without a scale in attention the queries are small, as T5's are.
+    spread = {n: out_in[n][1] ** -0.5 * (scale_of(d) / c["attention_scale"] if n in ("q", "cross_q") else 1.0) for n in used}
     for l in range(c["layers"]):
         p = f"layer{l}."
-        weight = {n: book.random(f"{p}{n}.weight", *out_in[n], scale=out_in[n][1] ** -0.5, dtype=dtype) for n in used}
+        weight = {n: book.random(f"{p}{n}.weight", *out_in[n], scale=spread[n], dtype=dtype) for n in used}
         bias = {n: book.random(f"{p}{n}.bias", out_in[n][0], scale=0.3) for n in used if c["bias"]}
         lora = {n: (book.random(f"{p}{n}.lora_a", c["depths"], r, out_in[n][1], scale=out_in[n][1] ** -0.5, dtype=dtype),
                     book.random(f"{p}{n}.lora_b", c["depths"], out_in[n][0], r, scale=0.3, dtype=dtype))
                 for n, r in zip(LINEARS, c["lora_rank"]) if r and n in used}
         gains, shifts = {}, {}
-        for part in ("attention", "mlp"):
+        for part in ("attention", "cross", "mlp") if c["cross"] else ("attention", "mlp"):
             for _, word in places:
                 name = f"{part}_{word}"
                 gains[name] = book.random(f"{p}{name}_norm.weight", norm_sets, hidden, scale=0.2, shift=1.0)
@@ -494,21 +560,35 @@ def block_case(book, c, kind):
             k = kv_round(rope(project(x, "k").view(count, kv_heads, d), position, freq, c["rope_style"]))
             v = kv_round(project(x, "v").view(count, kv_heads, d))
             for i, row in enumerate(rows):  # all rows store first, then all attend
-                if row[4] >= 0:
-                    pool[l, 0, row[4]], pool[l, 1, row[4]] = k[i], v[i]
+                if row.entry >= 0:
+                    pool[l, 0, row.entry], pool[l, 1, row.entry] = k[i], v[i]
                     written[l, 0, i], written[l, 1, i] = k[i], v[i]
             y = torch.zeros(count, heads, d, dtype=torch.float64)
             for i, row in enumerate(rows):
-                at = lists[row[0]][:row[1]]
-                y[i] = attend(q[i], pool[l, 0, at], pool[l, 1, at], scale_of(d))
+                items = range(row.start, row.visible)
+                at = [lists[row.list][j] for j in items]
+                added = None
+                if relative is not None:
+                    key = torch.tensor([where[e] if kind in ("holes", "gaps") else j for e, j in zip(at, items)])
+                    added = relative[:, (key - row.position + c["relative_center"]).clamp(0, c["relative_width"] - 1)]
+                y[i] = attend(q[i], pool[l, 0, at], pool[l, 1, at], c["attention_scale"], added)
             return project(y.reshape(count, -1), "o")
+
+        def cross_attend_rows(x):
+            q = project(x, "cross_q").view(count, heads, d)
+            y = torch.zeros(count, heads, d, dtype=torch.float64)
+            for i, row in enumerate(rows):
+                at = lists[row.cross[0]][row.cross[2]:row.cross[1]]
+                y[i] = attend(q[i], pool[l, 0, at], pool[l, 1, at], c["attention_scale"])
+            return project(y.reshape(count, -1), "cross_o")
 
         def mlp(x):
             act = ACTIVATIONS[c["activation"]]
             return project(act(project(x, "gate")) * project(x, "up") if c["glu"] else act(project(x, "up")), "down")
 
-        for part, sublayer in (("attention", attend_rows), ("mlp", mlp)):
-            h = h + apply_norm(sublayer(apply_norm(h, part + "_pre")), part + "_branch")
+        sub_layers = (("attention", attend_rows), ("cross", cross_attend_rows), ("mlp", mlp))
+        for part, sub_layer in sub_layers if c["cross"] else (sub_layers[0], sub_layers[2]):
+            h = h + apply_norm(sub_layer(apply_norm(h, part + "_pre")), part + "_branch")
             h = apply_norm(h, part + "_post")
     book.put("hidden_out", h)
     book.put("written_k", written[:, 0])  # [layers, count, kv_heads, head_dim]; zeros where entry is -1

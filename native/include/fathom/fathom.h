@@ -281,16 +281,19 @@ FTH_API fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shap
 
 /* ---- block --------------------------------------------------------------------------------------------------- */
 
-/* Where norms stand around a sub-layer f (attention, then MLP), any combination:
+/* Where norms stand around a sub-layer f (attention, cross-attention if there is one, MLP), any combination:
  * x = PRE ? norm(h) : h;  y = f(x);  if BRANCH y = norm(y);  h = h + y;  if POST h = norm(h). */
 enum { FTH_NORM_PRE = 1, FTH_NORM_BRANCH = 2, FTH_NORM_POST = 4 };
 
-/* The linears of a layer, and its norms, in the order of their places in the layer. */
+/* The linears of a layer, and its norms, in the order of their places in the layer; then what a block has one of (layer
+ * 0, depth 0). */
 enum {
-  FTH_Q = 0, FTH_K = 1, FTH_V = 2, FTH_O = 3, FTH_GATE = 4, FTH_UP = 5, FTH_DOWN = 6,
-  FTH_ATTENTION_PRE_NORM = 7, FTH_ATTENTION_BRANCH_NORM = 8, FTH_ATTENTION_POST_NORM = 9,
-  FTH_MLP_PRE_NORM = 10, FTH_MLP_BRANCH_NORM = 11, FTH_MLP_POST_NORM = 12,
-  FTH_ROPE_FREQUENCY = 13 /* [rotary_dim / 2], one for the block: layer 0, depth 0 */
+  FTH_Q = 0, FTH_K = 1, FTH_V = 2, FTH_O = 3, FTH_CROSS_Q = 4, FTH_CROSS_O = 5, FTH_GATE = 6, FTH_UP = 7, FTH_DOWN = 8,
+  FTH_ATTENTION_PRE_NORM = 9, FTH_ATTENTION_BRANCH_NORM = 10, FTH_ATTENTION_POST_NORM = 11,
+  FTH_CROSS_PRE_NORM = 12, FTH_CROSS_BRANCH_NORM = 13, FTH_CROSS_POST_NORM = 14,
+  FTH_MLP_PRE_NORM = 15, FTH_MLP_BRANCH_NORM = 16, FTH_MLP_POST_NORM = 17,
+  FTH_ROPE_FREQUENCY = 18, /* [rotary_dim / 2] */
+  FTH_RELATIVE_BIAS = 19   /* [heads, relative_width] */
 };
 /* What of a part is packed. Norm gains are WEIGHT; weights and biases of linears are the same at all depths. */
 enum { FTH_WEIGHT = 0, FTH_BIAS = 1, FTH_LORA_A = 2, FTH_LORA_B = 3 };
@@ -312,12 +315,15 @@ typedef struct fth_block_shape {
   int32_t activation;      /* of the MLP */
   int32_t glu;             /* 1: act(gate) * up; 0: act(up), no gate weight */
   int32_t bias;            /* 1: every linear has a bias (zero where none is packed) */
-  int32_t rope_style;
+  int32_t rope_style;      /* of self-attention */
   int32_t rotary_dim;
-  int32_t lora_rank[7];    /* of Q .. DOWN; 0: none */
+  int32_t relative_width;  /* self-attention has an FTH_BIAS_RELATIVE table this wide, one for all layers; 0: none */
+  int32_t relative_center; /* index of difference 0 in it */
+  int32_t cross;           /* 1: a cross-attention between self-attention and MLP */
+  int32_t lora_rank[9];    /* of Q .. DOWN; 0: none */
   float norm_eps;
-  float attention_scale;
-} fth_block_shape; /* 104 bytes */
+  float attention_scale;   /* of both attentions; usually 1 / sqrt(head_dim), 1 for T5 */
+} fth_block_shape; /* 124 bytes */
 
 /* Bytes of one buffer with all weights of the block. It must be zeroed before packing. */
 FTH_API fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t* bytes);
@@ -332,11 +338,18 @@ FTH_API fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_sha
                                            int64_t* bytes);
 /* One pass: hidden [count, hidden_size] in place, rows of any depths and sequences. In every layer each row with
  * entry >= 0 first stores its K,V there, then rows attend: a row sees the entries other rows write in this call if its
- * list names them. Rows without entry (recursive sharing) compute no K,V. pool_entries: entries of the pool, whose
- * shape is (layers, kv_heads, head_dim, kv_type) of the block. */
+ * list names them, be they before it (a decoder) or behind it (an encoder). Rows without entry (recursive sharing)
+ * compute no K,V. pool_entries: entries of the pool, whose shape is (layers, kv_heads, head_dim, kv_type) of the block.
+ *
+ * Cross-attention is attention over other lists of the same `entries` and pool, without bias and rotation: cross_rows
+ * [count] (list, tree, visible, start) says what each row sees, null without shape.cross. An encoder's token is an
+ * entry whose K,V of layer j are those that the cross-attention of layer j reads: fth_backfill stores them, from the
+ * encoder's output. entry_position [pool_entries] gives the keys' positions for the relative bias (null: an item's
+ * index in its list is its position). */
 FTH_API fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t count, const fth_row* rows,
-                             const void* weights, const int32_t* entries, int64_t entry_count, int64_t pool_entries,
-                             void* pool, float* hidden);
+                             const fth_row* cross_rows, const void* weights, const int32_t* entries,
+                             int64_t entry_count, const int32_t* entry_position, int64_t pool_entries, void* pool,
+                             float* hidden);
 
 /* ---- head statistics ----------------------------------------------------------------------------------------- */
 

@@ -229,19 +229,20 @@ class ApiErrorsTest {
     @Test
     void block() {
         BlockShape shape = BlockShape.builder(2, 32, 48, 2).kvHeads(1).bias(true).loraRank(Part.UP, 3).build();
-        refusesBadBuffers((c, b) -> c.block(shape, COUNT, rows, b[0], b[1], 64, b[2], b[3]),
-                in("weights", context.blockBytes(shape)), in("entries", 0), out("pool", context.kvBytes(shape.kv(64))),
-                out("hidden", COUNT * 128));
+        refusesBadBuffers((c, b) -> c.block(shape, COUNT, rows, null, b[0], b[1], b[2], 64, b[3], b[4]),
+                in("weights", context.blockBytes(shape)), in("entries", 0), optional("entryPosition", 256),
+                out("pool", context.kvBytes(shape.kv(64))), out("hidden", COUNT * 128));
         Buffer any = context.allocate(arena, 1 << 20);
-        refused(() -> context.block(shape, COUNT, rows, any, any, 65, any, any), "entries must be a multiple of 64");
+        refused(() -> context.block(shape, COUNT, rows, null, any, any, null, 65, any, any),
+                "entries must be a multiple of 64");
         assertTrue(context.blockScratchBytes(shape, COUNT) > 0);
 
         long weights = context.blockBytes(shape);
         for (Part part : Part.values()) {
             for (Kind kind : Kind.values()) {
                 boolean there = switch (kind) {
-                    case WEIGHT -> packs(part);
-                    case BIAS -> part.isLinear();
+                    case WEIGHT -> shape.has(part);
+                    case BIAS -> part.isLinear() && shape.has(part);
                     case LORA_A, LORA_B -> part == Part.UP;
                 };
                 if (!there) continue;
@@ -249,14 +250,31 @@ class ApiErrorsTest {
                         in("source", shape.elements(part, kind) * 2), out("weights", weights));
             }
         }
+        refused(() -> context.block(shape, COUNT, rows, rows, any, any, null, 64, any, any), "crossRows must be null");
+        BlockShape crossing = BlockShape.builder(2, 32, 48, 2).cross(true).relativeBias(9, 4).rope(RopeStyle.NONE)
+                .build();
+        long packed = context.blockBytes(crossing);
+        refusesBadBuffers((c, b) -> c.block(crossing, COUNT, rows, rows, b[0], b[1], b[2], 64, b[3], b[4]),
+                in("weights", packed), in("entries", 0), optional("entryPosition", 256),
+                out("pool", context.kvBytes(crossing.kv(64))), out("hidden", COUNT * 128));
+        refused(() -> context.block(crossing, COUNT, rows, null, any, any, null, 64, any, any),
+                "crossRows must not be null");
+        Rows few = rows.slice(0, 1);
+        refused(() -> context.block(crossing, COUNT, rows, few, any, any, null, 64, any, any),
+                "crossRows must hold at least 3 rows, got 1");
+        Rows cross = Rows.allocate(context, arena, COUNT).visible(2, 1);
+        Buffer hidden = context.allocate(arena, COUNT * 128), none = context.allocate(arena, 0);
+        Buffer pool = context.allocate(arena, context.kvBytes(crossing.kv(64)));
+        refused(() -> context.block(crossing, COUNT, rows, cross, any, none, null, 64, pool, hidden),
+                "cross_rows[2].list");
+        refusesBadBuffers((c, b) -> c.blockPack(crossing, 0, 0, Part.RELATIVE_BIAS, Kind.WEIGHT, 1, DType.F32, b[0],
+                b[1]), in("source", 2 * 9 * 4), out("weights", packed));
+        refusesBadBuffers((c, b) -> c.blockPack(crossing, 1, 0, Part.CROSS_O, Kind.WEIGHT, 1, DType.F32, b[0], b[1]),
+                in("source", 32 * 32 * 4), out("weights", packed));
+        refused(() -> context.blockPack(shape, 0, 0, Part.CROSS_Q, Kind.WEIGHT, 1, DType.F32, any, any),
+                "shape.cross = 1");
         refused(() -> context.blockPack(shape, 2, 0, Part.Q, Kind.WEIGHT, 1, DType.F32, any, any), "layer");
         refused(() -> context.blockPack(shape, 0, 0, Part.Q, Kind.WEIGHT, Float.NaN, DType.F32, any, any), "scale");
-    }
-
-    /** Whether a block with norms before the sub-layers has this part. */
-    private static boolean packs(Part part) {
-        return part.isLinear() || part == Part.ATTENTION_PRE_NORM || part == Part.MLP_PRE_NORM
-                || part == Part.ROPE_FREQUENCY;
     }
 
     @Test
@@ -401,6 +419,8 @@ class ApiErrorsTest {
                 "heads must be a multiple of kvHeads 2, got 3");
         refused(() -> BlockShape.builder(1, 32, 64, 0).build(), "heads must be in 1..65536, got 0");
         refused(() -> BlockShape.builder(1, 32, 64, 2).loraRank(Part.ROPE_FREQUENCY, 1), "one of Q..DOWN");
+        refused(() -> BlockShape.builder(1, 32, 64, 2).relativeBias(-1, 0).build(),
+                "relativeWidth must be at least 0, got -1");
         refused(() -> new HeadShape(8, 8, DType.F32, NormKind.RMS, 0, 1, -1, 0), "softcap");
         refused(() -> new GateShape(8, 0, 1, 1, RouterKind.MLP, GateFunction.NONE, 1, 1, 0),
                 "innerSize must be at least 1, got 0");
@@ -422,10 +442,16 @@ class ApiErrorsTest {
         assertEquals(one.hashCode(), same.hashCode());
         assertTrue(!one.equals(other));
         assertTrue(one.toString().startsWith("BlockShape[layers=1, depths=1, hidden_size=64"), one.toString());
-        assertTrue(one.toString().contains("lora_rank=[0 4 0 0 0 0 0]"), one.toString());
+        assertTrue(one.toString().contains("lora_rank=[0 4 0 0 0 0 0 0 0]"), one.toString());
         assertEquals(4, one.loraRank(Part.K));
         assertEquals(Set.of(NormPlacement.PRE), one.normPlacement());
         assertEquals(32, one.headDim());
         assertEquals(32, one.rotaryDim());
+        BlockShape crossing = BlockShape.builder(1, 64, 96, 2).cross(true).relativeBias(9, 4).build();
+        assertTrue(crossing.cross() && crossing.has(Part.CROSS_O) && crossing.has(Part.CROSS_PRE_NORM));
+        assertTrue(!one.has(Part.CROSS_O) && !one.has(Part.CROSS_PRE_NORM) && !one.has(Part.RELATIVE_BIAS));
+        assertTrue(!crossing.has(Part.CROSS_POST_NORM) && crossing.has(Part.GATE));
+        assertEquals(9, crossing.relativeWidth());
+        assertEquals(4, crossing.relativeCenter());
     }
 }

@@ -264,15 +264,15 @@ class KernelsTest {
         float[][] weight = new float[Part.values().length][];
         Buffer weights = context.allocate(context.blockBytes(shape));
         for (Part part : Part.values()) {
-            boolean there = part.isLinear() || part == Part.ATTENTION_PRE_NORM || part == Part.MLP_PRE_NORM;
-            if (part != Part.ROPE_FREQUENCY && !there) continue;
-            weight[part.ordinal()] = there ? numbers((int) shape.elements(part, Kind.WEIGHT)) : frequency;
+            if (!shape.has(part)) continue;
+            weight[part.ordinal()] = part == Part.ROPE_FREQUENCY ? frequency
+                    : numbers((int) shape.elements(part, Kind.WEIGHT));
             context.blockPack(shape, 0, 0, part, Kind.WEIGHT, 1, DType.F32, buffer(weight[part.ordinal()]), weights);
         }
         Rows rows = Rows.allocate(context, 2).set(0, 0, 1, 0, 0, 5).set(1, 0, 2, 1, 0, 6);
         Buffer hidden = buffer(h);
         Buffer pool = context.allocate(context.kvBytes(shape.kv(64)));
-        context.block(shape, 2, rows, weights, buffer(5, 6), 64, pool, hidden);
+        context.block(shape, 2, rows, null, weights, buffer(5, 6), null, 64, pool, hidden);
 
         double[] x = doubles(h);
         double[] normed = rmsNorm(x, weight[Part.ATTENTION_PRE_NORM.ordinal()]);

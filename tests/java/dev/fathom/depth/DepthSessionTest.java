@@ -18,6 +18,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
+import dev.fathom.BlockShape;
 import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.Isa;
@@ -406,6 +407,11 @@ class DepthSessionTest {
             Stage stage = three.stages().getFirst();
             assertSentence("routers of expert choice must equal depths of the block 2, got 3",
                     () -> new Stage(two.shape(), two.weights(), stage.router(), KvPolicy.PER_DEPTH));
+            BlockShape.Builder decoder = BlockShape.builder(1, 16, 16, 1);
+            assertSentence("shape must have no cross-attention: a session is a decoder alone",
+                    () -> new Stage(decoder.cross(true).build(), two.weights()));
+            assertSentence("shape must have no relative bias: a session keeps no entry's position",
+                    () -> new Stage(decoder.cross(false).relativeBias(9, 4).build(), two.weights()));
             assertSentence("stages must not be empty",
                     () -> new DepthModel(three.embedding(), three.table(), List.of(), three.head()));
             assertSentence("rows must be at least 1, got 0", () -> new Limits(1, 1, 0, 1));

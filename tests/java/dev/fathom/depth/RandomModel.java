@@ -133,7 +133,7 @@ final class RandomModel {
         Map<Key, float[]> tensors = new LinkedHashMap<>();
         for (int layer = 0; layer < shape.layers(); layer++) {
             for (Part part : Part.values()) {
-                if (part.isLinear()) {
+                if (part.isLinear() && shape.has(part)) {
                     add(tensors, shape, new Key(layer, 0, part, Kind.WEIGHT), 0, 1.2 / Math.sqrt(HIDDEN));
                     for (int depth = 0; depth < shape.depths() && shape.loraRank(part) > 0; depth++) {
                         add(tensors, shape, new Key(layer, depth, part, Kind.LORA_A), 0, 1 / Math.sqrt(HIDDEN));

@@ -43,10 +43,11 @@ class BlockGoldenTest {
         Rows rows = c.rows(count);
         for (int i = 0; i < count; i++) rows.entry(i, c.integer("entry", i));
         Buffer hidden = c.buffer("hidden");
-        c.context.block(shape, count, rows, weights, c.buffer("entries"), entries, pool, hidden);
+        c.context.block(shape, count, rows, shape.cross() ? c.rows(count, "cross_") : null, weights,
+                c.buffer("entries"), c.buffer("entry_position"), entries, pool, hidden);
 
         double[] want = c.values("hidden_out");
-        double error = 2 * shape.layers() * errorOfSubLayer(shape);
+        double error = (shape.cross() ? 3 : 2) * shape.layers() * errorOfSubLayer(shape);
         c.expect("hidden_out", hidden, i -> error * (1 + Math.abs(want[i])));
         for (String name : new String[] {"k", "v"}) {
             double[] written = c.values("written_" + name);
@@ -90,6 +91,7 @@ class BlockGoldenTest {
                 .normPerDepth(c.flag("norm_per_depth"))
                 .activation(Activation.values()[c.integer("activation")], c.flag("glu")).bias(c.flag("bias"))
                 .rope(RopeStyle.values()[c.integer("rope_style")], c.integer("rotary_dim"))
+                .relativeBias(c.integer("relative_width"), c.integer("relative_center")).cross(c.flag("cross"))
                 .attentionScale(c.real("attention_scale"));
         for (Part part : Part.values()) {
             if (part.isLinear()) builder.loraRank(part, c.node("lora_rank").get(part.ordinal()).intValue());
@@ -98,9 +100,10 @@ class BlockGoldenTest {
     }
 
     private static void pack(Case c, BlockShape shape, Buffer weights) {
-        if (c.has("frequency")) {
-            c.context.blockPack(shape, 0, 0, Part.ROPE_FREQUENCY, Kind.WEIGHT, 1, DType.F32, c.buffer("frequency"),
-                    weights);
+        for (Part part : new Part[] {Part.ROPE_FREQUENCY, Part.RELATIVE_BIAS}) {
+            if (!shape.has(part)) continue;
+            Buffer source = c.buffer(part == Part.ROPE_FREQUENCY ? "frequency" : "relative_bias");
+            c.context.blockPack(shape, 0, 0, part, Kind.WEIGHT, 1, DType.F32, source, weights);
         }
         for (int l = 0; l < shape.layers(); l++) {
             for (Part part : Part.values()) {

@@ -111,15 +111,20 @@ final class Case {
 
     /** {@code count} rows; a field that the case has no tensor of keeps its default. */
     Rows rows(int count) {
+        return rows(count, "");
+    }
+
+    /** Rows from the tensors whose names are a prefix and a field's. */
+    Rows rows(int count, String prefix) {
         Rows rows = freshRows(count);
         for (int i = 0; i < count; i++) {
-            if (has("list")) rows.list(i, tensor("list").integer(i));
-            if (has("visible")) rows.visible(i, integer("visible", i));
-            if (has("start")) rows.start(i, integer("start", i));
-            if (has("tree")) rows.tree(i, tensor("tree").integer(i));
-            if (has("position")) rows.position(i, integer("position", i));
-            if (has("depth")) rows.depth(i, integer("depth", i));
-            if (has("sequence")) rows.sequence(i, integer("sequence", i));
+            if (has(prefix + "list")) rows.list(i, tensor(prefix + "list").integer(i));
+            if (has(prefix + "visible")) rows.visible(i, integer(prefix + "visible", i));
+            if (has(prefix + "start")) rows.start(i, integer(prefix + "start", i));
+            if (has(prefix + "tree")) rows.tree(i, tensor(prefix + "tree").integer(i));
+            if (has(prefix + "position")) rows.position(i, integer(prefix + "position", i));
+            if (has(prefix + "depth")) rows.depth(i, integer(prefix + "depth", i));
+            if (has(prefix + "sequence")) rows.sequence(i, integer(prefix + "sequence", i));
         }
         return rows;
     }

@@ -10,10 +10,11 @@ import dev.fathom.ffi.fth_block_shape;
  * there is as in a Llama: RMS norm before each sub-layer, SiLU with glu, rotated halves, no biases, one depth, fp32.
  */
 public final class BlockShape extends Shape {
-    private static final int LINEARS = 7;
+    private static final int LINEARS = Part.DOWN.ordinal() + 1;
 
     final long[] bytes = new long[Context.BACKENDS];
     final long hiddenBytes;
+    final boolean hasCross;
     /** The pool that the block was last run on. */
     private KvShape pool;
 
@@ -35,6 +36,7 @@ public final class BlockShape extends Shape {
         Check.notNull("ropeStyle", b.ropeStyle);
         int rotaryDim = b.ropeStyle == RopeStyle.NONE ? 0 : b.rotaryDim < 0 ? b.headDim : b.rotaryDim;
         Check.rotaryDim(b.ropeStyle, rotaryDim, b.headDim);
+        Check.atLeast("relativeWidth", b.relativeWidth, 0);
         for (int i = 0; i < LINEARS; i++) Check.atLeast("loraRank of " + Part.values()[i], b.loraRank[i], 0);
         Check.notNegative("normEps", b.normEps);
         float scale = Float.isNaN(b.attentionScale) ? (float) (1 / Math.sqrt(b.headDim)) : b.attentionScale;
@@ -59,10 +61,14 @@ public final class BlockShape extends Shape {
         fth_block_shape.bias(struct, b.bias ? 1 : 0);
         fth_block_shape.rope_style(struct, b.ropeStyle.ordinal());
         fth_block_shape.rotary_dim(struct, rotaryDim);
+        fth_block_shape.relative_width(struct, b.relativeWidth);
+        fth_block_shape.relative_center(struct, b.relativeCenter);
+        fth_block_shape.cross(struct, b.cross ? 1 : 0);
         for (int i = 0; i < LINEARS; i++) fth_block_shape.lora_rank(struct, i, b.loraRank[i]);
         fth_block_shape.norm_eps(struct, b.normEps);
         fth_block_shape.attention_scale(struct, scale);
         hiddenBytes = b.hiddenSize * 4L;
+        hasCross = b.cross;
     }
 
     /** {@code kvHeads} is {@code heads} and {@code headDim} is {@code hiddenSize / heads} until set otherwise. */
@@ -141,6 +147,21 @@ public final class BlockShape extends Shape {
         return fth_block_shape.rotary_dim(struct);
     }
 
+    /** Width of the table of self-attention's relative bias; 0: it has none. */
+    public int relativeWidth() {
+        return fth_block_shape.relative_width(struct);
+    }
+
+    /** Index of position difference 0 in that table. */
+    public int relativeCenter() {
+        return fth_block_shape.relative_center(struct);
+    }
+
+    /** Whether a cross-attention stands between self-attention and MLP. */
+    public boolean cross() {
+        return hasCross;
+    }
+
     /** 0: the linear has no LoRA. */
     public int loraRank(Part linear) {
         if (!linear.isLinear()) throw new IllegalArgumentException("linear must be one of Q..DOWN, got " + linear);
@@ -162,10 +183,27 @@ public final class BlockShape extends Shape {
         return pool = new KvShape(layers(), kvHeads(), headDim(), kvType(), entries);
     }
 
+    /** Whether the block has this part. */
+    public boolean has(Part part) {
+        return switch (Check.notNull("part", part)) {
+            case Q, K, V, O, UP, DOWN -> true;
+            case CROSS_Q, CROSS_O -> hasCross;
+            case GATE -> glu();
+            case ROPE_FREQUENCY -> rotaryDim() > 0;
+            case RELATIVE_BIAS -> relativeWidth() > 0;
+            default -> {
+                int norm = part.ordinal() - Part.ATTENTION_PRE_NORM.ordinal();
+                boolean placed = (fth_block_shape.norm_placement(struct) >> norm % 3 & 1) == 1;
+                yield placed && (hasCross || norm / 3 != 1);
+            }
+        };
+    }
+
     /** Elements of a tensor as {@link Context#blockPack} takes it. */
     public long elements(Part part, Kind kind) {
         Check.notNull("kind", kind);
         if (Check.notNull("part", part) == Part.ROPE_FREQUENCY) return rotaryDim() / 2;
+        if (part == Part.RELATIVE_BIAS) return (long) heads() * relativeWidth();
         if (!part.isLinear()) return hiddenSize();
         return switch (kind) {
             case WEIGHT -> (long) inputs(part) * outputs(part);
@@ -177,7 +215,7 @@ public final class BlockShape extends Shape {
 
     private int inputs(Part linear) {
         return switch (linear) {
-            case O -> heads() * headDim();
+            case O, CROSS_O -> heads() * headDim();
             case DOWN -> intermediateSize();
             default -> hiddenSize();
         };
@@ -185,7 +223,7 @@ public final class BlockShape extends Shape {
 
     private int outputs(Part linear) {
         return switch (linear) {
-            case Q -> heads() * headDim();
+            case Q, CROSS_Q -> heads() * headDim();
             case K, V -> kvHeads() * headDim();
             case GATE, UP -> intermediateSize();
             default -> hiddenSize();
@@ -212,6 +250,9 @@ public final class BlockShape extends Shape {
         private boolean bias;
         private RopeStyle ropeStyle = RopeStyle.HALF;
         private int rotaryDim = -1;
+        private int relativeWidth;
+        private int relativeCenter;
+        private boolean cross;
         private float normEps = 1e-5f;
         private float attentionScale = Float.NaN;
 
@@ -294,6 +335,25 @@ public final class BlockShape extends Shape {
             return this;
         }
 
+        /**
+         * Self-attention adds a bias by the difference of positions, {@link BiasKind#RELATIVE}, from one table for all
+         * layers. It usually goes with {@link RopeStyle#NONE}.
+         *
+         * @param width  of the table; 0 for none
+         * @param center index of difference 0
+         */
+        public Builder relativeBias(int width, int center) {
+            this.relativeWidth = width;
+            this.relativeCenter = center;
+            return this;
+        }
+
+        /** A cross-attention between self-attention and MLP, as in decoders of encoder-decoder models. */
+        public Builder cross(boolean cross) {
+            this.cross = cross;
+            return this;
+        }
+
         public Builder loraRank(Part linear, int rank) {
             if (!Check.notNull("linear", linear).isLinear()) {
                 throw new IllegalArgumentException("linear must be one of Q..DOWN, got " + linear);
@@ -302,7 +362,7 @@ public final class BlockShape extends Shape {
             return this;
         }
 
-        /** {@code 1 / sqrt(headDim)} if not set. */
+        /** {@code 1 / sqrt(headDim)} if not set; 1 for T5. */
         public Builder attentionScale(float attentionScale) {
             this.attentionScale = Check.finite("attentionScale", attentionScale);
             return this;

@@ -122,15 +122,19 @@ final class Check {
     }
 
     static MemorySegment rows(Rows rows, long count) {
-        if (rows == null) throw new IllegalArgumentException("rows must not be null");
-        return optionalRows(rows, count);
+        return rowsIf(true, "rows", rows, count);
     }
 
     static MemorySegment optionalRows(Rows rows, long count) {
+        return rows == null ? rowsIf(false, "rows", null, count) : rows(rows, count);
+    }
+
+    /** Rows that the shape either calls for or has no use for. */
+    static MemorySegment rowsIf(boolean used, String name, Rows rows, long count) {
         atLeast("count", count, 0);
-        if (rows == null) return MemorySegment.NULL;
-        if (rows.capacity() < count) {
-            throw new IllegalArgumentException("rows must hold at least " + count + " rows, got " + rows.capacity());
+        if (!used) return inputIf(false, name, rows == null ? null : rows.buffer(), 0, 0);
+        if (notNull(name, rows).capacity() < count) {
+            throw new IllegalArgumentException(name + " must hold at least " + count + " rows, got " + rows.capacity());
         }
         return rows.segment();
     }

@@ -445,7 +445,8 @@ public final class Context implements AutoCloseable {
 
     /**
      * Packs one tensor: linears [out, in], biases [out], LoRA A [rank, in], B [out, rank], gains [hiddenSize],
-     * frequencies [rotaryDim / 2]. Gains that are not packed are 0: pack every one that the placement uses.
+     * frequencies [rotaryDim / 2], the relative bias [heads, relativeWidth]. Gains that are not packed are 0: pack every
+     * one that the placement uses.
      *
      * @param scale   multiplies the source: 1, or {@code alpha / rank} for a LoRA's B
      * @param source  {@link BlockShape#elements} of {@code sourceType}
@@ -469,22 +470,28 @@ public final class Context implements AutoCloseable {
      * stores its K,V there, then rows attend: a row sees entries that others write in this call if its list names
      * them.
      *
-     * @param rows        (list, visible, start, tree, position, depth, entry)
-     * @param weights     from {@link #blockPack}
-     * @param entries     the lists, int; as many items as the buffer holds
-     * @param poolEntries entries of the pool, whose shape is {@link BlockShape#kv}
-     * @param pool        {@link #kvBytes} of that shape
-     * @param hidden      [count, hiddenSize], in place
+     * @param rows          (list, visible, start, tree, position, depth, entry)
+     * @param crossRows     (list, visible, start, tree): what the cross-attention of each row sees, entries of the same
+     *                      pool that hold an encoder's K,V; null without {@link BlockShape#cross}
+     * @param weights       from {@link #blockPack}
+     * @param entries       the lists, int; as many items as the buffer holds
+     * @param entryPosition [poolEntries] of int, positions of the keys for a relative bias; null: an item's index in
+     *                      its list is its position
+     * @param poolEntries   entries of the pool, whose shape is {@link BlockShape#kv}
+     * @param pool          {@link #kvBytes} of that shape
+     * @param hidden        [count, hiddenSize], in place
      */
-    public void block(BlockShape shape, long count, Rows rows, Buffer weights, Buffer entries, long poolEntries,
-                      Buffer pool, Buffer hidden) {
+    public void block(BlockShape shape, long count, Rows rows, Rows crossRows, Buffer weights, Buffer entries,
+                      Buffer entryPosition, long poolEntries, Buffer pool, Buffer hidden) {
         MemorySegment row = Check.rows(rows, count);
+        MemorySegment cross = Check.rowsIf(shape.hasCross, "crossRows", crossRows, count);
         MemorySegment packed = Check.input("weights", weights, 1, blockBytes(shape));
         MemorySegment lists = Check.input("entries", entries, 0, 4);
         MemorySegment stored = Check.output("pool", pool, 1, kvBytes(shape.kv(poolEntries)));
+        MemorySegment positions = Check.optional("entryPosition", entryPosition, poolEntries, 4);
         MemorySegment states = Check.output("hidden", hidden, count, shape.hiddenBytes);
-        check(Fathom.fth_block(handle(), shape.struct, count, row, packed, lists, lists.byteSize() / 4, poolEntries,
-                stored, states));
+        check(Fathom.fth_block(handle(), shape.struct, count, row, cross, packed, lists, lists.byteSize() / 4,
+                positions, poolEntries, stored, states));
     }
 
     // ---- head statistics -----------------------------------------------------------------------------------------

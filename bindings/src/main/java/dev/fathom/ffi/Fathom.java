@@ -2103,95 +2103,149 @@ public class Fathom extends Layouts {
     public static int FTH_O() {
         return FTH_O;
     }
-    private static final int FTH_GATE = (int)4L;
+    private static final int FTH_CROSS_Q = (int)4L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_GATE = 4 }
+     * enum { FTH_CROSS_Q = 4 }
+     * }
+     */
+    public static int FTH_CROSS_Q() {
+        return FTH_CROSS_Q;
+    }
+    private static final int FTH_CROSS_O = (int)5L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_CROSS_O = 5 }
+     * }
+     */
+    public static int FTH_CROSS_O() {
+        return FTH_CROSS_O;
+    }
+    private static final int FTH_GATE = (int)6L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_GATE = 6 }
      * }
      */
     public static int FTH_GATE() {
         return FTH_GATE;
     }
-    private static final int FTH_UP = (int)5L;
+    private static final int FTH_UP = (int)7L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_UP = 5 }
+     * enum { FTH_UP = 7 }
      * }
      */
     public static int FTH_UP() {
         return FTH_UP;
     }
-    private static final int FTH_DOWN = (int)6L;
+    private static final int FTH_DOWN = (int)8L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_DOWN = 6 }
+     * enum { FTH_DOWN = 8 }
      * }
      */
     public static int FTH_DOWN() {
         return FTH_DOWN;
     }
-    private static final int FTH_ATTENTION_PRE_NORM = (int)7L;
+    private static final int FTH_ATTENTION_PRE_NORM = (int)9L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_ATTENTION_PRE_NORM = 7 }
+     * enum { FTH_ATTENTION_PRE_NORM = 9 }
      * }
      */
     public static int FTH_ATTENTION_PRE_NORM() {
         return FTH_ATTENTION_PRE_NORM;
     }
-    private static final int FTH_ATTENTION_BRANCH_NORM = (int)8L;
+    private static final int FTH_ATTENTION_BRANCH_NORM = (int)10L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_ATTENTION_BRANCH_NORM = 8 }
+     * enum { FTH_ATTENTION_BRANCH_NORM = 10 }
      * }
      */
     public static int FTH_ATTENTION_BRANCH_NORM() {
         return FTH_ATTENTION_BRANCH_NORM;
     }
-    private static final int FTH_ATTENTION_POST_NORM = (int)9L;
+    private static final int FTH_ATTENTION_POST_NORM = (int)11L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_ATTENTION_POST_NORM = 9 }
+     * enum { FTH_ATTENTION_POST_NORM = 11 }
      * }
      */
     public static int FTH_ATTENTION_POST_NORM() {
         return FTH_ATTENTION_POST_NORM;
     }
-    private static final int FTH_MLP_PRE_NORM = (int)10L;
+    private static final int FTH_CROSS_PRE_NORM = (int)12L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_MLP_PRE_NORM = 10 }
+     * enum { FTH_CROSS_PRE_NORM = 12 }
+     * }
+     */
+    public static int FTH_CROSS_PRE_NORM() {
+        return FTH_CROSS_PRE_NORM;
+    }
+    private static final int FTH_CROSS_BRANCH_NORM = (int)13L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_CROSS_BRANCH_NORM = 13 }
+     * }
+     */
+    public static int FTH_CROSS_BRANCH_NORM() {
+        return FTH_CROSS_BRANCH_NORM;
+    }
+    private static final int FTH_CROSS_POST_NORM = (int)14L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_CROSS_POST_NORM = 14 }
+     * }
+     */
+    public static int FTH_CROSS_POST_NORM() {
+        return FTH_CROSS_POST_NORM;
+    }
+    private static final int FTH_MLP_PRE_NORM = (int)15L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_MLP_PRE_NORM = 15 }
      * }
      */
     public static int FTH_MLP_PRE_NORM() {
         return FTH_MLP_PRE_NORM;
     }
-    private static final int FTH_MLP_BRANCH_NORM = (int)11L;
+    private static final int FTH_MLP_BRANCH_NORM = (int)16L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_MLP_BRANCH_NORM = 11 }
+     * enum { FTH_MLP_BRANCH_NORM = 16 }
      * }
      */
     public static int FTH_MLP_BRANCH_NORM() {
         return FTH_MLP_BRANCH_NORM;
     }
-    private static final int FTH_MLP_POST_NORM = (int)12L;
+    private static final int FTH_MLP_POST_NORM = (int)17L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_MLP_POST_NORM = 12 }
+     * enum { FTH_MLP_POST_NORM = 17 }
      * }
      */
     public static int FTH_MLP_POST_NORM() {
         return FTH_MLP_POST_NORM;
     }
-    private static final int FTH_ROPE_FREQUENCY = (int)13L;
+    private static final int FTH_ROPE_FREQUENCY = (int)18L;
     /**
      * {@snippet lang=c :
-     * enum { FTH_ROPE_FREQUENCY = 13 }
+     * enum { FTH_ROPE_FREQUENCY = 18 }
      * }
      */
     public static int FTH_ROPE_FREQUENCY() {
         return FTH_ROPE_FREQUENCY;
+    }
+    private static final int FTH_RELATIVE_BIAS = (int)19L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_RELATIVE_BIAS = 19 }
+     * }
+     */
+    public static int FTH_RELATIVE_BIAS() {
+        return FTH_RELATIVE_BIAS;
     }
     private static final int FTH_WEIGHT = (int)0L;
     /**
@@ -2433,7 +2487,9 @@ public class Fathom extends Layouts {
             Fathom.C_POINTER,
             Fathom.C_POINTER,
             Fathom.C_POINTER,
+            Fathom.C_POINTER,
             Fathom.C_LONG,
+            Fathom.C_POINTER,
             Fathom.C_LONG,
             Fathom.C_POINTER,
             Fathom.C_POINTER
@@ -2447,7 +2503,7 @@ public class Fathom extends Layouts {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const void *weights, const int32_t *entries, int64_t entry_count, int64_t pool_entries, void *pool, float *hidden)
+     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const fth_row *cross_rows, const void *weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden)
      * }
      */
     public static FunctionDescriptor fth_block$descriptor() {
@@ -2457,7 +2513,7 @@ public class Fathom extends Layouts {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const void *weights, const int32_t *entries, int64_t entry_count, int64_t pool_entries, void *pool, float *hidden)
+     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const fth_row *cross_rows, const void *weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden)
      * }
      */
     public static MethodHandle fth_block$handle() {
@@ -2467,7 +2523,7 @@ public class Fathom extends Layouts {
     /**
      * Address for:
      * {@snippet lang=c :
-     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const void *weights, const int32_t *entries, int64_t entry_count, int64_t pool_entries, void *pool, float *hidden)
+     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const fth_row *cross_rows, const void *weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden)
      * }
      */
     public static MemorySegment fth_block$address() {
@@ -2476,16 +2532,16 @@ public class Fathom extends Layouts {
 
     /**
      * {@snippet lang=c :
-     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const void *weights, const int32_t *entries, int64_t entry_count, int64_t pool_entries, void *pool, float *hidden)
+     * fth_status fth_block(fth_context *ctx, const fth_block_shape *shape, int64_t count, const fth_row *rows, const fth_row *cross_rows, const void *weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden)
      * }
      */
-    public static int fth_block(MemorySegment ctx, MemorySegment shape, long count, MemorySegment rows, MemorySegment weights, MemorySegment entries, long entry_count, long pool_entries, MemorySegment pool, MemorySegment hidden) {
+    public static int fth_block(MemorySegment ctx, MemorySegment shape, long count, MemorySegment rows, MemorySegment cross_rows, MemorySegment weights, MemorySegment entries, long entry_count, MemorySegment entry_position, long pool_entries, MemorySegment pool, MemorySegment hidden) {
         var mh$ = fth_block.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("fth_block", ctx, shape, count, rows, weights, entries, entry_count, pool_entries, pool, hidden);
+                traceDowncall("fth_block", ctx, shape, count, rows, cross_rows, weights, entries, entry_count, entry_position, pool_entries, pool, hidden);
             }
-            return (int)mh$.invokeExact(ctx, shape, count, rows, weights, entries, entry_count, pool_entries, pool, hidden);
+            return (int)mh$.invokeExact(ctx, shape, count, rows, cross_rows, weights, entries, entry_count, entry_position, pool_entries, pool, hidden);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

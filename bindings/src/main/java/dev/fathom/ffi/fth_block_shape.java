@@ -32,7 +32,10 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     int32_t bias;
  *     int32_t rope_style;
  *     int32_t rotary_dim;
- *     int32_t lora_rank[7];
+ *     int32_t relative_width;
+ *     int32_t relative_center;
+ *     int32_t cross;
+ *     int32_t lora_rank[9];
  *     float norm_eps;
  *     float attention_scale;
  * }
@@ -62,7 +65,10 @@ public class fth_block_shape {
         Fathom.C_INT.withName("bias"),
         Fathom.C_INT.withName("rope_style"),
         Fathom.C_INT.withName("rotary_dim"),
-        MemoryLayout.sequenceLayout(7, Fathom.C_INT).withName("lora_rank"),
+        Fathom.C_INT.withName("relative_width"),
+        Fathom.C_INT.withName("relative_center"),
+        Fathom.C_INT.withName("cross"),
+        MemoryLayout.sequenceLayout(9, Fathom.C_INT).withName("lora_rank"),
         Fathom.C_FLOAT.withName("norm_eps"),
         Fathom.C_FLOAT.withName("attention_scale")
     ).withName("fth_block_shape");
@@ -822,12 +828,144 @@ public class fth_block_shape {
         struct.set(rotary_dim$LAYOUT, rotary_dim$OFFSET, fieldValue);
     }
 
+    private static final OfInt relative_width$LAYOUT = (OfInt)$LAYOUT.select(groupElement("relative_width"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t relative_width
+     * }
+     */
+    public static final OfInt relative_width$layout() {
+        return relative_width$LAYOUT;
+    }
+
+    private static final long relative_width$OFFSET = $LAYOUT.byteOffset(groupElement("relative_width"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t relative_width
+     * }
+     */
+    public static final long relative_width$offset() {
+        return relative_width$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t relative_width
+     * }
+     */
+    public static int relative_width(MemorySegment struct) {
+        return struct.get(relative_width$LAYOUT, relative_width$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t relative_width
+     * }
+     */
+    public static void relative_width(MemorySegment struct, int fieldValue) {
+        struct.set(relative_width$LAYOUT, relative_width$OFFSET, fieldValue);
+    }
+
+    private static final OfInt relative_center$LAYOUT = (OfInt)$LAYOUT.select(groupElement("relative_center"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t relative_center
+     * }
+     */
+    public static final OfInt relative_center$layout() {
+        return relative_center$LAYOUT;
+    }
+
+    private static final long relative_center$OFFSET = $LAYOUT.byteOffset(groupElement("relative_center"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t relative_center
+     * }
+     */
+    public static final long relative_center$offset() {
+        return relative_center$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t relative_center
+     * }
+     */
+    public static int relative_center(MemorySegment struct) {
+        return struct.get(relative_center$LAYOUT, relative_center$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t relative_center
+     * }
+     */
+    public static void relative_center(MemorySegment struct, int fieldValue) {
+        struct.set(relative_center$LAYOUT, relative_center$OFFSET, fieldValue);
+    }
+
+    private static final OfInt cross$LAYOUT = (OfInt)$LAYOUT.select(groupElement("cross"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t cross
+     * }
+     */
+    public static final OfInt cross$layout() {
+        return cross$LAYOUT;
+    }
+
+    private static final long cross$OFFSET = $LAYOUT.byteOffset(groupElement("cross"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t cross
+     * }
+     */
+    public static final long cross$offset() {
+        return cross$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t cross
+     * }
+     */
+    public static int cross(MemorySegment struct) {
+        return struct.get(cross$LAYOUT, cross$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t cross
+     * }
+     */
+    public static void cross(MemorySegment struct, int fieldValue) {
+        struct.set(cross$LAYOUT, cross$OFFSET, fieldValue);
+    }
+
     private static final SequenceLayout lora_rank$LAYOUT = (SequenceLayout)$LAYOUT.select(groupElement("lora_rank"));
 
     /**
      * Layout for field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static final SequenceLayout lora_rank$layout() {
@@ -839,7 +977,7 @@ public class fth_block_shape {
     /**
      * Offset for field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static final long lora_rank$offset() {
@@ -849,7 +987,7 @@ public class fth_block_shape {
     /**
      * Getter for field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static MemorySegment lora_rank(MemorySegment struct) {
@@ -859,19 +997,19 @@ public class fth_block_shape {
     /**
      * Setter for field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static void lora_rank(MemorySegment struct, MemorySegment fieldValue) {
         MemorySegment.copy(fieldValue, 0L, struct, lora_rank$OFFSET, lora_rank$LAYOUT.byteSize());
     }
 
-    private static long[] lora_rank$DIMS = { 7 };
+    private static long[] lora_rank$DIMS = { 9 };
 
     /**
      * Dimensions for array field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static long[] lora_rank$dimensions() {
@@ -882,7 +1020,7 @@ public class fth_block_shape {
     /**
      * Indexed getter for field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static int lora_rank(MemorySegment struct, long index0) {
@@ -892,7 +1030,7 @@ public class fth_block_shape {
     /**
      * Indexed setter for field:
      * {@snippet lang=c :
-     * int32_t lora_rank[7]
+     * int32_t lora_rank[9]
      * }
      */
     public static void lora_rank(MemorySegment struct, long index0, int fieldValue) {

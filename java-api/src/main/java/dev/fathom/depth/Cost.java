@@ -23,7 +23,7 @@ final class Cost {
         long weights = 0;
         long kv = 0;
         for (Part part : Part.values()) {
-            if (!part.isLinear() || part == Part.GATE && !shape.glu()) continue;
+            if (!part.isLinear() || !shape.has(part)) continue;
             long size = shape.elements(part, Kind.WEIGHT) + shape.elements(part, Kind.LORA_A)
                     + shape.elements(part, Kind.LORA_B);
             weights += size;

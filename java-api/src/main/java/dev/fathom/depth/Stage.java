@@ -25,6 +25,9 @@ public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv
             Require.that(sets == 1 || sets == shape.depths(),
                     "propagation has weights for 1 or " + shape.depths() + " depths, got " + sets);
         }
+        Require.that(!shape.cross(), "shape must have no cross-attention: a session is a decoder alone");
+        Require.that(shape.relativeWidth() == 0,
+                "shape must have no relative bias: a session keeps no entry's position");
         switch (Require.notNull("router", router)) {
             case Router.Always always -> { }
             case Router.ExpertChoice choice -> {

@@ -86,8 +86,8 @@ final class StageRunner {
             propagate();
             if (passingCount == 0) return;
             space.gather(passing, passingCount, pass.state(), space.x);
-            context.block(shape, passingCount, space.rows, stage.weights(), cache.entries(), cache.shape().entries(),
-                    cache.pool(), space.x);
+            context.block(shape, passingCount, space.rows, null, stage.weights(), cache.entries(), null,
+                    cache.shape().entries(), cache.pool(), space.x);
         } catch (RuntimeException | Error e) {
             while (placed > 0) unplace(batch, --placed);
             throw e;
