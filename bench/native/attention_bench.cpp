@@ -10,29 +10,47 @@ struct Model {
   int32_t heads, kv_heads, head_dim;
 };
 constexpr Model kModels[] = {{"SmolLM-360M", 15, 5, 64}, {"TinyLlama", 32, 4, 64}, {"Gemma-2B", 8, 1, 256}};
+constexpr Model kT5Large = {"T5-large", 16, 16, 64};
+
+// How rows see their list: whole prefixes, scattered entries, a speculation tree over the last items, a relative bias by
+// item or by the entries' positions, a dense bias.
+enum Kind { kPlain, kScattered, kTree, kRelative, kPositions, kDense };
+constexpr const char* kNames[] = {"", " scattered", " tree", " relative bias", " relative bias by position", " dense bias"};
 
 // `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
 // causally. The pool holds enough layers for every call to read K,V from memory.
 void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m, int32_t type,
-             int64_t sequences, int64_t rows, int64_t context, bool scattered) {
+             int64_t sequences, int64_t rows, int64_t context, Kind kind) {
   const int64_t entries = sequences * context, element = type == FTH_BF16 ? 2 : 4;
   const int64_t layer = entries * m.kv_heads * m.head_dim * 2 * element;
   const int32_t layers = int32_t((int64_t(400) << 20) / layer + 1);
   const fth_kv_shape kv{layers, m.kv_heads, m.head_dim, type, fth::round_up(entries, 64)};
-  const fth_attention_shape shape{m.heads, FTH_BIAS_NONE, 0, 0, 1.f / sqrtf(float(m.head_dim)), 0};
+  fth_attention_shape shape{m.heads, FTH_BIAS_NONE, 0, 0, 1.f / sqrtf(float(m.head_dim)), 0};
+  if (kind == kDense) shape.bias_kind = FTH_BIAS_DENSE, shape.bias_width = int32_t(context);
+  if (kind == kRelative || kind == kPositions)
+    shape.bias_kind = FTH_BIAS_RELATIVE, shape.bias_width = 129, shape.bias_center = 128;
   int64_t bytes = 0;
   MUST(ctx, fth_kv_bytes(ctx, &kv, &bytes));
   const int64_t count = sequences * rows, floats = count * m.heads * m.head_dim;
   bench::Memory pool(bytes), q(floats * 4), out(floats * 4), lists(entries * 4),
-      row_memory(count * int64_t(sizeof(fth_row)));
+      row_memory(count * int64_t(sizeof(fth_row))), positions(kv.entries * 4),
+      bias((kind == kDense ? count : 1) * m.heads * (shape.bias_width + 1) * 4);
   pool.fill();
   q.fill();
   int32_t* list = reinterpret_cast<int32_t*>(lists.bytes());
-  for (int64_t i = 0; i < entries; i++) list[i] = int32_t(scattered ? (i * 37) % entries : i);
+  int32_t* position = reinterpret_cast<int32_t*>(positions.bytes());
+  bias.fill();
+  for (int64_t i = 0; i < entries; i++) {
+    list[i] = int32_t(kind == kScattered ? (i * 37) % entries : i);
+    position[i] = int32_t(i % context * 3 / 2);  // every third token never came here
+  }
   fth_row* row = reinterpret_cast<fth_row*>(row_memory.bytes());
   double seen = 0;
   for (int64_t i = 0; i < count; i++) {
-    row[i] = {i / rows * context, ~uint64_t(0), int32_t(context - rows + i % rows + 1), 0, 0, 0, -1, 0};
+    const int32_t visible = int32_t(context - rows + i % rows + 1);
+    row[i] = {i / rows * context, ~uint64_t(0), visible, 0, kind == kPositions ? position[visible - 1] : visible - 1,
+              0, -1, 0};
+    if (kind == kTree) row[i].tree = ~uint64_t(0) << i % rows | (uint64_t(i * 0x9E3779B97F4A7C15) | 1);
     seen += row[i].visible;
   }
 
@@ -46,8 +64,9 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
     reads.time([&] { bench::read_all(ctx, slice, layer); });
     next();
     samples.time([&] {
-      MUST(ctx, fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(), nullptr,
-                              nullptr, out.floats()));
+      MUST(ctx, fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(),
+                              kind == kPositions ? position : nullptr,
+                              shape.bias_kind == FTH_BIAS_NONE ? nullptr : bias.floats(), out.floats()));
     });
   } while (bench::now() < until);
 
@@ -55,7 +74,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
                compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
   char what[64];
   snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type == FTH_BF16 ? "bf16" : "f32",
-           (long long)sequences, (long long)rows, (long long)context, scattered ? " scattered" : "");
+           (long long)sequences, (long long)rows, (long long)context, kNames[kind]);
   bench::report({rows == 1 ? "decode" : "prefill", what, ctx->info.workers, flops, double(layer),
                  compute > reads.median() ? compute : reads.median()},
                 samples);
@@ -66,9 +85,16 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
 BENCH(attention) {
   for (int32_t type : {FTH_F32, FTH_BF16})
     for (const Model& model : kModels) {
-      for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, false);
-      for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, false);
-      measure(ctx, options, limits, model, type, 4, 1, 2048, true);
-      for (int64_t rows : {4, 64, 512}) measure(ctx, options, limits, model, type, 1, rows, 2048, false);
+      for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, kPlain);
+      for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, kPlain);
+      measure(ctx, options, limits, model, type, 4, 1, 2048, kScattered);
+      for (int64_t rows : {4, 64, 512}) measure(ctx, options, limits, model, type, 1, rows, 2048, kPlain);
     }
+}
+
+// One token, the rows of a deep pass or a tree, and an encoder's.
+BENCH(attention_bias) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (Kind kind : {kPlain, kTree, kRelative, kPositions, kDense})
+      for (int64_t rows : {1, 8, 64}) measure(ctx, options, limits, kT5Large, type, 1, rows, 512, kind);
 }

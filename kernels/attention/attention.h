@@ -75,6 +75,7 @@ struct alignas(64) Workspace {
   float query[kVectors * kQueryStride];            // scaled, in the form that the products read
   float weight[kVectors * kChunk];                 // scores, then softmax weights
   float bias[kVectors * kChunk];
+  int32_t position[kChunk];                        // of a chunk's keys
   float sum[kVectors * 16];                        // lanes of the running sums
   float factor[kLanes];                            // what a chunk shrinks the earlier sums by
   float piece[2 * kLanes + kVectors * kv::kMostHeadDim];

@@ -149,6 +149,40 @@ struct Avx2 {
     }
   }
 
+  // to[j] = log2(e) * from[j], j < n; the rest of 64 are 0.
+  static void scaled(const float* from, int64_t n, float* to) {
+    for (int j = 0; j < 8; j++) {
+      const __m256i lanes = _mm256_castps_si256(lanes_of(bits(0, n) >> j * 8));
+      put_bias(_mm256_maskload_ps(from + j * 8, lanes), to + j * 8);
+    }
+  }
+
+  // to[j] = log2(e) * table[clamp(first + j, 0, width - 1)].
+  static void ramp(const float* table, int64_t first, int64_t width, float* to) {
+    const uint64_t inside = bits(-first, width - first), above = bits(width - first, kChunk);
+    const __m256 low = _mm256_set1_ps(table[0]), high = _mm256_set1_ps(table[width - 1]);
+    for (int j = 0; j < 8; j++) {
+      const uint64_t read = inside >> j * 8 & 255;
+      __m256 x = _mm256_blendv_ps(low, high, lanes_of(above >> j * 8));
+      if (read != 0) {
+        const __m256 lanes = lanes_of(read);
+        x = _mm256_blendv_ps(x, _mm256_maskload_ps(table + first + j * 8, _mm256_castps_si256(lanes)), lanes);
+      }
+      put_bias(x, to + j * 8);
+    }
+  }
+
+  // to[j] = log2(e) * table[clamp(position[j] - zero, 0, width - 1)]; not every int32 is clamped to the same end.
+  static void lookup(const float* table, const int32_t* position, int64_t zero, int64_t width, float* to) {
+    const __m256i least = _mm256_set1_epi32(saturated(zero)), most = _mm256_set1_epi32(saturated(zero + width - 1));
+    for (int j = 0; j < 8; j++) {
+      const __m256i p = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(position + j * 8));
+      const __m256i at = _mm256_min_epi32(_mm256_max_epi32(p, least), most);
+      const __m256i index = _mm256_sub_epi32(at, _mm256_set1_epi32(int32_t(zero)));  // modulo 2^32: zero need not fit
+      put_bias(_mm256_i32gather_ps(table, index, 4), to + j * 8);
+    }
+  }
+
   // y = y * b + x * a, n a multiple of 8.
   static void axpby(float b, float* y, float a, const float* x, int64_t n) {
     for (int64_t i = 0; i < n; i += 8) {
@@ -185,6 +219,8 @@ struct Avx2 {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(int(bits & 255)), bit), bit));
   }
+
+  static void put_bias(__m256 x, float* to) { _mm256_storeu_ps(to, _mm256_mul_ps(x, _mm256_set1_ps(kLog2e))); }
 
   // Eight queries or weights in the form that products read.
   static void put(__m256 x, float* to) {

@@ -147,6 +147,36 @@ struct Avx512 {
     }
   }
 
+  // to[j] = log2(e) * from[j], j < n; the rest of 64 are 0.
+  static void scaled(const float* from, int64_t n, float* to) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) put_bias(_mm512_maskz_loadu_ps(lanes16(n - j * 16), from + j * 16), to + j * 16);
+  }
+
+  // to[j] = log2(e) * table[clamp(first + j, 0, width - 1)].
+  static void ramp(const float* table, int64_t first, int64_t width, float* to) {
+    const uint64_t inside = bits(-first, width - first), above = bits(width - first, kChunk);
+    const __m512 low = _mm512_set1_ps(table[0]), high = _mm512_set1_ps(table[width - 1]);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      const __mmask16 read = __mmask16(inside >> j * 16);
+      __m512 x = _mm512_mask_mov_ps(low, __mmask16(above >> j * 16), high);
+      if (read != 0) x = _mm512_mask_loadu_ps(x, read, table + first + j * 16);
+      put_bias(x, to + j * 16);
+    }
+  }
+
+  // to[j] = log2(e) * table[clamp(position[j] - zero, 0, width - 1)]; not every int32 is clamped to the same end.
+  static void lookup(const float* table, const int32_t* position, int64_t zero, int64_t width, float* to) {
+    const __m512i least = _mm512_set1_epi32(saturated(zero)), most = _mm512_set1_epi32(saturated(zero + width - 1));
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      const __m512i at = _mm512_min_epi32(_mm512_max_epi32(_mm512_loadu_si512(position + j * 16), least), most);
+      const __m512i index = _mm512_sub_epi32(at, _mm512_set1_epi32(int32_t(zero)));  // modulo 2^32: zero need not fit
+      put_bias(_mm512_i32gather_ps(index, table, 4), to + j * 16);
+    }
+  }
+
   // y = y * b + x * a, n a multiple of 16.
   static void axpby(float b, float* y, float a, const float* x, int64_t n) {
     for (int64_t i = 0; i < n; i += 16) {
@@ -179,6 +209,8 @@ struct Avx512 {
   }
 
  private:
+  static void put_bias(__m512 x, float* to) { _mm512_storeu_ps(to, _mm512_mul_ps(x, _mm512_set1_ps(kLog2e))); }
+
   // Sixteen queries or weights in the form that products read.
   static void put(__m512 x, float* to) {
     if constexpr (form == Form::kF32) {

@@ -3,6 +3,7 @@
 //   scores  of n query vectors with the 64 keys of a K tile
 //   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by
 //   values  out = out * factor + weights * V tile
+//   scaled, ramp, lookup  64 items' bias, from memory, along a table, or by position
 //   axpby, exp2, sum, at_least, put_row: see there
 // V::kOnePass: scores and values read a tile from its first byte to its last.
 #pragma once
@@ -33,6 +34,14 @@ struct Block {
 
 struct Chunk {
   const void *k, *v;
+};
+
+// Positions of a chunk's keys: `first` is item 0's and every other's is one more (`run`), or they are in the workspace,
+// from `least` to `most`.
+struct Positions {
+  bool run;
+  int64_t first;
+  int32_t least, most;
 };
 
 // The part's heads.
@@ -75,6 +84,15 @@ void put_k(const uint32_t* from, int64_t from_step, int64_t units, int64_t key, 
   for (int64_t u = 0; u < units; u++) tile[u * kChunk + key] = from[u * from_step];
 }
 
+// Bits [from, to) of 64, for any from and to.
+uint64_t bits(int64_t from, int64_t to) {
+  from = from < 0 ? 0 : from;
+  to = to > kChunk ? kChunk : to;
+  return from < to ? ~uint64_t(0) >> (kChunk - (to - from)) << from : 0;
+}
+
+int32_t saturated(int64_t x) { return int32_t(x < INT32_MIN ? INT32_MIN : x > INT32_MAX ? INT32_MAX : x); }
+
 template <class V>
 class Walk {
  public:
@@ -116,6 +134,8 @@ class Walk {
       const bool goes_on = next.k == static_cast<const char*>(at.k) + kv::tiles_bytes(a_.pool);
       if (n > 1 || !V::kOnePass || !goes_on) lines = (16 + n - 1) / n;
     }
+    Positions positions{};
+    if (a_.bias_kind == FTH_BIAS_RELATIVE) positions = find_positions(base);
     const int64_t k_share = kv::k_tile_bytes(a_.pool) / n / 64 * 64, v_share = kv::v_tile_bytes(a_.pool) / n / 64 * 64;
     for (int b = 0; b < n; b++) {
       const Block& block = blocks[b];
@@ -123,7 +143,7 @@ class Walk {
       V::scores(block.n, w_.query + block.first * kQueryStride, at.k, a_.head_dim, scores,
                 Ahead{static_cast<const char*>(next.k) + b * k_share, lines});
       const float* bias = nullptr;
-      if (a_.bias_kind != FTH_BIAS_NONE) bias = add_bias(base, block);
+      if (a_.bias_kind != FTH_BIAS_NONE) bias = find_bias(base, block, positions);
       V::softmax(block.n, scores, block.mask, bias, state + block.first, w_.sum + block.first * 16,
                  w_.factor + block.first);
     }
@@ -221,24 +241,38 @@ class Walk {
     return {w_.k_tile, w_.v_tile};
   }
 
-  // The bias of a block's vectors on the items that they see, 0 on the others; in powers of two as the scores.
-  const float* add_bias(int64_t base, const Block& block) {
+  Positions find_positions(int64_t base) {
+    if (a_.masked || a_.entry_position == nullptr) return {true, base, 0, 0};
+    const int64_t from = first_item(base), to = last_item(base);
+    const int32_t start = a_.entry_position[list()[from]];
+    Positions p{true, int64_t(start) - (from - base), start, start};
+    for (int64_t i = from; i < to; i++) {
+      const int32_t position = a_.entry_position[list()[i]];
+      w_.position[i - base] = position;
+      p.run &= position == p.first + (i - base);
+      p.least = position < p.least ? position : p.least;
+      p.most = position > p.most ? position : p.most;
+    }
+    return p;
+  }
+
+  // The bias of a block's vectors, in powers of two as the scores. What items get that they do not see is anything.
+  const float* find_bias(int64_t base, const Block& block, const Positions& positions) {
+    const int64_t width = a_.bias_width;
     for (int32_t i = block.first; i < block.first + block.n; i++) {
       const int64_t r = tile_.row + i / heads_.n, head = heads_.first + i % heads_.n;
-      const fth_row& row = a_.rows[r];
       float* to = w_.bias + i * kChunk;
-      memset(to, 0, kChunk * sizeof(float));
-      for (uint64_t left = block.mask; left != 0; left &= left - 1) {
-        const int64_t j = __builtin_ctzll(left), item = base + j;
-        if (a_.bias_kind == FTH_BIAS_DENSE) {
-          to[j] = kLog2e * a_.bias[(r * a_.heads + head) * a_.bias_width + item];
-        } else {
-          int64_t position = item;
-          if (!a_.masked && a_.entry_position != nullptr) position = a_.entry_position[list()[item]];
-          const int64_t at = position - row.position + a_.bias_center;
-          to[j] = kLog2e * a_.bias[head * a_.bias_width + (at < 0 ? 0 : at >= a_.bias_width ? a_.bias_width - 1 : at)];
-        }
+      if (a_.bias_kind == FTH_BIAS_DENSE) {
+        const float* from = a_.bias + (r * a_.heads + head) * width + base;
+        V::scaled(from, width - base < kChunk ? width - base : kChunk, to);
+        continue;
       }
+      const float* table = a_.bias + head * width;
+      const int64_t zero = int64_t(a_.rows[r].position) - a_.bias_center;  // the position of the table's first element
+      if (positions.run) V::ramp(table, positions.first - zero, width, to);
+      else if (positions.most <= zero) V::ramp(table, -kChunk, width, to);
+      else if (positions.least >= zero + width - 1) V::ramp(table, width, width, to);
+      else V::lookup(table, w_.position, zero, width, to);
     }
     return w_.bias + block.first * kChunk;
   }

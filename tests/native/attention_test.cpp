@@ -10,13 +10,16 @@ namespace {
 
 // Where the items of a list lie in the pool.
 enum Placement { kPages, kShifted, kScattered, kMixed };
+// Positions of keys for a relative bias: none given, one more per item, gaps between them, any, near the ends of int32.
+enum Positions { kIndex, kConsecutive, kGaps, kAny, kExtreme };
 
 struct Shape {
   int32_t heads = 6, kv_heads = 2, head_dim = 64, type = FTH_F32;
   int32_t lists = 2, length = 200;
   Placement placement = kPages;
   int32_t bias = FTH_BIAS_NONE;
-  bool positions = false;  // entry_position is given
+  Positions positions = kIndex;
+  int32_t width = 123, center = 70;  // of a relative bias
 };
 
 constexpr int32_t kLayers = 2, kLayer = 1;
@@ -27,7 +30,7 @@ class Problem {
   explicit Problem(const Shape& s)
       : shape(s),
         kv{kLayers, s.kv_heads, s.head_dim, s.type, ((s.length + 63) / 64 * s.lists + 1) * 64},
-        attention{s.heads, s.bias, 0, 70, 1.f / sqrtf(float(s.head_dim)), 0},
+        attention{s.heads, s.bias, 0, s.center, 1.f / sqrtf(float(s.head_dim)), 0},
         row_floats(int64_t(s.kv_heads) * s.head_dim),
         entries(s.lists * s.length),
         position(kv.entries),
@@ -38,7 +41,17 @@ class Problem {
     random.fill(k, k.size());
     random.fill(v, v.size());
     place(random);
-    for (int64_t e = 0; e < kv.entries; e++) position[e] = int32_t(random.below(300));
+    for (int64_t e = 0; e < kv.entries; e++) position[e] = INT32_MIN;  // read of no row
+    int32_t last = 0;
+    for (int64_t i = 0; i < entries.size(); i++) {
+      const int32_t item = int32_t(i % s.length);
+      last = item == 0 ? 5 : last + 1 + int32_t(random.below(8) / 6 * random.below(40));
+      position[entries[i]] = s.positions == kConsecutive ? item - 3
+                             : s.positions == kGaps      ? last
+                             : s.positions == kAny       ? int32_t(random.below(300))
+                             : item % 3 == 0             ? INT32_MAX - item
+                                                         : INT32_MIN + item;
+    }
     memset(pool, 0xff, size_t(pool.size()));
     test::Context ctx;
     Guarded<fth_row> rows(entries.size());
@@ -52,14 +65,14 @@ class Problem {
         k[i] = float_of_bf16(bf16_of_float(k[i]));
         v[i] = float_of_bf16(bf16_of_float(v[i]));
       }
-    if (s.bias == FTH_BIAS_RELATIVE) attention.bias_width = 123;
+    if (s.bias == FTH_BIAS_RELATIVE) attention.bias_width = s.width;
     if (s.bias == FTH_BIAS_DENSE) attention.bias_width = s.length;
   }
 
   fth_status run(fth_context* ctx, int64_t count, const fth_row* rows, const float* q, const float* bias,
                  float* out) const {
     return fth_attention(ctx, &attention, &kv, kLayer, count, rows, q, entries, entries.size(), pool,
-                         shape.positions ? position.get() : nullptr, bias, out);
+                         shape.positions != kIndex ? position.get() : nullptr, bias, out);
   }
 
   const Shape shape;
@@ -119,6 +132,9 @@ void fill_rows(const Problem& p, test::Random& random, Guarded<fth_row>& rows, b
                               : one_list ? p.shape.length * (i + 1) / rows.size()
                                          : 1 + random.below(p.shape.length));
     rows[i].position = rows[i].visible - 1;
+    if (p.shape.positions == kGaps && rows[i].visible > 0)
+      rows[i].position = p.position[p.entries[rows[i].list + rows[i].visible - 1]];
+    if (p.shape.positions == kExtreme) rows[i].position = i % 3 == 0 ? INT32_MAX : i % 3 == 1 ? INT32_MIN : 0;
     if (i % 5 == 3) rows[i].start = int32_t(random.below(rows[i].visible + 2));
     if (i % 4 == 2) rows[i].tree = random.bits() | 1;
   }
@@ -128,7 +144,7 @@ double bias_of(const Problem& p, const float* bias, int64_t i, const fth_row& ro
                bool masked) {
   if (p.shape.bias == FTH_BIAS_DENSE) return bias[(i * p.shape.heads + h) * p.attention.bias_width + item];
   if (p.shape.bias == FTH_BIAS_NONE) return 0;
-  const int64_t at = p.shape.positions && !masked ? p.position[p.entries[row.list + item]] : item;
+  const int64_t at = p.shape.positions != kIndex && !masked ? p.position[p.entries[row.list + item]] : item;
   int64_t index = at - row.position + p.attention.bias_center;
   index = index < 0 ? 0 : index >= p.attention.bias_width ? p.attention.bias_width - 1 : index;
   return bias[h * p.attention.bias_width + index];
@@ -206,7 +222,8 @@ void check(const Shape& s, int64_t count, bool one_list) {
   for_every_variant(1 + int32_t(count % 2), [&](test::Context& ctx) {
     test::Random random(uint64_t(count * 31 + s.head_dim));
     Guarded<fth_row> rows(count);
-    Guarded<float> q(count * s.heads * s.head_dim), out(q.size()), bias(bias_floats(p, count));
+    // The bias lies before or behind a guard page: a clamped table is read at both its ends.
+    Guarded<float> q(count * s.heads * s.head_dim), out(q.size()), bias(bias_floats(p, count), one_list);
     fill_rows(p, random, rows, one_list);
     random.fill(q, q.size(), 2.f);
     random.fill(bias, bias.size());
@@ -214,6 +231,53 @@ void check(const Shape& s, int64_t count, bool one_list) {
     const float* given = s.bias == FTH_BIAS_NONE ? nullptr : bias.get();
     EXPECT_OK(ctx, p.run(ctx, count, rows, q, given, out));
     compare(p, count, rows, q, given, out, false, sees);
+  });
+}
+
+void check_bits(Shape s) {
+  const Problem pages(s);
+  const int64_t count = 48, row = int64_t(s.heads) * s.head_dim;
+  test::Random random(3);
+  Guarded<fth_row> rows(count);
+  Guarded<float> q(count * row), want(count * row), out(count * row), bias(bias_floats(pages, count));
+  const int64_t bias_row = s.bias == FTH_BIAS_DENSE ? s.heads * pages.attention.bias_width : 0;
+  random.fill(bias, bias.size());
+  // The bias of rows from i on.
+  const auto bias_from = [&](int64_t i) { return s.bias == FTH_BIAS_NONE ? nullptr : bias + i * bias_row; };
+  fill_rows(pages, random, rows, true);
+  for (int64_t i = 30; i < count; i++) rows[i].list = s.length * (i & 1);  // and decode rows of both lists
+  random.fill(q, q.size(), 2.f);
+
+  for_every_variant(1, [&](test::Context& ctx) {
+    EXPECT_OK(ctx, pages.run(ctx, count, rows, q, bias_from(0), want));
+    for (Placement placement : {kShifted, kScattered, kMixed}) {
+      s.placement = placement;
+      EXPECT_OK(ctx, Problem(s).run(ctx, count, rows, q, bias_from(0), out));
+      EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "placement %d, isa %d", placement,
+             ((fth_context*)ctx)->info.isa);
+    }
+    Guarded<fth_row> backwards(count);
+    Guarded<float> q_backwards(count * row), bias_backwards(bias.size());
+    bias_backwards.copy_from(bias);
+    for (int64_t i = 0; i < count; i++) {
+      backwards[i] = rows[count - 1 - i];
+      memcpy(q_backwards + i * row, q + (count - 1 - i) * row, size_t(row) * 4);
+      memcpy(bias_backwards + i * bias_row, bias + (count - 1 - i) * bias_row, size_t(bias_row) * 4);
+    }
+    const float* given = s.bias == FTH_BIAS_NONE ? nullptr : bias_backwards.get();
+    EXPECT_OK(ctx, pages.run(ctx, count, backwards, q_backwards, given, out));
+    for (int64_t i = 0; i < count; i++)
+      EXPECT(memcmp(out + i * row, want + (count - 1 - i) * row, size_t(row) * 4) == 0, "row %lld", (long long)i);
+
+    for (int32_t workers : {1, 3}) {
+      test::Context alone(((fth_context*)ctx)->info.isa, workers);
+      ((fth_context*)alone)->info.bf16_dot = ((fth_context*)ctx)->info.bf16_dot;
+      for (int64_t i = 0; i < count; i++)
+        EXPECT_OK(alone, pages.run(alone, 1, rows + i, q + i * row, bias_from(i), out + i * row));
+      EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "%d workers", workers);
+      EXPECT_OK(alone, pages.run(alone, count, rows, q, bias_from(0), out));
+      EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "%d workers", workers);
+    }
   });
 }
 
@@ -232,55 +296,42 @@ TEST(matches_the_formula) {
     for (Placement placement : {kPages, kShifted, kScattered, kMixed})
       for (bool one_list : {false, true})
         check({.head_dim = 80, .type = type, .length = 210, .placement = placement}, 33, one_list);
-    for (int32_t bias : {FTH_BIAS_RELATIVE, FTH_BIAS_DENSE})
-      for (bool positions : {false, true}) check({.type = type, .bias = bias, .positions = positions}, 13, false);
   }
+}
+
+// A bias of both kinds, over lists in any place, for every kind of row; tables that are wide, narrow, and beside every
+// difference.
+TEST(biased_rows_match_the_formula) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (bool one_list : {false, true}) {
+      for (int32_t head_dim : {16, 40, 64, 128, 256})
+        check({.head_dim = head_dim, .type = type, .length = 150, .bias = FTH_BIAS_DENSE}, 9, one_list);
+      for (int32_t length : {1, 63, 64, 65, 129, 530})
+        for (int32_t bias : {FTH_BIAS_RELATIVE, FTH_BIAS_DENSE})
+          check({.heads = 3, .kv_heads = 3, .type = type, .length = length, .bias = bias}, 10, one_list);
+      for (Placement placement : {kPages, kShifted, kScattered, kMixed})
+        for (Positions positions : {kIndex, kConsecutive, kGaps, kAny, kExtreme})
+          check({.head_dim = 24, .type = type, .length = 210, .placement = placement, .bias = FTH_BIAS_RELATIVE,
+                 .positions = positions}, 13, one_list);
+      struct { int32_t width, center; } tables[] = {{1, 0},    {2, 1},       {63, 62}, {64, 63}, {129, 128}, {257, 128},
+                                                    {21, 900}, {21, -900}, {21, INT32_MAX}, {21, INT32_MIN}};
+      for (const auto& table : tables)
+        for (Positions positions : {kIndex, kGaps, kExtreme})
+          check({.heads = 4, .head_dim = 16, .type = type, .bias = FTH_BIAS_RELATIVE, .positions = positions,
+                 .width = table.width, .center = table.center}, 8, one_list);
+    }
 }
 
 // The bits of every row are the same however its list lies in the pool, however many workers run and whoever is with
 // it: in a prefill, alone (a decode step), in another order.
 TEST(bits_depend_on_the_row_alone) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
-    for (int32_t heads : {6, 40}) {
-      Shape s{.heads = heads, .kv_heads = heads == 6 ? 2 : 1, .head_dim = 24, .type = type, .lists = 2, .length = 1100};
-      const Problem pages(s);
-      const int64_t count = 48, row = int64_t(heads) * s.head_dim;
-      test::Random random(3);
-      Guarded<fth_row> rows(count);
-      Guarded<float> q(count * row), want(count * row), out(count * row);
-      fill_rows(pages, random, rows, true);
-      for (int64_t i = 30; i < count; i++) rows[i].list = s.length * (i & 1);  // and decode rows of both lists
-      random.fill(q, q.size(), 2.f);
-
-      for_every_variant(1, [&](test::Context& ctx) {
-        EXPECT_OK(ctx, pages.run(ctx, count, rows, q, nullptr, want));
-        for (Placement placement : {kShifted, kScattered, kMixed}) {
-          s.placement = placement;
-          EXPECT_OK(ctx, Problem(s).run(ctx, count, rows, q, nullptr, out));
-          EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "placement %d, isa %d", placement,
-                 ((fth_context*)ctx)->info.isa);
-        }
-        Guarded<fth_row> backwards(count);
-        Guarded<float> q_backwards(count * row);
-        for (int64_t i = 0; i < count; i++) {
-          backwards[i] = rows[count - 1 - i];
-          memcpy(q_backwards + i * row, q + (count - 1 - i) * row, size_t(row) * 4);
-        }
-        EXPECT_OK(ctx, pages.run(ctx, count, backwards, q_backwards, nullptr, out));
-        for (int64_t i = 0; i < count; i++)
-          EXPECT(memcmp(out + i * row, want + (count - 1 - i) * row, size_t(row) * 4) == 0, "row %lld", (long long)i);
-
-        for (int32_t workers : {1, 3}) {
-          test::Context alone(((fth_context*)ctx)->info.isa, workers);
-          ((fth_context*)alone)->info.bf16_dot = ((fth_context*)ctx)->info.bf16_dot;
-          for (int64_t i = 0; i < count; i++)
-            EXPECT_OK(alone, pages.run(alone, 1, rows + i, q + i * row, nullptr, out + i * row));
-          EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "%d workers", workers);
-          EXPECT_OK(alone, pages.run(alone, count, rows, q, nullptr, out));
-          EXPECT(memcmp(out, want, size_t(out.size()) * 4) == 0, "%d workers", workers);
-        }
-      });
-    }
+  for (int32_t type : {FTH_F32, FTH_BF16}) {
+    for (int32_t heads : {6, 40})
+      check_bits({.heads = heads, .kv_heads = heads == 6 ? 2 : 1, .head_dim = 24, .type = type, .length = 1100});
+    check_bits({.head_dim = 24, .type = type, .length = 600, .bias = FTH_BIAS_DENSE});
+    for (Positions positions : {kIndex, kConsecutive, kGaps})
+      check_bits({.head_dim = 24, .type = type, .length = 600, .bias = FTH_BIAS_RELATIVE, .positions = positions});
+  }
 }
 
 // Items may be named several times and by several lists; items behind the window's start are not looked at.

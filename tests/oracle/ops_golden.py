@@ -221,6 +221,34 @@ def tree_bits(book, probability=0.5):
     return value - (1 << 64) if value >> 63 else value
 
 
+def speculation_tree(book, nodes):
+    """Parents of a draft's tokens, level by level: -1 is the context, every token has one to four alternatives after it."""
+    parents, level = [-1, -1], [0, 1]
+    while len(parents) < nodes:
+        following = []
+        for node in level:
+            for _ in range(int(torch.randint(1, 5, (), generator=book.g))):
+                if len(parents) < nodes:
+                    following.append(len(parents))
+                    parents.append(node)
+        level = following
+    return parents
+
+
+def depth_in(parents, node):
+    return 0 if parents[node] < 0 else 1 + depth_in(parents, parents[node])
+
+
+def ancestor_bits(parents, node):
+    """`tree` of a row whose own item is the list's item of `node`: itself, its ancestors and the whole context."""
+    line, at = set(), node
+    while at >= 0:
+        line.add(at)
+        at = parents[at]
+    value = sum(1 << b for b in range(64) if b > node or node - b in line)
+    return value - (1 << 64) if value >> 63 else value
+
+
 def scale_of(d):
     return d ** -0.5
 
@@ -238,7 +266,14 @@ def attention():
              (4, 2, 32, BF16, BIAS_NONE, (65, 16), "plain"), (2, 2, 16, BF16, BIAS_NONE, (128, 31), "pages"),
              (3, 1, 24, BF16, BIAS_RELATIVE, (50, 3), "positions"), (16, 2, 16, BF16, BIAS_NONE, (30,), "prefill"),
              (2, 1, 16, BF16, BIAS_DENSE, (90,), "tree"), (5, 1, 16, F32, BIAS_NONE, (260,), "prefill"),
-             (2, 1, 16, F32, BIAS_NONE, (40, 40), "shared"), (4, 4, 16, F32, BIAS_NONE, (30, 9), "large"))
+             (2, 1, 16, F32, BIAS_NONE, (40, 40), "shared"), (4, 4, 16, F32, BIAS_NONE, (30, 9), "large"),
+             # an encoder, cross-attention, LongT5's window, with T5's bias or none; speculation trees after a context
+             (3, 3, 24, F32, BIAS_RELATIVE, (37, 70), "encoder"), (4, 2, 32, BF16, BIAS_RELATIVE, (130,), "encoder"),
+             (6, 2, 40, F32, BIAS_NONE, (45,), "encoder"), (4, 4, 32, F32, BIAS_NONE, (90, 1, 17), "cross"),
+             (8, 2, 64, BF16, BIAS_NONE, (140, 9), "cross"), (2, 2, 16, F32, BIAS_RELATIVE, (150,), "both_sides"),
+             (5, 1, 72, BF16, BIAS_RELATIVE, (40,), "both_sides"), (3, 1, 16, F32, BIAS_DENSE, (150,), "window"),
+             (2, 1, 48, F32, BIAS_NONE, (160, 29), "speculation"), (4, 2, 16, BF16, BIAS_NONE, (100, 64), "speculation"),
+             (3, 3, 16, F32, BIAS_RELATIVE, (120, 33), "speculation"), (2, 2, 24, F32, BIAS_DENSE, (75,), "speculation"))
     for heads, kv_heads, d, type_, bias_kind, lengths, what in table:
         entries = -(-max(64, sum(lengths)) // 64) * 64
         book.case(f"c{number:03d}_{what}", heads=heads, bias_kind=bias_kind, bias_width=0, bias_center=0, scale=scale_of(d), layers=1,
@@ -254,24 +289,35 @@ def attention():
             lists.append(order[at:at + n].tolist())
         if what == "shared":  # aliasing: the second list repeats entries of the first
             lists[1] = lists[0][:20] + lists[1][20:]
-        rows = []  # (which list, visible, start, tree)
+        rows, trees = [], {}  # (which list, visible, start, tree, position)
         for l, items in enumerate(lists):
             n = len(items)
             if what == "prefill":
-                rows += [(l, j, 0, ALL_SEEN) for j in range(max(1, n - 24), n + 1)]
+                some = [(j, 0, ALL_SEEN) for j in range(max(1, n - 24), n + 1)]
             elif what == "window":
-                rows += [(l, n, n - 17, ALL_SEEN), (l, n - 3, 64, ALL_SEEN), (l, 5, 5, ALL_SEEN), (l, 80, 79, ALL_SEEN)]
+                some = [(n, n - 17, ALL_SEEN), (n - 3, 64, ALL_SEEN), (5, 5, ALL_SEEN), (80, 79, ALL_SEEN)]
             elif what == "tree":
-                rows += [(l, n, 0, tree_bits(book)), (l, n, 0, tree_bits(book, 0.1) | 1), (l, n, 0, 0), (l, n, n // 2, tree_bits(book))]
+                some = [(n, 0, tree_bits(book)), (n, 0, tree_bits(book, 0.1) | 1), (n, 0, 0), (n, n // 2, tree_bits(book))]
+            elif what == "encoder":
+                some = [(n, 0, ALL_SEEN, j) for j in range(n)]
+            elif what == "cross":
+                some = [(n, 0, ALL_SEEN)] * 4 + [(n // 2, 0, ALL_SEEN), (n, n // 3, ALL_SEEN)]
+            elif what == "both_sides":
+                some = [(min(n, j + 12), max(0, j - 11), ALL_SEEN, j) for j in range(0, n, 3)]
+            elif what == "speculation":
+                tree = trees[l] = speculation_tree(book, min(n - 4, 61))
+                context = n - len(tree)  # a token's position is its depth in the tree, after the context
+                some = [(context + j + 1, 0, ancestor_bits(tree, j), context + depth_in(tree, j)) for j in range(len(tree))]
             else:
-                rows += [(l, j, 0, ALL_SEEN) for j in sorted({0, n // 2, n})]
+                some = [(j, 0, ALL_SEEN) for j in sorted({0, n // 2, n})]
+            rows += [(l, *r, *(() if len(r) == 4 else (max(0, r[0] - 1) + (3 if what == "positions" else 0),))) for r in some]
         count = len(rows)
         book.note(count=count)
         book.int64("list", [begin[r[0]] for r in rows])
         book.int32("visible", [r[1] for r in rows])
         book.int32("start", [r[2] for r in rows])
         book.int64("tree", [r[3] for r in rows])
-        position = book.int32("position", [max(0, r[1] - 1) + (3 if what == "positions" else 0) for r in rows])
+        position = book.int32("position", [r[4] for r in rows])
         book.int32("entries", [e for items in lists for e in items] or [0])
         # bf16 K,V: q is exact in bf16 as well, so a kernel may round it
         q = book.random("q", count, heads, d, scale=30.0 if what == "large" else 1.0, dtype=dtype)
@@ -285,21 +331,33 @@ def attention():
                     at += int(torch.randint(1, 3, (), generator=book.g))
                     entry_position[e] = at
             book.int32("entry_position", entry_position)
-        bias = None
+        if what == "speculation":
+            entry_position = torch.zeros(entries, dtype=torch.long)
+            for l, tree in trees.items():
+                context = lengths[l] - len(tree)
+                entry_position[lists[l][:context]] = torch.arange(context)
+            for l, visible, _, _, p in rows:
+                entry_position[lists[l][visible - 1]] = p
+            book.int32("entry_position", entry_position)
+        bias, width, center = None, 21, 15
         if bias_kind == BIAS_RELATIVE:
-            book.note(bias_width=21, bias_center=15)
-            bias = book.random("bias", heads, 21)
+            t5 = what in ("encoder", "both_sides", "speculation")
+            if t5:
+                width, center = relative_shape(what != "speculation").values()
+            book.note(bias_width=width, bias_center=center)
+            bias = book.put("bias", relative_table(torch.randn(32, heads, generator=book.g), what != "speculation")) if t5 else (
+                book.random("bias", heads, width))
         elif bias_kind == BIAS_DENSE:
             book.note(bias_width=max(lengths))
             bias = book.random("bias", count, heads, max(lengths))
         out = torch.zeros(count, heads, d, dtype=torch.float64)
-        for i, (l, visible, start, tree) in enumerate(rows):
+        for i, (l, visible, start, tree, _) in enumerate(rows):
             items = visible_items(visible, start, tree)
             at = [lists[l][j] for j in items]
             added = None
             if bias_kind == BIAS_RELATIVE:
                 key = torch.tensor(items, dtype=torch.long) if entry_position is None else entry_position[at]
-                added = bias[:, (key - position[i] + 15).clamp(0, 20)]
+                added = bias[:, (key - position[i] + center).clamp(0, width - 1)]
             elif bias_kind == BIAS_DENSE:
                 added = bias[i][:, items]
             out[i] = attend(q[i], k[at], v[at], scale_of(d), added)
