@@ -9,7 +9,7 @@ namespace {
 using fth::Check;
 
 // All targets, (depth, layer) pairs, are one product: its rows are [depth][layer]{k, v}[kv_heads * head_dim], its
-// inputs the norm without gain. A target's gain scales the columns of its weights, and W norm_bias is its bias.
+// inputs the norm without gain. A target's gain scales the columns of its weights, and W norm_bias + b is its bias.
 struct Product {
   int64_t row, targets;  // floats of a K or V row
   fth::WeightShape weight;
@@ -27,7 +27,7 @@ bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* 
   check.range("shape.hidden_size", s->hidden_size, 1, fth::kMostFeatures);
   check.range("shape.depths", s->depths, 1, 65536);
   check.range("shape.weight_type", s->weight_type, FTH_F32, FTH_BF16);
-  check.range("shape.norm", s->norm, FTH_RMS_NORM, FTH_LAYER_NORM);
+  check.range("shape.norm", s->norm, -1, FTH_LAYER_NORM);
   check.range("shape.rope_style", s->rope_style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);
   check.range("shape.rotary_dim", s->rotary_dim, 0, kv->head_dim);
   check.that(s->rotary_dim % 2 == 0, "shape.rotary_dim must be even, got %d", s->rotary_dim);
@@ -40,19 +40,20 @@ bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* 
   return check.ok();
 }
 
-// Packs w [rows, in] * gain as rows first, first + 1, ... of the product, and their biases w . norm_bias. Scratch holds
-// kPackRows rows.
+// Packs w [rows, in] * gain as rows first, first + 1, ... of the product, and their biases w . norm_bias + b. Scratch
+// holds kPackRows rows.
 constexpr int64_t kPackRows = fth::linear::kPanel;
 void pack_folded(fth_context* ctx, const Product& product, int64_t first, int32_t source_type, const void* w,
-                 const float* gain, const float* norm_bias, float* scratch, char* packed) {
+                 const void* b, const float* gain, const float* norm_bias, float* scratch, char* packed) {
   const int64_t in = product.weight.in;
   float* bias = reinterpret_cast<float*>(packed + product.bias_offset()) + first;
+  if (b != nullptr) fth::convert(source_type, b, product.row, 1.f, bias);
   for (int64_t begin = 0; begin < product.row; begin += kPackRows) {
     const int64_t rows = product.row - begin < kPackRows ? product.row - begin : kPackRows;
     const char* source = static_cast<const char*>(w) + begin * in * fth::element_bytes(source_type);
     fth::convert(source_type, source, rows * in, 1.f, scratch);
     for (int64_t r = 0; r < rows; r++) {
-      double sum = 0;
+      double sum = b == nullptr ? 0 : double(bias[begin + r]);
       for (int64_t k = 0; k < in; k++) {
         if (norm_bias != nullptr) sum += double(scratch[r * in + k]) * double(norm_bias[k]);
         if (gain != nullptr) scratch[r * in + k] *= gain[k];
@@ -77,8 +78,8 @@ fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape,
 }
 
 fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int32_t depth,
-                             int32_t layer, int32_t source_type, const void* wk, const void* wv, const float* gain,
-                             const float* norm_bias, void* packed) {
+                             int32_t layer, int32_t source_type, const void* wk, const void* wv, const void* bk,
+                             const void* bv, const float* gain, const float* norm_bias, void* packed) {
   FTH_ENTER(ctx);
   Check check(ctx, "fth_backfill_pack");
   if (!check_shape(check, shape, kv)) return check.status();
@@ -90,11 +91,17 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
   const int64_t element = fth::element_bytes(source_type), in = shape->hidden_size;
   check.pointer("wk", wk, size_t(element));
   check.pointer("wv", wv, size_t(element));
+  check.pointer("bk", bk, size_t(element), false);
+  check.pointer("bv", bv, size_t(element), false);
   check.array("gain", gain, false);
   check.array("norm_bias", norm_bias, false);
+  check.that(shape->norm >= 0 || gain == nullptr, "gain must be null when shape.norm is -1");
+  check.that(shape->norm >= 0 || norm_bias == nullptr, "norm_bias must be null when shape.norm is -1");
   check.pointer("packed", packed, 4);
   check.disjoint({{"wk", wk, product.row * in * element},
                   {"wv", wv, product.row * in * element},
+                  {"bk", bk, product.row * element},
+                  {"bv", bv, product.row * element},
                   {"gain", gain, in * 4},
                   {"norm_bias", norm_bias, in * 4}},
                  {{"packed", packed, product.bytes()}});
@@ -106,8 +113,8 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
   const int64_t k_row = (int64_t(depth) * kv->layers + layer) * 2 * product.row, v_row = k_row + product.row;
   float* rows = reinterpret_cast<float*>(scratch);
-  pack_folded(ctx, product, k_row, source_type, wk, gain, norm_bias, rows, static_cast<char*>(packed));
-  pack_folded(ctx, product, v_row, source_type, wv, gain, norm_bias, rows, static_cast<char*>(packed));
+  pack_folded(ctx, product, k_row, source_type, wk, bk, gain, norm_bias, rows, static_cast<char*>(packed));
+  pack_folded(ctx, product, v_row, source_type, wv, bv, gain, norm_bias, rows, static_cast<char*>(packed));
   return FTH_OK;
 }
 
@@ -168,7 +175,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     linear.product.weight = packed;
     linear.product.k = weight.in;
     linear.product.n = weight.out;
-    linear.product.x = fth::product_input(ctx, norm, true, weight.type, n, scratch + input_at);
+    linear.product.x = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, scratch + input_at);
     linear.product.x_stride = fth::x_stride(weight.in, weight.type);
     linear.product.count = n;
     linear.product.bias = reinterpret_cast<const float*>(static_cast<const char*>(packed) + product.bias_offset());

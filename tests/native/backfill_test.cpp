@@ -11,11 +11,16 @@ struct Case {
   int64_t count;
 };
 
+// Which of the arguments that may be null are given.
+struct Given {
+  bool gain, norm_bias, bias;
+};
+
 // Weights, inputs and a pool. Weights and hidden states are exact in bf16.
 struct Model {
   Case c;
   int64_t row, hidden, sets;
-  Guarded<float> wk, wv, gain, norm_bias, h, frequency;
+  Guarded<float> wk, wv, bk, bv, gain, norm_bias, h, frequency;
   Guarded<fth_row> rows;
   Guarded<int32_t> entry;
 
@@ -28,6 +33,8 @@ struct Model {
         sets(int64_t(c.shape.depths) * c.kv.layers),
         wk(sets * row * hidden),
         wv(sets * row * hidden),
+        bk(sets * row),
+        bv(sets * row),
         gain(sets * hidden),
         norm_bias(sets * hidden),
         h(c.count * hidden),
@@ -40,6 +47,8 @@ struct Model {
     };
     fill(wk, wk.size(), 0.5f);
     fill(wv, wv.size(), 0.5f);
+    fill(bk, bk.size(), 2.f);
+    fill(bv, bv.size(), 2.f);
     fill(gain, gain.size(), 2.f);
     fill(norm_bias, norm_bias.size(), 0.5f);
     fill(h, h.size(), 3.f);
@@ -59,23 +68,26 @@ struct Model {
     EXPECT_OK(ctx, fth_kv_bytes(ctx, &c.kv, &bytes));
     return bytes;
   }
-  void pack(test::Context& ctx, char* packed, bool with_gain, bool with_bias) const {
+  void pack(test::Context& ctx, char* packed, const Given& given) const {
     for (int32_t d = 0; d < c.shape.depths; d++)
       for (int32_t l = 0; l < c.kv.layers; l++) {
         const int64_t set = int64_t(d) * c.kv.layers + l;
         EXPECT_OK(ctx, fth_backfill_pack(ctx, &c.shape, &c.kv, d, l, FTH_F32, wk + set * row * hidden,
-                                         wv + set * row * hidden, with_gain ? gain + set * hidden : nullptr,
-                                         with_bias ? norm_bias + set * hidden : nullptr, packed));
+                                         wv + set * row * hidden, given.bias ? bk + set * row : nullptr,
+                                         given.bias ? bv + set * row : nullptr,
+                                         given.gain ? gain + set * hidden : nullptr,
+                                         given.norm_bias ? norm_bias + set * hidden : nullptr, packed));
       }
   }
 };
 
-static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) {
+static void compare(int32_t isa, const Case& c, const Given& given) {
   test::Context ctx(isa, 2);
   const Model m(c);
   Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
-  m.pack(ctx, packed, with_gain, with_bias);
-  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, pool));
+  m.pack(ctx, packed, given);
+  const fth_row* rows = c.shape.rope_style == FTH_ROPE_NONE ? nullptr : m.rows.get();
+  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, c.count, rows, m.h, packed, m.frequency, m.entry, pool));
 
   Guarded<float> k(m.row), v(m.row);
   Guarded<double> normed(m.hidden), want(m.row), bound(m.row);
@@ -88,7 +100,8 @@ static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) 
     }
     for (int64_t j = 0; j < m.hidden; j++) squares += (h[j] - mean) * (h[j] - mean);
     for (int64_t j = 0; j < m.hidden; j++)
-      normed[j] = (h[j] - mean) / sqrt(squares / double(m.hidden) + double(c.shape.norm_eps));
+      normed[j] =
+          c.shape.norm < 0 ? h[j] : (h[j] - mean) / sqrt(squares / double(m.hidden) + double(c.shape.norm_eps));
     for (int64_t set = 0; set < m.sets; set++) {
       const int32_t entry = m.entry[i * c.shape.depths + set / c.kv.layers];
       if (entry < 0) continue;
@@ -96,16 +109,16 @@ static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) 
       for (int is_v = 0; is_v < 2; is_v++) {
         const float *w = (is_v ? m.wv : m.wk) + set * m.row * m.hidden, *got = is_v ? v : k;
         for (int64_t r = 0; r < m.row; r++) {
-          double sum = 0, magnitude = 0;
+          double sum = given.bias ? (is_v ? m.bv : m.bk)[set * m.row + r] : 0, magnitude = fabs(sum);
           for (int64_t j = 0; j < m.hidden; j++) {
-            const double scaled = normed[j] * (with_gain ? m.gain[set * m.hidden + j] : 1.f);
-            const double shift = with_bias ? m.norm_bias[set * m.hidden + j] : 0;
+            const double scaled = normed[j] * (given.gain ? m.gain[set * m.hidden + j] : 1.f);
+            const double shift = given.norm_bias ? m.norm_bias[set * m.hidden + j] : 0;
             sum += w[r * m.hidden + j] * (scaled + shift);
             magnitude += fabs(w[r * m.hidden + j] * scaled) + fabs(w[r * m.hidden + j] * shift);
           }
           want[r] = sum;
-          // fp32: sums of hidden terms in product and norm (the norm's in its scale, half of it). bf16: gain * weight
-          // and normed input are each rounded to 2^-9, and one of the roundings may fall the other way.
+          // fp32: sums of hidden terms in product and norm (the norm's in its scale, half of it), biases. bf16: gain *
+          // weight and normed input are each rounded to 2^-9, and one of the roundings may fall the other way.
           bound[r] =
               magnitude * (6e-8 * (1.5 * double(m.hidden) + 12) + (c.shape.weight_type == FTH_BF16 ? 0x1p-7 : 0));
         }
@@ -133,13 +146,14 @@ static void compare(int32_t isa, const Case& c, bool with_gain, bool with_bias) 
 TEST(matches_the_formula) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
     for (int32_t type : {FTH_F32, FTH_BF16})
-      for (int32_t norm : {FTH_RMS_NORM, FTH_LAYER_NORM})
+      for (int32_t norm : {-1, int(FTH_RMS_NORM), int(FTH_LAYER_NORM)})
         for (int32_t style : {FTH_ROPE_NONE, FTH_ROPE_HALF, FTH_ROPE_INTERLEAVED})
           for (int64_t count : {1, 20}) {
             const int32_t rotary = style == FTH_ROPE_NONE ? 0 : 16;
             const fth_kv_shape kv{2, 3, 24, count == 1 ? FTH_F32 : type, Model::kEntries};
-            compare(isa, {{37, 2, type, norm, style, rotary, 1e-5f, 0}, kv, count}, true, norm == FTH_LAYER_NORM);
-            compare(isa, {{64, 1, type, norm, style, rotary, 1e-5f, 0}, kv, count}, false, style == FTH_ROPE_HALF);
+            const bool layer = norm == FTH_LAYER_NORM, none = norm < 0, half = style == FTH_ROPE_HALF;
+            compare(isa, {{37, 2, type, norm, style, rotary, 1e-5f, 0}, kv, count}, {!none, layer, half});
+            compare(isa, {{64, 1, type, norm, style, rotary, 1e-5f, 0}, kv, count}, {false, half && !none, !half});
           }
 }
 
@@ -161,7 +175,7 @@ TEST(bits_do_not_depend_on_workers_or_company) {
       test::Context single(isa, 1), several(isa, 4);
       const Model m(c);
       Guarded<char> packed(m.packed_bytes(single)), one(m.pool_bytes(single)), many(one.size()), alone(one.size());
-      m.pack(single, packed, true, false);
+      m.pack(single, packed, {true, false, true});
       EXPECT_OK(single, fth_backfill(single, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, one));
       EXPECT_OK(several,
                 fth_backfill(several, &c.shape, &c.kv, c.count, m.rows, m.h, packed, m.frequency, m.entry, many));
@@ -184,7 +198,7 @@ TEST(only_named_entries_change) {
   test::Context ctx(FTH_ISA_AUTO, 2);
   const Model m(c);
   Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
-  m.pack(ctx, packed, true, false);
+  m.pack(ctx, packed, {true, false, false});
   memset(pool, 0x3f, size_t(pool.size()));
   const int64_t floats = c.kv.layers * c.kv.entries * m.row;
   Guarded<float> k(floats), v(floats), k_before(floats), v_before(floats);
@@ -206,7 +220,7 @@ TEST(refuses_bad_arguments) {
   test::Context ctx;
   const Model m(c);
   Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
-  m.pack(ctx, packed, true, true);
+  m.pack(ctx, packed, {true, true, true});
   const auto call = [&](const fth_backfill_shape& s) {
     return fth_backfill(ctx, &s, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool);
   };
@@ -220,7 +234,7 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "shape.depths", call(s));
   s = c.shape; s.weight_type = FTH_F16;
   EXPECT_REFUSED(ctx, "shape.weight_type", call(s));
-  s = c.shape; s.norm = -1;
+  s = c.shape; s.norm = -2;
   EXPECT_REFUSED(ctx, "shape.norm", call(s));
   s = c.shape; s.rope_style = 3;
   EXPECT_REFUSED(ctx, "shape.rope_style", call(s));
@@ -261,12 +275,24 @@ TEST(refuses_bad_arguments) {
   EXPECT_REFUSED(ctx, "count", fth_backfill(ctx, &c.shape, &c.kv, -1, m.rows, m.h, packed, m.frequency, m.entry, pool));
   EXPECT_REFUSED(ctx, "kv must not be null",
                  fth_backfill(ctx, &c.shape, nullptr, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2",
-                 fth_backfill_pack(ctx, &c.shape, &c.kv, 2, 0, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
-  EXPECT_REFUSED(ctx, "layer must be in 0..0, got 1",
-                 fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 1, FTH_F32, m.wk, m.wv, nullptr, nullptr, packed));
-  EXPECT_REFUSED(ctx, "source_type",
-                 fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, 3, m.wk, m.wv, nullptr, nullptr, packed));
-  EXPECT_REFUSED(ctx, "wk must not be null",
-                 fth_backfill_pack(ctx, &c.shape, &c.kv, 0, 0, FTH_F32, nullptr, m.wv, nullptr, nullptr, packed));
+  const auto pack = [&](int32_t depth, int32_t layer, int32_t type, const void* wk, const void* wv, const void* bk,
+                        const void* bv) {
+    return fth_backfill_pack(ctx, &c.shape, &c.kv, depth, layer, type, wk, wv, bk, bv, nullptr, nullptr, packed);
+  };
+  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", pack(2, 0, FTH_F32, m.wk, m.wv, nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "layer must be in 0..0, got 1", pack(0, 1, FTH_F32, m.wk, m.wv, nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "source_type", pack(0, 0, 3, m.wk, m.wv, nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "wk must not be null", pack(0, 0, FTH_F32, nullptr, m.wv, nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "wv must not be null", pack(0, 0, FTH_F32, m.wk, nullptr, nullptr, nullptr));
+  const char* const odd = reinterpret_cast<const char*>(m.bk.get()) + 1;
+  EXPECT_REFUSED(ctx, "bk must be aligned", pack(0, 0, FTH_F32, m.wk, m.wv, odd, nullptr));
+  EXPECT_REFUSED(ctx, "bv must be aligned", pack(0, 0, FTH_F16, m.wk, m.wv, nullptr, odd));
+  EXPECT_REFUSED(ctx, "bk and packed must not overlap", pack(0, 0, FTH_F32, m.wk, m.wv, packed, nullptr));
+  s = c.shape; s.norm = -1;
+  const auto plain = [&](const float* gain, const float* norm_bias) {
+    return fth_backfill_pack(ctx, &s, &c.kv, 0, 0, FTH_F32, m.wk, m.wv, m.bk, m.bv, gain, norm_bias, packed);
+  };
+  EXPECT_OK(ctx, plain(nullptr, nullptr));
+  EXPECT_REFUSED(ctx, "gain must be null when shape.norm is -1", plain(m.gain, nullptr));
+  EXPECT_REFUSED(ctx, "norm_bias must be null when shape.norm is -1", plain(nullptr, m.norm_bias));
 }

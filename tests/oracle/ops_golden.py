@@ -410,10 +410,13 @@ def attention_masked():
 def backfill():
     """K,V of skipped layers from the exit state. bf16: the gain is folded into the weight before it is rounded."""
     book, number = Book("backfill"), 0
-    for hidden, layers, depths, heads, d, count, weight_type, kind, style, kv_type in (
+    for hidden, layers, depths, heads, d, count, weight_type, kind, style, kv_type, *biased in (
             (48, 1, 1, 1, 16, 1, F32, RMS, ROPE_HALF, F32), (33, 2, 3, 2, 24, 5, F32, RMS, ROPE_HALF, F32),
             (40, 3, 2, 1, 64, 6, F32, LAYER, ROPE_INTERLEAVED, F32), (40, 2, 1, 3, 16, 17, F32, LAYER, ROPE_NONE, F32),
-            (64, 2, 2, 2, 16, 4, BF16, RMS, ROPE_HALF, F32), (48, 1, 2, 1, 32, 3, BF16, LAYER, ROPE_HALF, BF16)):
+            (64, 2, 2, 2, 16, 4, BF16, RMS, ROPE_HALF, F32), (48, 1, 2, 1, 32, 3, BF16, LAYER, ROPE_HALF, BF16),
+            # cross-attention of a decoder's layers from the encoder's output, without norm; biases, also beside a norm's
+            (32, 4, 1, 2, 16, 19, F32, -1, ROPE_NONE, F32), (40, 3, 1, 2, 24, 5, BF16, -1, ROPE_NONE, BF16, True),
+            (33, 2, 1, 2, 16, 4, F32, RMS, ROPE_HALF, F32, True), (24, 1, 2, 1, 32, 6, F32, LAYER, ROPE_INTERLEAVED, F32, True)):
         rotary, eps, width = (0 if style == ROPE_NONE else d - d % 16), 1e-5, heads * d
         book.case(f"c{number:03d}", hidden_size=hidden, depths=depths, weight_type=weight_type, norm=kind, rope_style=style, rotary_dim=rotary,
                   norm_eps=eps, layers=layers, kv_heads=heads, head_dim=d, type=kv_type, entries=64, count=count)
@@ -426,12 +429,14 @@ def backfill():
         entry[(torch.rand(count, depths, generator=book.g) < 0.2) & (torch.arange(count) > 0)[:, None]] = -1
         entry = book.int32("entry", entry)
         wk, wv = (book.random(n, depths, layers, width, hidden, scale=hidden ** -0.5, dtype=TYPES[weight_type]) for n in ("wk", "wv"))
-        gain = book.random("gain", depths, layers, hidden, scale=0.2, shift=1.0)
+        gain = book.random("gain", depths, layers, hidden, scale=0.2, shift=1.0) if kind >= 0 else torch.ones(depths, layers, hidden).double()
         shift = book.random("norm_bias", depths, layers, hidden) if kind == LAYER else torch.zeros_like(gain)
-        x = see(norm(h, kind, eps))
+        x = see(norm(h, kind, eps) if kind >= 0 else h)
         expected = {}
         for name, w in (("k", wk), ("v", wv)):
             y = torch.einsum("ni,dloi->ndlo", x, see(w * gain[:, :, None])) + torch.einsum("dli,dloi->dlo", shift, w)
+            if biased:
+                y = y + book.random(f"b{name}", depths, layers, width, dtype=TYPES[weight_type])
             y = y.reshape(count, depths * layers * heads, d)
             y = rope(y, position, f, style) if name == "k" else y
             y = y.reshape(count, depths, layers, heads, d) * (entry >= 0)[:, :, None, None, None]

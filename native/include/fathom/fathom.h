@@ -254,14 +254,15 @@ FTH_API fth_status fth_attention_masked(fth_context* ctx, const fth_attention_sh
 /* ---- K,V backfill -------------------------------------------------------------------------------------------- */
 
 /* State propagation: K and V of every layer a token skipped, from its exit state h. One norm, one product for all
- * layers of all `depths`, RoPE on K, scatter. Each layer's norm gain (and bias) is folded into its weights.
+ * layers of all `depths`, RoPE on K, scatter. Each layer's norm gain (and bias) is folded into its weights. Without norm
+ * and RoPE: K and V of the cross-attention of every decoder layer, from an encoder's output h.
  * With shared weights, tied norms and no LoRA the K,V of all remaining depths are equal: use depths = 1 and append the
  * one entry to several lists. */
 typedef struct fth_backfill_shape {
   int32_t hidden_size;
   int32_t depths;      /* sets of weights, each for all kv->layers */
   int32_t weight_type;
-  int32_t norm;        /* FTH_RMS_NORM or FTH_LAYER_NORM */
+  int32_t norm;        /* FTH_RMS_NORM, FTH_LAYER_NORM or -1 */
   int32_t rope_style;
   int32_t rotary_dim;
   float norm_eps;
@@ -270,11 +271,13 @@ typedef struct fth_backfill_shape {
 
 FTH_API fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                       int64_t* bytes);
-/* wk, wv [kv_heads*head_dim, hidden_size] of source_type; gain, norm_bias [hidden_size] fp32 or null (1, 0). */
+/* wk, wv [kv_heads*head_dim, hidden_size] and their biases bk, bv [kv_heads*head_dim] or null, of source_type; gain,
+ * norm_bias [hidden_size] fp32 or null (1, 0; null without norm). */
 FTH_API fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                      int32_t depth, int32_t layer, int32_t source_type, const void* wk, const void* wv,
-                                     const float* gain, const float* norm_bias, void* packed);
-/* rows (position); h [count, hidden_size]; entry [count, depths], -1 skips; frequency [rotary_dim / 2] or null. */
+                                     const void* bk, const void* bv, const float* gain, const float* norm_bias,
+                                     void* packed);
+/* rows (position; may be null without RoPE); h [count, hidden_size]; entry [count, depths], -1 skips; frequency [rotary_dim / 2] or null. */
 FTH_API fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                 int64_t count, const fth_row* rows, const float* h, const void* packed,
                                 const float* frequency, const int32_t* entry, void* pool);
@@ -435,8 +438,8 @@ typedef struct fth_delta_stats {
   float acceleration; /* |(now - before) - (before - before2)|^2; NaN without before2 */
 } fth_delta_stats;
 
-/* The sums of each row, in one pass. before2 (may be null), before, now [count, width]: the states after three passes in
- * a row; out [count]. The inputs may overlap one another. For one number per tensor, the tensor is one row. */
+/* The sums of each row, in one pass. before2 (may be null), before, now [count, width]: the states after three passes
+ * in a row; out [count]. The inputs may overlap one another. For one number per tensor, the tensor is one row. */
 FTH_API fth_status fth_state_delta(fth_context* ctx, int32_t width, int64_t count, const float* before2,
                                    const float* before, const float* now, fth_delta_stats* out);
 
@@ -444,8 +447,8 @@ FTH_API fth_status fth_state_delta(fth_context* ctx, int32_t width, int64_t coun
 
 /* The k[s] largest values of each segment s, values[begin[s]] .. values[begin[s + 1] - 1]: writes their positions in
  * `values`, in ascending order, to index[begin[s]] .. index[begin[s] + k[s] - 1], and nothing else. Of equal values the
- * lowest positions are taken; -0 equals +0; NaN is less than any number. values [count]; begin [segments + 1], ascending,
- * in 0 .. count; k [segments], 0 .. the segment's size; index [count]. */
+ * lowest positions are taken; -0 equals +0; NaN is less than any number. values [count]; begin [segments + 1],
+ * ascending, in 0 .. count; k [segments], 0 .. the segment's size; index [count]. */
 FTH_API fth_status fth_top_k(fth_context* ctx, int64_t count, const float* values, int64_t segments,
                              const int32_t* begin, const int32_t* k, int32_t* index);
 

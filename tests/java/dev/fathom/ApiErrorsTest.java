@@ -212,9 +212,10 @@ class ApiErrorsTest {
         KvShape kv = new KvShape(2, 2, 16, DType.F32, 64);
         BackfillShape shape = new BackfillShape(20, 3, DType.F32, NormKind.LAYER, RopeStyle.HALF, 8, 1e-5f);
         long weights = context.backfillBytes(shape, kv);
-        refusesBadBuffers((c, b) -> c.backfillPack(shape, kv, 2, 1, DType.BF16, b[0], b[1], b[2], b[3], b[4]),
-                in("wk", 32 * 40), in("wv", 32 * 40), optional("gain", 80), optional("normBias", 80),
-                out("packed", weights));
+        refusesBadBuffers((c, b) -> c.backfillPack(shape, kv, 2, 1, DType.BF16, b[0], b[1], b[2], b[3], b[4], b[5],
+                        b[6]),
+                in("wk", 32 * 40), in("wv", 32 * 40), optional("bk", 64), optional("bv", 64), optional("gain", 80),
+                optional("normBias", 80), out("packed", weights));
         Buffer nowhere = context.allocate(arena, COUNT * 12).write(new int[] {-1, -1, -1, -1, -1, -1, -1, -1, -1});
         refusesBadBuffers((c, b) -> {
             if (b[3] != null && b[3].bytes() == COUNT * 12) b[3].segment().copyFrom(nowhere.segment());
@@ -222,8 +223,15 @@ class ApiErrorsTest {
         }, in("h", COUNT * 80), in("packed", weights), in("frequency", 16), in("entry", COUNT * 12),
                 out("pool", context.kvBytes(kv)));
         Buffer any = context.allocate(arena, 1 << 16);
-        refused(() -> context.backfillPack(shape, kv, 3, 0, DType.F32, any, any, null, null, any), "depth must be in");
+        refused(() -> context.backfillPack(shape, kv, 3, 0, DType.F32, any, any, null, null, null, null, any),
+                "depth must be in");
         refused(() -> context.backfill(shape, kv, COUNT, null, any, any, any, any, any), "rows must not be null");
+        BackfillShape plain = new BackfillShape(20, 1, DType.F32, null, RopeStyle.NONE, 0, 0);
+        refused(() -> context.backfillPack(plain, kv, 0, 0, DType.F32, any, any, null, null, any, null, any),
+                "gain must be null when shape.norm is -1");
+        refused(() -> context.backfillPack(plain, kv, 0, 0, DType.F32, any, any, null, null, null, any, any),
+                "norm_bias must be null when shape.norm is -1");
+        refused(() -> context.backfill(plain, kv, -1, null, any, any, null, any, any), "count must be at least 0");
     }
 
     @Test
@@ -414,7 +422,7 @@ class ApiErrorsTest {
         refused(() -> new AttentionShape(2, BiasKind.NONE, 3, 0, 1), "biasWidth without bias must be in 0..0, got 3");
         refused(() -> new AttentionShape(2, Float.NaN), "scale must be a finite number, got NaN");
         refused(() -> new DenseKvShape(1, 1, 1, 16, DType.F32, -1, 1, 1), "sequenceStride must be at least 0, got -1");
-        refused(() -> new BackfillShape(8, 1, DType.F32, null, RopeStyle.NONE, 0, 0), "norm must not be null");
+        refused(() -> new BackfillShape(8, 1, DType.F32, null, null, 0, 0), "ropeStyle must not be null");
         refused(() -> BlockShape.builder(1, 32, 64, 3).headDim(16).kvHeads(2).build(),
                 "heads must be a multiple of kvHeads 2, got 3");
         refused(() -> BlockShape.builder(1, 32, 64, 0).build(), "heads must be in 1..65536, got 0");

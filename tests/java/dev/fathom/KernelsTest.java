@@ -236,8 +236,8 @@ class KernelsTest {
                 int at = depth * 2 + layer;
                 wk[at] = numbers(160);
                 wv[at] = numbers(160);
-                context.backfillPack(shape, kv, depth, layer, DType.F32, buffer(wk[at]), buffer(wv[at]), buffer(gain),
-                        null, packed);
+                context.backfillPack(shape, kv, depth, layer, DType.F32, buffer(wk[at]), buffer(wv[at]), null, null,
+                        buffer(gain), null, packed);
             }
         }
         Rows rows = Rows.allocate(context, 2).position(0, 4).position(1, 9);
@@ -254,6 +254,30 @@ class KernelsTest {
                 close(rotate(product(normed, wk[at], 10), entry[1] == 0 ? 4 : 9, frequency, 16), k);
                 close(product(normed, wv[at], 10), v);
             }
+        }
+    }
+
+    /** K and V of two cross-attentions from an encoder's output: no norm, no rotation, no rows; K has a bias. */
+    @Test
+    void crossAttentionKeys() {
+        KvShape kv = new KvShape(2, 1, 16, DType.F32, 64);
+        BackfillShape shape = new BackfillShape(10, 1, DType.F32, null, RopeStyle.NONE, 0, 0);
+        float[] h = numbers(2 * 10), bk = numbers(16);
+        float[][] wk = {numbers(160), numbers(160)}, wv = {numbers(160), numbers(160)};
+        Buffer packed = context.allocate(context.backfillBytes(shape, kv));
+        for (int layer = 0; layer < 2; layer++) {
+            context.backfillPack(shape, kv, 0, layer, DType.F32, buffer(wk[layer]), buffer(wv[layer]), buffer(bk),
+                    null, null, null, packed);
+        }
+        Buffer pool = context.allocate(context.kvBytes(kv));
+        context.backfill(shape, kv, 2, null, buffer(h), packed, null, buffer(9, 2), pool);
+        Buffer k = floats(16), v = floats(16);
+        for (int i = 0; i < 4; i++) {
+            context.kvRead(kv, i / 2, 1, buffer(i % 2 == 0 ? 9 : 2), pool, k, v);
+            double[] keys = product(row(h, i % 2, 10), wk[i / 2], 10);
+            for (int j = 0; j < 16; j++) keys[j] += bk[j];
+            close(keys, k);
+            close(product(row(h, i % 2, 10), wv[i / 2], 10), v);
         }
     }
 

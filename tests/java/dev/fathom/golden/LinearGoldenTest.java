@@ -142,7 +142,7 @@ class LinearGoldenTest {
         int heads = c.integer("kv_heads"), dim = c.integer("head_dim"), width = heads * dim;
         DType type = c.type("weight_type");
         KvShape kv = new KvShape(layers, heads, dim, c.type("type"), c.integer("entries"));
-        NormKind norm = NormKind.values()[c.integer("norm")];
+        NormKind norm = c.integer("norm") < 0 ? null : NormKind.values()[c.integer("norm")];
         BackfillShape shape = new BackfillShape(hidden, depths, type, norm, RopeStyle.values()[c.integer("rope_style")],
                 c.integer("rotary_dim"), c.real("norm_eps"));
         Buffer packed = c.allocate(c.context.backfillBytes(shape, kv)), pool = c.allocate(c.context.kvBytes(kv));
@@ -150,7 +150,8 @@ class LinearGoldenTest {
             for (int l = 0; l < layers; l++) {
                 int set = d * layers + l, sets = depths * layers;
                 c.context.backfillPack(shape, kv, d, l, type, c.part("wk", set, sets), c.part("wv", set, sets),
-                        c.part("gain", set, sets), c.part("norm_bias", set, sets), packed);
+                        c.part("bk", set, sets), c.part("bv", set, sets), c.part("gain", set, sets),
+                        c.part("norm_bias", set, sets), packed);
             }
         }
         c.context.backfill(shape, kv, count, c.rows(count), c.buffer("h"), packed, c.buffer("frequency"),
@@ -158,9 +159,11 @@ class LinearGoldenTest {
 
         boolean bf16 = type == DType.BF16;
         Bounds.Approximate x = Bounds.norm(norm, c.real("norm_eps"), c.values("h"), hidden).seen(bf16);
-        double[] gain = c.values("gain"), shift = c.values("norm_bias", gain.length, 0);
+        double[] gain = c.values("gain", depths * layers * hidden, 1);
+        double[] shift = c.values("norm_bias", gain.length, 0);
         for (String name : new String[] {"k", "v"}) {
-            double[] w = c.values("w" + name), want = c.values(name);
+            double[] w = c.values("w" + name), bias = c.values("b" + name, w.length / hidden, 0);
+            double[] want = c.values(name);
             Buffer k = c.floats(width), v = c.floats(width), one = c.allocate(4);
             for (int block = 0; block < want.length / width; block++) {
                 int layer = block % layers, depth = block / layers % depths, row = block / layers / depths;
@@ -171,9 +174,9 @@ class LinearGoldenTest {
                 for (int head = 0; head < heads; head++) {
                     double error = 0, size = 0;
                     for (int o = head * dim; o < (head + 1) * dim; o++) {
-                        int set = depth * layers + layer;
-                        error = Math.max(error, productError(x, row, w, (set * width + o) * hidden, gain, shift,
-                                set * hidden, hidden, bf16));
+                        int set = depth * layers + layer, feature = set * width + o;
+                        error = Math.max(error, productError(x, row, w, feature * hidden, gain, shift,
+                                set * hidden, hidden, bf16) + sum(1, Math.abs(bias[feature])));
                         size = Math.max(size, Math.abs(want[block * width + o]));
                     }
                     // A rotation by an angle that is off by position * U mixes two elements.

@@ -396,26 +396,30 @@ public final class Context implements AutoCloseable {
      *
      * @param wk       [kvHeads * headDim, hiddenSize] of {@code sourceType}
      * @param wv       the same
-     * @param gain     [hiddenSize], or null for 1
-     * @param normBias [hiddenSize], or null for 0
+     * @param bk       [kvHeads * headDim] of {@code sourceType}, or null for 0
+     * @param bv       the same
+     * @param gain     [hiddenSize], or null for 1; null without norm
+     * @param normBias [hiddenSize], or null for 0; null without norm
      * @param packed   {@link #backfillBytes}
      */
     public void backfillPack(BackfillShape shape, KvShape kv, int depth, int layer, DType sourceType, Buffer wk,
-                             Buffer wv, Buffer gain, Buffer normBias, Buffer packed) {
+                             Buffer wv, Buffer bk, Buffer bv, Buffer gain, Buffer normBias, Buffer packed) {
         long sourceBytes = (long) shape.width * sourceType.bytes();
         MemorySegment keys = Check.input("wk", wk, kv.rowBytes / 4, sourceBytes);
         MemorySegment values = Check.input("wv", wv, kv.rowBytes / 4, sourceBytes);
+        MemorySegment keyBias = Check.optional("bk", bk, kv.rowBytes / 4, sourceType.bytes());
+        MemorySegment valueBias = Check.optional("bv", bv, kv.rowBytes / 4, sourceType.bytes());
         MemorySegment scale = Check.optional("gain", gain, 1, shape.hiddenBytes);
         MemorySegment added = Check.optional("normBias", normBias, 1, shape.hiddenBytes);
         MemorySegment to = Check.output("packed", packed, 1, backfillBytes(shape, kv));
         check(Fathom.fth_backfill_pack(handle(), shape.struct, kv.struct, depth, layer, sourceType.ordinal(), keys,
-                values, scale, added, to));
+                values, keyBias, valueBias, scale, added, to));
     }
 
     /**
      * Writes K,V of all layers from exit states.
      *
-     * @param rows      (position)
+     * @param rows      (position); may be null without rotation
      * @param h         [count, hiddenSize]
      * @param packed    from {@link #backfillPack}
      * @param frequency [rotaryDim / 2]; null without rotation
@@ -424,7 +428,7 @@ public final class Context implements AutoCloseable {
      */
     public void backfill(BackfillShape shape, KvShape kv, long count, Rows rows, Buffer h, Buffer packed,
                          Buffer frequency, Buffer entry, Buffer pool) {
-        MemorySegment row = Check.rows(rows, count);
+        MemorySegment row = shape.turns ? Check.rows(rows, count) : Check.optionalRows(rows, count);
         MemorySegment states = Check.input("h", h, count, shape.hiddenBytes);
         MemorySegment weights = Check.input("packed", packed, 1, backfillBytes(shape, kv));
         MemorySegment turns = Check.optional("frequency", frequency, 1, shape.frequencyBytes);

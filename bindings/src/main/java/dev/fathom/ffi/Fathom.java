@@ -1915,6 +1915,8 @@ public class Fathom extends Layouts {
             Fathom.C_POINTER,
             Fathom.C_POINTER,
             Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
             Fathom.C_POINTER
         );
 
@@ -1926,7 +1928,7 @@ public class Fathom extends Layouts {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const float *gain, const float *norm_bias, void *packed)
+     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const void *bk, const void *bv, const float *gain, const float *norm_bias, void *packed)
      * }
      */
     public static FunctionDescriptor fth_backfill_pack$descriptor() {
@@ -1936,7 +1938,7 @@ public class Fathom extends Layouts {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const float *gain, const float *norm_bias, void *packed)
+     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const void *bk, const void *bv, const float *gain, const float *norm_bias, void *packed)
      * }
      */
     public static MethodHandle fth_backfill_pack$handle() {
@@ -1946,7 +1948,7 @@ public class Fathom extends Layouts {
     /**
      * Address for:
      * {@snippet lang=c :
-     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const float *gain, const float *norm_bias, void *packed)
+     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const void *bk, const void *bv, const float *gain, const float *norm_bias, void *packed)
      * }
      */
     public static MemorySegment fth_backfill_pack$address() {
@@ -1955,16 +1957,16 @@ public class Fathom extends Layouts {
 
     /**
      * {@snippet lang=c :
-     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const float *gain, const float *norm_bias, void *packed)
+     * fth_status fth_backfill_pack(fth_context *ctx, const fth_backfill_shape *shape, const fth_kv_shape *kv, int32_t depth, int32_t layer, int32_t source_type, const void *wk, const void *wv, const void *bk, const void *bv, const float *gain, const float *norm_bias, void *packed)
      * }
      */
-    public static int fth_backfill_pack(MemorySegment ctx, MemorySegment shape, MemorySegment kv, int depth, int layer, int source_type, MemorySegment wk, MemorySegment wv, MemorySegment gain, MemorySegment norm_bias, MemorySegment packed) {
+    public static int fth_backfill_pack(MemorySegment ctx, MemorySegment shape, MemorySegment kv, int depth, int layer, int source_type, MemorySegment wk, MemorySegment wv, MemorySegment bk, MemorySegment bv, MemorySegment gain, MemorySegment norm_bias, MemorySegment packed) {
         var mh$ = fth_backfill_pack.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("fth_backfill_pack", ctx, shape, kv, depth, layer, source_type, wk, wv, gain, norm_bias, packed);
+                traceDowncall("fth_backfill_pack", ctx, shape, kv, depth, layer, source_type, wk, wv, bk, bv, gain, norm_bias, packed);
             }
-            return (int)mh$.invokeExact(ctx, shape, kv, depth, layer, source_type, wk, wv, gain, norm_bias, packed);
+            return (int)mh$.invokeExact(ctx, shape, kv, depth, layer, source_type, wk, wv, bk, bv, gain, norm_bias, packed);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
