@@ -114,11 +114,13 @@ def linear():
         linear_case(book, f"c{number:03d}", 387, 67, 17, weight_type, weight_type, IDENTITY, 0, 2, 8, 1)
         linear_case(book, f"c{number + 1:03d}", 32, 36, 70, weight_type, weight_type, SILU, 1, 0, 0, 0)
         number += 2
+        # a rank of more than one panel; six depths of which one has no row
+        linear_case(book, f"wide_rank_{weight_type}", 24, 34, 29, weight_type, weight_type, SILU, 1, 2, 70, 1, depths=6, absent=3)
     book.save()
 
 
-def linear_case(book, name, i, o, count, weight_type, source, activation, glu, residual, rank, with_bias):
-    depths, rows_of_w = (3 if rank else 0), o * (1 + glu)
+def linear_case(book, name, i, o, count, weight_type, source, activation, glu, residual, rank, with_bias, depths=3, absent=None):
+    depths, rows_of_w = (depths if rank else 0), o * (1 + glu)
     book.case(name, in_features=i, out_features=o, weight_type=weight_type, source_type=source, activation=activation, glu=glu,
               residual=residual, lora_rank=rank, lora_depths=depths, count=count, lora_scale=2.0 if rank else 0.0)
     dtype, see = TYPES[source], seen_by(weight_type)
@@ -128,6 +130,8 @@ def linear_case(book, name, i, o, count, weight_type, source, activation, glu, r
         z = z + book.random("bias", rows_of_w)
     if rank:
         depth = book.integers("depth", 0, depths, count)
+        if absent is not None:
+            depth = book.int32("depth", torch.where(depth == absent, 0, depth))
         a = book.random("lora_a", depths, rank, i, scale=i ** -0.5, dtype=dtype)
         b = book.random("lora_b", depths, rows_of_w, rank, scale=rank ** -0.5, dtype=dtype)
         z = z + 2.0 * torch.einsum("nor,nri,ni->no", b[depth], a[depth], x)
@@ -465,6 +469,11 @@ def block():
         depths=dict(depths=3, layers=2), gains_per_depth=dict(depths=3, norm_per_depth=1),
         lora=dict(depths=3, lora_rank=all_ranks(4), lora_scale=2.0),
         lora_qv=dict(depths=2, lora_rank=[3, 0, 5, 0, 0, 0, 0, 0, 0], norm_per_depth=1),
+        lora_ranks=dict(depths=4, layers=2, lora_rank=[1, 2, 3, 5, 0, 0, 8, 4, 7], lora_scale=0.5),
+        lora_gate=dict(depths=2, lora_rank=[0, 0, 0, 0, 0, 0, 6, 0, 0]),
+        lora_no_glu=dict(depths=3, glu=0, bias=1, lora_rank=[2, 1, 2, 1, 0, 0, 0, 66, 3]),
+        lora_shared_kv=dict(depths=3, rows="shared", lora_rank=[3, 2, 2, 0, 0, 0, 0, 1, 5]),
+        bf16_lora_ranks=dict(weight_type=BF16, depths=3, lora_rank=[7, 0, 1, 2, 0, 0, 0, 3, 8], norm_per_depth=1),
         shared_kv=dict(depths=3, layers=2, rows="shared"), rope_interleaved=dict(rope_style=ROPE_INTERLEAVED, rotary_dim=8),
         no_rope_bias_gelu=dict(rope_style=ROPE_NONE, rotary_dim=0, bias=1, activation=GELU, glu=0, norm=LAYER),
         post_norm=dict(norm=LAYER, norm_placement=POST, bias=1, glu=0, activation=RELU),
