@@ -14,6 +14,23 @@ struct Options {
   const char* json = nullptr;
 };
 
+// Zeroed, huge pages; ends the process if there is no memory.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes);
+  ~Memory() { fth_memory_unmap(data_, bytes_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  char* bytes() const { return static_cast<char*>(data_); }
+  float* floats() const { return static_cast<float*>(data_); }
+  // Harmless values: small floats in fp32 and bf16 alike.
+  void fill();
+
+ private:
+  int64_t bytes_;
+  void* data_;
+};
+
 // What this machine does at best with this many workers.
 struct Limits {
   double f32;   // FLOP/s of fused multiply-adds
@@ -21,6 +38,12 @@ struct Limits {
   double read;  // bytes/s from memory
 };
 Limits measure_limits(fth_context* ctx);
+double f32_peak(fth_context* ctx);
+double bf16_peak(fth_context* ctx);
+// Bytes/s of reading `bytes` of a buffer again and again, and of copying one half of them to the other: bytes read plus
+// bytes written.
+double read_rate(fth_context* ctx, const Memory& memory, int64_t bytes);
+double copy_rate(fth_context* ctx, const Memory& memory, int64_t bytes);
 // Reads a buffer with all workers, each its own slice; what a kernel that reads it once cannot beat.
 void read_all(fth_context* ctx, const char* data, int64_t bytes);
 
@@ -70,23 +93,6 @@ struct Line {
   double ideal;
 };
 void report(const Line& line, const Samples& samples);
-
-// Zeroed, huge pages; ends the process if there is no memory.
-class Memory {
- public:
-  explicit Memory(int64_t bytes);
-  ~Memory() { fth_memory_unmap(data_, bytes_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  char* bytes() const { return static_cast<char*>(data_); }
-  float* floats() const { return static_cast<float*>(data_); }
-  // Harmless values: small floats in fp32 and bf16 alike.
-  void fill();
-
- private:
-  int64_t bytes_;
-  void* data_;
-};
 
 #define MUST(ctx, call) bench::must(ctx, call)
 void must(fth_context* ctx, fth_status status);

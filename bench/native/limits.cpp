@@ -1,5 +1,6 @@
-// What the machine does at best: loops that only read, and loops that only multiply and add.
+// What the machine does at best: loops that only read or copy, and loops that only multiply and add.
 #include <immintrin.h>
+#include <string.h>
 
 #include "bench.h"
 
@@ -59,7 +60,19 @@ void fma_scalar() {
   sink = sum;
 }
 
-__attribute__((target("avx2"))) void read_slice(const char* data, int64_t bytes) {
+__attribute__((target("avx512f"))) void read_avx512(const char* data, int64_t bytes) {
+  __m512i sum[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) sum[i] = _mm512_setzero_si512();
+  for (int64_t at = 0; at + 512 <= bytes; at += 512)
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) sum[i] = _mm512_or_si512(sum[i], _mm512_loadu_si512(data + at + i * 64));
+#pragma GCC unroll 8
+  for (int i = 1; i < 8; i++) sum[0] = _mm512_or_si512(sum[0], sum[i]);
+  sink = float(_mm512_cvtsi512_si32(sum[0]));
+}
+
+__attribute__((target("avx2"))) void read_avx2(const char* data, int64_t bytes) {
   __m256i sum[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) sum[i] = _mm256_setzero_si256();
@@ -70,6 +83,15 @@ __attribute__((target("avx2"))) void read_slice(const char* data, int64_t bytes)
 #pragma GCC unroll 8
   for (int i = 1; i < 8; i++) sum[0] = _mm256_or_si256(sum[0], sum[i]);
   sink = float(_mm256_extract_epi32(sum[0], 0));
+}
+
+void read_scalar(const char* data, int64_t bytes) {
+  const uint64_t* words = reinterpret_cast<const uint64_t*>(data);
+  uint64_t sum[8] = {};
+  for (int64_t at = 0; at + 8 <= bytes / 8; at += 8)
+    for (int i = 0; i < 8; i++) sum[i] |= words[at + i];
+  for (int i = 1; i < 8; i++) sum[0] |= sum[i];
+  sink = float(sum[0]);
 }
 
 // FLOP/s of `loop`, which does `flops` per call, on every worker at once.
@@ -83,32 +105,68 @@ double rate(fth_context* ctx, void (*loop)(), double flops) {
   return flops * ctx->info.workers / best;
 }
 
-}  // namespace
-
-void read_all(fth_context* ctx, const char* data, int64_t bytes) {
+// slice(from, to) of a buffer by every worker.
+template <class F>
+void slices(fth_context* ctx, int64_t bytes, F slice) {
   const int64_t workers = ctx->info.workers;
   fth::parallel(ctx, workers, 1, [&](int64_t begin, int64_t end, int) {
-    const int64_t from = bytes * begin / workers / 64 * 64, to = bytes * end / workers / 64 * 64;
-    read_slice(data + from, to - from);
+    slice(bytes * begin / workers / 64 * 64, bytes * end / workers / 64 * 64);
   });
 }
 
-Limits measure_limits(fth_context* ctx) {
-  Limits limits{};
+// What memcpy reads and writes: the first half goes to the second.
+void copy_all(fth_context* ctx, char* data, int64_t bytes) {
+  char* to = data + bytes / 2;
+  slices(ctx, bytes / 2, [&](int64_t begin, int64_t end) { memcpy(to + begin, data + begin, size_t(end - begin)); });
+}
+
+// Bytes/s of `move`, which goes over `bytes` of memory again and again, so that what a cache can hold comes from there.
+// A large buffer goes in pieces, so that an interruption spoils little; a small one many times per look at the clock.
+template <class F>
+double memory_rate(const Memory& memory, int64_t bytes, F move) {
+  constexpr int64_t kMostPiece = int64_t(16) << 20, kLeastSample = int64_t(1) << 20;
+  constexpr double kSeconds = 0.1;
+  const int64_t piece = bytes < kMostPiece ? bytes : kMostPiece, repeats = fth::ceil_div(kLeastSample, piece);
+  Samples samples;
+  const double until = now() + kSeconds;
+  do {
+    for (int64_t at = 0; at < bytes; at += piece)
+      samples.time([&] {
+        for (int64_t i = 0; i < repeats; i++) move(memory.bytes() + at, piece);
+      });
+  } while (now() < until);
+  return double(piece * repeats) / samples.median();
+}
+
+}  // namespace
+
+void read_all(fth_context* ctx, const char* data, int64_t bytes) {
+  const auto read = fth::for_isa(ctx, read_scalar, read_avx2, read_avx512);
+  slices(ctx, bytes, [&](int64_t begin, int64_t end) { read(data + begin, end - begin); });
+}
+
+double read_rate(fth_context* ctx, const Memory& memory, int64_t bytes) {
+  return memory_rate(memory, bytes, [&](char* data, int64_t piece) { read_all(ctx, data, piece); });
+}
+double copy_rate(fth_context* ctx, const Memory& memory, int64_t bytes) {
+  return memory_rate(memory, bytes, [&](char* data, int64_t piece) { copy_all(ctx, data, piece); });
+}
+
+double f32_peak(fth_context* ctx) {
   const int32_t isa = ctx->info.isa;
-  limits.f32 = isa == FTH_ISA_AVX512 ? rate(ctx, fma_avx512, 2.0 * 16 * kChains * kRounds)
-               : isa == FTH_ISA_AVX2 ? rate(ctx, fma_avx2, 2.0 * 8 * kChains8 * kRounds)
-                                     : rate(ctx, fma_scalar, 2.0 * 8 * kRounds);
-  limits.bf16 = ctx->info.bf16_dot ? rate(ctx, dot_avx512, 4.0 * 16 * kChains * kRounds) : limits.f32;
+  return isa == FTH_ISA_AVX512 ? rate(ctx, fma_avx512, 2.0 * 16 * kChains * kRounds)
+         : isa == FTH_ISA_AVX2 ? rate(ctx, fma_avx2, 2.0 * 8 * kChains8 * kRounds)
+                               : rate(ctx, fma_scalar, 2.0 * 8 * kRounds);
+}
+double bf16_peak(fth_context* ctx) {
+  return ctx->info.bf16_dot ? rate(ctx, dot_avx512, 4.0 * 16 * kChains * kRounds) : f32_peak(ctx);
+}
+
+Limits measure_limits(fth_context* ctx) {
   const int64_t bytes = int64_t(512) << 20;
   Memory memory(bytes);
   memory.fill();
-  constexpr int64_t kPiece = int64_t(16) << 20;
-  Samples reads;
-  for (int64_t round = 0; round < 4; round++)
-    for (int64_t at = 0; at < bytes; at += kPiece) reads.time([&] { read_all(ctx, memory.bytes() + at, kPiece); });
-  limits.read = double(kPiece) / reads.median();
-  return limits;
+  return {f32_peak(ctx), bf16_peak(ctx), read_rate(ctx, memory, bytes)};
 }
 
 }  // namespace bench

@@ -1,7 +1,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "bench.h"
 
@@ -11,38 +10,11 @@ namespace {
 FILE* json = nullptr;
 bool first_line = true;
 
-int compare(const void* a, const void* b) {
-  const double x = *static_cast<const double*>(a), y = *static_cast<const double*>(b);
-  return x < y ? -1 : x > y;
-}
-
 }  // namespace
 
 Bench*& Bench::first() {
   static Bench* head = nullptr;
   return head;
-}
-
-int64_t interruptions() {
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_nivcsw;
-}
-
-void Samples::add(double seconds, bool interrupted) {
-  if (all_ < kMost) all_values_[all_++] = seconds;
-  if (!interrupted && quiet_ < kMost) quiet_values_[quiet_++] = seconds;
-}
-double Samples::best() const {
-  double least = values()[0];
-  for (int64_t i = 1; i < size(); i++) least = values()[i] < least ? values()[i] : least;
-  return least;
-}
-double Samples::median() const {
-  static double sorted[kMost];
-  memcpy(sorted, values(), size_t(size()) * sizeof(double));
-  qsort(sorted, size_t(size()), sizeof(double), compare);
-  return sorted[size() / 2];
 }
 
 void report(const Line& line, const Samples& samples) {
@@ -57,26 +29,6 @@ void report(const Line& line, const Samples& samples) {
           first_line ? "" : ",", line.operation, line.what, line.workers, best, median, (long long)samples.size(),
           line.bytes, line.flops, line.ideal);
   first_line = false;
-}
-
-Memory::Memory(int64_t bytes) : bytes_(bytes) {
-  if (fth_memory_map(bytes, &data_) == FTH_OK) return;
-  fprintf(stderr, "no memory for a buffer of %lld bytes\n", (long long)bytes);
-  exit(1);
-}
-void Memory::fill() {
-  uint16_t* half = reinterpret_cast<uint16_t*>(data_);
-  uint32_t state = 1;
-  for (int64_t i = 0; i < bytes_ / 2; i++) {
-    state = state * 1664525u + 1013904223u;
-    half[i] = uint16_t(0x3c00 | (state >> 16 & 0x80ff));
-  }
-}
-
-void must(fth_context* ctx, fth_status status) {
-  if (status == FTH_OK) return;
-  fprintf(stderr, "%s\n", fth_context_message(ctx));
-  exit(1);
 }
 
 }  // namespace bench
