@@ -407,11 +407,8 @@ class DepthSessionTest {
             Stage stage = three.stages().getFirst();
             assertSentence("routers of expert choice must equal depths of the block 2, got 3",
                     () -> new Stage(two.shape(), two.weights(), stage.router(), KvPolicy.PER_DEPTH));
-            BlockShape.Builder decoder = BlockShape.builder(1, 16, 16, 1);
-            assertSentence("shape must have no cross-attention: a session is a decoder alone",
-                    () -> new Stage(decoder.cross(true).build(), two.weights()));
-            assertSentence("shape must have no relative bias: a session keeps no entry's position",
-                    () -> new Stage(decoder.cross(false).relativeBias(9, 4).build(), two.weights()));
+            BlockShape cross = BlockShape.builder(1, 16, 16, 1).cross(true).build();
+            assertSentence("a block with cross-attention needs a source", () -> new Stage(cross, two.weights()));
             assertSentence("stages must not be empty",
                     () -> new DepthModel(three.embedding(), three.table(), List.of(), three.head()));
             assertSentence("rows must be at least 1, got 0", () -> new Limits(1, 1, 0, 1));

@@ -5,7 +5,12 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.IOException;
+import java.nio.file.Path;
 import java.util.SplittableRandom;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.function.Executable;
@@ -95,6 +100,27 @@ class ExitPolicyTest {
         }
         assertEquals(1, new Threshold.Decaying(1.2f, 4, 10).at(0));
         assertEquals(0, new Threshold.Decaying(-1, 4, 10).at(0));
+    }
+
+    @Test
+    void decayingThresholdsAreThoseOfTheOracle() throws IOException {
+        Path file = Path.of(System.getProperty("fathom.root"), "tests", "golden", "exits", "decay.json");
+        int compared = 0;
+        for (JsonNode test : new ObjectMapper().readTree(file.toFile()).get("cases")) {
+            float start = (float) test.get("start").asDouble();
+            float tau = (float) test.get("tau").asDouble();
+            int length = test.get("max_tokens").asInt();
+            boolean calm = test.get("form").asText().equals("calm");
+            for (int i = 0; i < test.get("t").size(); i++) {
+                int t = test.get("t").get(i).asInt();
+                if (!calm && t == 0) continue; // counts the token itself
+                float actual = calm ? new Threshold.Decaying(start, tau, length).at(t)
+                        : new Threshold.DecayingScaled(start, tau, length).at(t - 1);
+                assertEquals(test.get("threshold").get(i).asDouble(), actual, 1e-6);
+                compared++;
+            }
+        }
+        assertTrue(compared > 30);
     }
 
     @Test

@@ -17,6 +17,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.fathom.Activation;
 import dev.fathom.GateFunction;
 import dev.fathom.RouterKind;
+import dev.fathom.depth.KvPolicy;
 import dev.fathom.examples.ModelConfig.Sharing;
 
 class ModelConfigTest {
@@ -98,7 +99,7 @@ class ModelConfigTest {
                          'expert': {'router_func': 'tanh'}}}""");
         assertEquals(Sharing.CYCLE, config.recursion().sharing());
         assertFalse(config.recursion().tiedNorms());
-        assertTrue(config.sharedKv());
+        assertEquals(KvPolicy.FIRST_DEPTH, config.kv());
         assertNull(config.lora());
         assertEquals(GateFunction.SIGMOID, config.routing().function());
         assertEquals(RouterKind.MLP, config.routing().router());

@@ -1,5 +1,6 @@
 package dev.fathom.examples;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 
@@ -41,6 +42,21 @@ record ConfigReader(JsonNode node, String path, ConfigReader outer) {
 
     int integer(String key, int otherwise, int most) {
         return value(key).isMissingNode() ? otherwise : integer(key, most);
+    }
+
+    /** Whole numbers in 1..most, each above the one before it. */
+    List<Integer> integers(String key, int most) {
+        JsonNode value = value(key);
+        List<Integer> numbers = new ArrayList<>();
+        int last = 0;
+        for (JsonNode element : value) {
+            double number = element.asDouble(Double.NaN);
+            if (!(number > last && number <= most) || number != Math.rint(number)) break;
+            last = (int) number;
+            numbers.add(last);
+        }
+        if (value.isArray() && numbers.size() == value.size()) return List.copyOf(numbers);
+        throw wrong(key, "a list of rising whole numbers in 1.." + most, value);
     }
 
     double positive(String key, double otherwise) {

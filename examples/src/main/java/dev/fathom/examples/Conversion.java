@@ -22,6 +22,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 
 import dev.fathom.DType;
 import dev.fathom.Part;
+import dev.fathom.depth.KvPolicy;
 import dev.fathom.examples.ModelConfig.Sharing;
 
 /**
@@ -87,7 +88,7 @@ final class Conversion {
         String kind = config.routing() != null ? "is a Mixture-of-Recursions already"
                 : config.recursion() != null ? "is recursive already"
                 : config.lora() != null ? "has LoRA pairs"
-                : config.sharedKv() ? "shares K and V" : null;
+                : config.kv() != KvPolicy.PER_DEPTH ? "shares K and V" : null;
         if (kind != null) {
             throw new UserException("The model in " + model + " " + kind + ": convert takes vanilla models.");
         }
@@ -147,7 +148,7 @@ final class Conversion {
     private Map<String, Tensor> layer(Checkpoint checkpoint, int index) {
         Map<String, Tensor> tensors = new LinkedHashMap<>();
         String prefix = prefix(index);
-        for (String norm : ModelLoader.NORMS.values()) {
+        for (String norm : LayerTensors.NORMS.values()) {
             tensors.put(norm + ".weight", checkpoint.get(prefix + norm + ".weight", config.hiddenSize()));
         }
         for (Linear linear : Linear.of(config)) {
@@ -180,7 +181,7 @@ final class Conversion {
     private void planSlot(List<Map<String, Tensor>> layers, int slot) {
         int[] passes = IntStream.range(0, tying.recursions()).map(depth -> tying.layer(slot, depth)).toArray();
         int[] sources = options.init.sources(tying, slot);
-        for (String norm : ModelLoader.NORMS.values()) {
+        for (String norm : LayerTensors.NORMS.values()) {
             String name = norm + ".weight";
             if (options.tiedNorms) addShared(layers, sources, passes, name);
             for (int layer : options.tiedNorms ? new int[0] : passes) {

@@ -1,6 +1,7 @@
 package dev.fathom.examples;
 
 import java.lang.foreign.Arena;
+import java.util.List;
 import java.util.function.Consumer;
 
 import dev.fathom.Context;
@@ -12,29 +13,41 @@ final class LanguageModel implements AutoCloseable {
     private final Context context;
     private final ModelConfig config;
     private final DepthModel weights;
+    private final ExitHeads exits;
     private final DType type;
     private final TextCodec codec;
 
-    private LanguageModel(Context context, ModelConfig config, DepthModel weights, DType type, TextCodec codec) {
+    private LanguageModel(Context context, ModelConfig config, ModelLoader.Loaded loaded, DType type,
+            TextCodec codec) {
         this.context = context;
         this.config = config;
-        this.weights = weights;
+        weights = loaded.model();
+        exits = loaded.exits();
         this.type = type;
         this.codec = codec;
     }
 
-    /**
-     * @param type    of weights, K and V; null: bf16 if the checkpoint has 16 bits, else f32
-     * @param workers 0: one per core
-     */
+    /** With the exits of config.json, which do not propagate. */
     static LanguageModel open(ModelFiles files, DType type, int workers, Consumer<String> warnings) {
+        return open(files, type, workers, null, false, warnings);
+    }
+
+    /**
+     * @param type       of weights, K and V; null: bf16 if the checkpoint has 16 bits, else f32
+     * @param workers    0: one per core
+     * @param exits      layers behind which a token may exit; null: as config.json says
+     * @param propagates whether exits may propagate their states
+     */
+    static LanguageModel open(ModelFiles files, DType type, int workers, List<Integer> exits, boolean propagates,
+            Consumer<String> warnings) {
         Context context = Context.cpu(workers);
         try (Arena arena = Arena.ofConfined()) { // the files; the weights belong to the context
             ModelConfig config = ModelConfig.read(files, arena);
+            if (exits != null) config = config.withExits(exits);
             Checkpoint checkpoint = Checkpoint.open(files, arena);
             DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
-            DepthModel weights = ModelLoader.load(context, config, checkpoint, chosen, warnings);
-            return new LanguageModel(context, config, weights, chosen, TextCodec.of(files, config));
+            ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
+            return new LanguageModel(context, config, loaded, chosen, TextCodec.of(files, config));
         } catch (RuntimeException | Error e) {
             context.close();
             throw e;
@@ -51,6 +64,10 @@ final class LanguageModel implements AutoCloseable {
 
     DepthModel weights() {
         return weights;
+    }
+
+    ExitHeads exits() {
+        return exits;
     }
 
     DType type() {

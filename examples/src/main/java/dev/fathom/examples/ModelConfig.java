@@ -2,6 +2,7 @@ package dev.fathom.examples;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 import java.util.Locale;
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -11,14 +12,16 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import dev.fathom.Activation;
 import dev.fathom.GateFunction;
 import dev.fathom.RouterKind;
+import dev.fathom.depth.KvPolicy;
 
 /**
  * What config.json says, for the Llama family and its recursive descendants. {@code layers} counts effective (unrolled)
- * layers; {@code recursion}, {@code lora} and {@code routing} are null where the model has none.
+ * layers; {@code recursion}, {@code lora} and {@code routing} are null where the model has none. {@code kv} is that of
+ * looped layers. {@code exits}: layers behind which a token may exit, in rising order.
  */
 record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, int kvHeads, int headDim, int vocabSize,
         int contextLength, float normEps, Activation activation, boolean tiedEmbeddings, float[] ropeFrequency,
-        Recursion recursion, Lora lora, Routing routing, boolean sharedKv) {
+        Recursion recursion, Lora lora, Routing routing, KvPolicy kv, List<Integer> exits) {
 
     static final int MOST_LAYERS = 1 << 14;
     static final int MOST_RECURSIONS = 64;
@@ -49,7 +52,7 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
 
     /** Expert choice: each depth has a router that keeps or drops a token. Token choice: one router picks the depth. */
     record Routing(boolean tokenChoice, RouterKind router, GateFunction function, float alpha, float temperature,
-            boolean weighted, boolean biased) {}
+            boolean weighted, boolean biased, boolean auxiliary) {}
 
     static ModelConfig read(ModelFiles files, Arena arena) {
         return parse(json(files, arena));
@@ -89,7 +92,24 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
                 json.integer("num_hidden_layers", MOST_LAYERS), heads, kvHeads, headDim,
                 json.integer("vocab_size", 1 << 24), context, (float) json.positive("rms_norm_eps", 1e-6),
                 activation(json), json.flag("tie_word_embeddings", false), ropeFrequency(json, headDim), recursion,
-                lora(json.enabled("relaxation")), routing, json.enabled("kv_sharing") != null);
+                lora(json.enabled("relaxation")), routing, kv(json.enabled("kv_sharing")), exits(json.enabled("exits")));
+    }
+
+    /** The same with other exits. */
+    ModelConfig withExits(List<Integer> exits) {
+        return new ModelConfig(hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, vocabSize, contextLength,
+                normEps, activation, tiedEmbeddings, ropeFrequency, recursion, lora, routing, kv, exits);
+    }
+
+    private static KvPolicy kv(ConfigReader json) {
+        if (json == null) return KvPolicy.PER_DEPTH;
+        return json.flag("update_cache", false) ? KvPolicy.FIRST_UPDATED : KvPolicy.FIRST_DEPTH;
+    }
+
+    private static List<Integer> exits(ConfigReader json) {
+        if (json == null) return List.of();
+        json.oneOf("head", "shared", "shared");
+        return json.integers("layers", MOST_LAYERS);
     }
 
     /** How deep a token can go: 1 without recursion. */
@@ -162,6 +182,6 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
                 (float) options.positive("alpha", function == GateFunction.SOFTMAX ? 1 : 0.1),
                 (float) options.positive("temp", 1),
                         options.oneOf("gating", "weighted", "weighted", "additive").equals("weighted"),
-                token && lossFree);
+                token && lossFree, !token && options.text("sampling", "aux_loss").equals("aux_router"));
     }
 }

@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.Set;
 import java.util.function.IntBinaryOperator;
 
+import dev.fathom.depth.ExitPoint;
 import dev.fathom.examples.ModelConfig.Recursion;
 
 /**
@@ -27,8 +28,44 @@ record StagePlan(int layers, int depths, boolean routed, Prefix prefix) {
     }
 
     static List<StagePlan> of(ModelConfig config, Checkpoint checkpoint) {
-        if (config.recursion() == null) return List.of(unrolled(config.layers(), 1, (layer, depth) -> layer));
+        if (config.recursion() == null) return vanilla(config);
         return config.routing() == null ? recursive(config, checkpoint) : routed(config, checkpoint);
+    }
+
+    /** One stage; with exits one up to each of them, and one for the rest. */
+    private static List<StagePlan> vanilla(ModelConfig config) {
+        List<StagePlan> stages = new ArrayList<>();
+        int begin = 0;
+        for (int exit : config.exits()) {
+            if (exit >= config.layers()) {
+                throw new UserException("An exit behind layer " + exit + " of " + config.layers() + " skips nothing.");
+            }
+            stages.add(layers(begin, exit));
+            begin = exit;
+        }
+        stages.add(layers(begin, config.layers()));
+        return stages;
+    }
+
+    private static StagePlan layers(int begin, int end) {
+        return unrolled(end - begin, 1, (layer, depth) -> begin + layer);
+    }
+
+    /** The passes behind which so many layers have been executed. */
+    static List<ExitPoint> exits(List<StagePlan> stages, List<Integer> layers) {
+        List<ExitPoint> points = new ArrayList<>();
+        for (int wanted : layers) {
+            int executed = 0;
+            for (int stage = 0; stage < stages.size(); stage++) {
+                for (int depth = 0; depth < stages.get(stage).depths(); depth++) {
+                    executed += stages.get(stage).layers();
+                    if (executed == wanted) points.add(new ExitPoint(stage, depth));
+                }
+            }
+        }
+        if (points.size() == layers.size()) return points;
+        throw new UserException("Exits must stand at the end of a pass through the shared layers, got exits behind layers "
+                + layers + ".");
     }
 
     /** Recursion without routers keeps the unrolled names. */

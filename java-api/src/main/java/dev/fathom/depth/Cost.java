@@ -37,11 +37,17 @@ final class Cost {
         entryBytes = 2L * shape.layers() * shape.kvHeads() * shape.headDim() * shape.kvType().bytes();
     }
 
-    /** A row that sees {@code items} items, its own included. */
-    void row(Meter meter, int items, boolean stores) {
-        meter.compute(rowFlops - (stores ? 0 : kvFlops) + items * itemFlops);
-        meter.readKv(items * entryBytes);
+    /** A row that sees {@code items} items, its own included, and {@code sourceItems} of an encoder. */
+    void row(Meter meter, int items, int sourceItems, boolean stores) {
+        long all = (long) items + sourceItems;
+        meter.compute(rowFlops - (stores ? 0 : kvFlops) + all * itemFlops);
+        meter.readKv(all * entryBytes);
         if (stores) meter.writeKv(entryBytes);
+    }
+
+    /** Entries that are written without being computed. */
+    void store(Meter meter, int entries) {
+        meter.writeKv(entries * entryBytes);
     }
 
     /** K and V of {@code rows} rows from their exit states. */

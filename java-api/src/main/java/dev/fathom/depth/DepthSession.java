@@ -21,7 +21,9 @@ public final class DepthSession implements AutoCloseable {
     /** Tokens of each sequence, and how many of them came before those that may exit. */
     private final int[] length;
     private final int[] prompt;
+    private final int[] cap;
     private final boolean[] open;
+    private final boolean wholeSequences;
     private Step running;
     private long steps;
     private long tokens;
@@ -41,8 +43,10 @@ public final class DepthSession implements AutoCloseable {
         this.policy = Require.notNull("policy", policy);
         this.limits = Require.notNull("limits", limits);
         Require.that(!policy.verifies(), "a session does not verify exits: verification must be None; use a Scheduler");
+        wholeSequences = model.choosesOverWholeSequences();
         length = new int[limits.sequences()];
         prompt = new int[limits.sequences()];
+        cap = new int[limits.sequences()];
         open = new boolean[limits.sequences()];
         try {
             pipeline = new Pipeline(context, arena, model, policy, limits, limits.rows(), new Answering());
@@ -73,10 +77,21 @@ public final class DepthSession implements AutoCloseable {
      * @throws CapacityException if all sequences are open
      */
     public int open() {
+        return open(Integer.MAX_VALUE);
+    }
+
+    /**
+     * Begins an empty sequence whose tokens take at most so many passes through a stage that loops.
+     *
+     * @throws CapacityException if all sequences are open
+     */
+    public int open(int depthCap) {
+        Require.atLeast("depthCap", depthCap, 1);
         for (int sequence = 0; sequence < open.length; sequence++) {
             if (!open[sequence]) {
                 open[sequence] = true;
                 prompt[sequence] = 0;
+                cap[sequence] = depthCap;
                 pipeline.begin();
                 return sequence;
             }
@@ -96,13 +111,41 @@ public final class DepthSession implements AutoCloseable {
         pipeline.fork(sequence, other);
         length[other] = length[sequence];
         prompt[other] = prompt[sequence];
+        cap[other] = cap[sequence];
         return other;
     }
 
     /** Ends a sequence and frees its K and V. */
     public void close(int sequence) {
         truncate(sequence, 0);
+        pipeline.close(sequence);
         open[sequence] = false;
+    }
+
+    /**
+     * Reads the source of a sequence, which its tokens attend to: once, before any of them. For models with an encoder.
+     */
+    public void encode(int sequence, int... source) {
+        encode(new int[] {sequence}, new int[][] {source});
+    }
+
+    /** Reads the sources of several sequences, as many in one call as {@link Limits#rows} allows. */
+    public void encode(int[] sequences, int[][] sources) {
+        Require.that(model.encoder() != null, "the model has no encoder");
+        Require.equal("number of sources", Require.notNull("sources", sources).length, "number of sequences",
+                Require.notNull("sequences", sequences).length);
+        boolean[] seen = new boolean[open.length];
+        for (int i = 0; i < sequences.length; i++) {
+            int sequence = sequences[i];
+            checkSequence(sequence);
+            Require.that(!seen[sequence], "sequence " + sequence + " is given twice");
+            Require.that(!pipeline.hasSource(sequence), "sequence " + sequence + " has a source already");
+            seen[sequence] = true;
+            Require.range("number of tokens in a source", Require.notNull("source", sources[i]).length, 1,
+                    limits.source());
+            for (int id : sources[i]) Require.range("token", id, 0, model.encoder().embedding().vocabSize() - 1);
+        }
+        pipeline.encode(sequences, sources, sequences.length);
     }
 
     /** Tokens taken in so far. */
@@ -167,7 +210,8 @@ public final class DepthSession implements AutoCloseable {
         for (int i = 0; i < step.requests; i++) {
             int sequence = step.requestSequence[i];
             length[sequence] += step.requestTokens[i];
-            if (!step.requestExits[i]) prompt[sequence] = length[sequence];
+            boolean isPrompt = !step.requestScored[i] && (step.requestTokens[i] > 1 || prompt[sequence] == 0);
+            if (isPrompt) prompt[sequence] = length[sequence];
         }
         steps++;
         tokens += step.tokens;
@@ -179,16 +223,25 @@ public final class DepthSession implements AutoCloseable {
         Require.that(Require.notNull("step", step).session == this, "step must be one that this session has made");
         if (step.hasRun) throw new IllegalStateException("The step has run; clear it first.");
         Require.that(step.tokens > 0, "step must have at least one token");
+        Require.that(!wholeSequences || step.tokens <= limits.rows(), "a router that chooses over whole sequences needs a"
+                + " step in one piece: at most " + limits.rows() + " tokens, got " + step.tokens);
         int token = 0;
         for (int i = 0; i < step.requests; i++) {
             int sequence = step.requestSequence[i];
             int count = step.requestTokens[i];
             checkSequence(sequence);
+            Require.that(pipeline.hasSource(sequence), "sequence " + sequence + " has no source; encode one first");
+            Require.that(!wholeSequences || length[sequence] == 0, "a router that chooses over whole sequences cannot"
+                    + " continue one: sequence " + sequence + " has " + length[sequence] + " tokens");
             if (count > limits.tokens() - length[sequence]) {
                 throw new CapacityException("sequence " + sequence + " may hold " + limits.tokens() + " tokens, got "
                         + count + " more for its " + length[sequence]);
             }
-            for (int k = 0; k < count; k++) step.position[token++] = length[sequence] + k;
+            boolean exits = step.requestScored[i] || count == 1 && length[sequence] > 0;
+            for (int k = 0; k < count; k++, token++) {
+                step.position[token] = length[sequence] + k;
+                step.exits[token] = exits;
+            }
         }
         for (int stage = 0; stage < pipeline.stages(); stage++) {
             long pages = 0;
@@ -210,6 +263,7 @@ public final class DepthSession implements AutoCloseable {
             int slot = pipeline.add(sequence, step.position[token], step.id[token]);
             Flight flight = pipeline.flight;
             flight.tag[slot] = token;
+            flight.cap[slot] = cap[sequence];
             int output = step.outputOf[token];
             if (output != Flight.NONE) {
                 flight.asks[slot] = true;

@@ -20,7 +20,8 @@ final class Exits {
     private final Meter done;
     /** Per leg: which of the points lies behind it, or NONE. */
     private final int[] point;
-    private final BetaMixture learned;
+    /** What adaptive thresholds have learned, per point; null: nothing is learned. */
+    private final BetaMixture[] learned;
     private final StateDelta delta;
     private final NormShape norm;
     private final Buffer probability;
@@ -42,8 +43,10 @@ final class Exits {
             ExitPoint at = policy.points().get(i);
             point[legs.first(at.stage()) + at.depth()] = i;
         }
-        learned = policy.threshold() instanceof Threshold.Adaptive adaptive
-                ? new BetaMixture(adaptive.initial(), adaptive.confidence()) : null;
+        learned = new BetaMixture[policy.points().size()];
+        for (int i = 0; i < learned.length; i++) {
+            if (threshold(i) instanceof Threshold.Adaptive a) learned[i] = new BetaMixture(a.initial(), a.confidence());
+        }
         step = new float[space.capacity];
         delta = policy.signal().usesStep() ? StateDelta.allocate(context, arena, space.capacity) : null;
         boolean classifies = policy.signal() instanceof Signal.Classifier;
@@ -57,20 +60,29 @@ final class Exits {
         return point[leg] != Flight.NONE;
     }
 
-    /** A sequence begins. */
-    void begin() {
-        if (learned != null) learned.fit();
+    private Threshold threshold(int point) {
+        return policy.thresholds().get(policy.thresholds().size() == 1 ? 0 : point);
     }
 
-    /** A token that was tested has been through all passes as well. */
-    void learn(int slot, int argmax) {
-        if (learned != null && !Float.isNaN(flight.signal[slot])) {
-            learned.record(flight.signal[slot], flight.exitArgmax[slot] == argmax);
+    /** A sequence begins. */
+    void begin() {
+        for (BetaMixture mixture : learned) {
+            if (mixture != null) mixture.fit();
         }
     }
 
+    /** A token that was tested has been through all passes as well, with this answer. */
+    void learn(int slot, int argmax) {
+        if (Float.isNaN(flight.signal[slot])) return;
+        BetaMixture mixture = learned[flight.testedAt[slot]];
+        if (mixture != null) mixture.record(flight.signal[slot], flight.exitArgmax[slot] == argmax);
+    }
+
     boolean learns() {
-        return learned != null;
+        for (BetaMixture mixture : learned) {
+            if (mixture != null) return true;
+        }
+        return false;
     }
 
     /** Between a stage's run and its commit, when the states before and after the pass are both there. */
@@ -95,8 +107,9 @@ final class Exits {
         for (int i = 0; i < count; i++) {
             float value = value(slot[i], i);
             flight.signal[slot[i]] = value;
+            flight.testedAt[slot[i]] = point[leg[i]];
             if (policy.signal().usesHead()) flight.exitArgmax[slot[i]] = answers.stats().argmax(i);
-            leaves[i] = leaves(value, flight.generated[slot[i]]);
+            leaves[i] = leaves(value, flight.generated[slot[i]], point[leg[i]]);
         }
     }
 
@@ -114,19 +127,20 @@ final class Exits {
         };
     }
 
-    private boolean leaves(float value, int generated) {
-        return switch (policy.threshold()) {
+    private boolean leaves(float value, int generated, int at) {
+        return switch (threshold(at)) {
             case Threshold.Fixed fixed -> policy.signal().rises() ? value > fixed.value() : value < fixed.value();
             case Threshold.Decaying decaying -> value >= decaying.at(generated);
             case Threshold.DecayingScaled decaying -> value > decaying.at(generated);
-            case Threshold.Adaptive adaptive -> value > learned.threshold();
+            case Threshold.Adaptive adaptive -> value > learned[at].threshold();
         };
     }
 
     /** The probability of agreement into {@link Workspace#floats}. */
     private void classify(Signal.Classifier classifier, int[] slot, int[] leg, int count) {
-        boolean perPoint = classifier.shape().depths() > 1;
-        for (int i = 0; i < count; i++) space.others.depth(i, perPoint ? point[leg[i]] : 0);
+        for (int i = 0; i < count; i++) {
+            space.others.depth(i, classifier.head(policy.points().get(point[leg[i]])));
+        }
         space.gather(slot, count, space.hidden, space.y);
         context.norm(norm, count, null, space.y, head.gain(), head.normBias(), space.y);
         context.gate(classifier.shape(), count, space.others, space.y, classifier.weights(), null, null, probability,

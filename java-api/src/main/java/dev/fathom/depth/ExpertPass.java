@@ -1,7 +1,10 @@
 package dev.fathom.depth;
 
+import java.lang.foreign.Arena;
+
 import dev.fathom.Buffer;
 import dev.fathom.Context;
+import dev.fathom.GateShape;
 
 /** H <- H + g f(H) for the tokens that a depth's router lets pass: {@link Router.ExpertChoice}. */
 final class ExpertPass extends Pass {
@@ -11,8 +14,11 @@ final class ExpertPass extends Pass {
     private final boolean weighted;
     private final int[] asked;
     private final int[] place;
+    /** Null: token by token. */
+    private final WholeSequenceChoice choosing;
 
-    ExpertPass(Router.ExpertChoice router, Context context, Workspace space, Flight flight, int depths, Meter done) {
+    ExpertPass(Router.ExpertChoice router, Context context, Arena arena, Workspace space, Flight flight, int sequences,
+            int depths, Meter done) {
         super(space, flight, depths);
         this.router = router;
         this.context = context;
@@ -20,15 +26,18 @@ final class ExpertPass extends Pass {
         weighted = router.gating() == Router.Gating.WEIGHTED;
         asked = new int[space.capacity];
         place = new int[space.capacity];
+        choosing = router.capacity() == null ? null
+                : new WholeSequenceChoice(router.capacity(), context, arena, space, flight, sequences);
     }
 
     @Override
     void enter(int[] slot, int count) {
         for (int i = 0; i < count; i++) space.others.depth(i, 0);
         space.gather(slot, count, space.hidden, space.y);
-        route(router.weights(), count);
+        route(router.shape(), router.weights(), count);
         space.gate.read(0, space.floats, 0, count);
         for (int i = 0; i < count; i++) flight.gate[slot[i]] = space.floats[i];
+        if (choosing != null) choosing.enter(slot, count);
     }
 
     @Override
@@ -47,20 +56,23 @@ final class ExpertPass extends Pass {
         }
         if (candidates == 0) return;
         space.gather(asked, candidates, space.hidden, space.y);
-        route(router.weights(), candidates);
+        route(router.shape(), router.weights(), candidates);
         space.gate.read(0, space.floats, 0, candidates);
-        if (router.auxiliary() != null) route(router.auxiliary(), candidates);
-        space.choice.read(0, space.ints, 0, candidates);
+        for (int i = 0; i < candidates; i++) flight.gate[asked[i]] = space.floats[i];
+        if (choosing != null) {
+            choosing.choose(asked, candidates, depth[place[0]]);
+        } else {
+            if (router.auxiliary() != null) route(router.auxiliary().shape(), router.auxiliary().weights(), candidates);
+            space.choice.read(0, space.ints, 0, candidates);
+        }
         for (int i = 0; i < candidates; i++) {
-            flight.gate[asked[i]] = space.floats[i];
             if (space.ints[i] == 0) depth[place[i]] = depths;
         }
     }
 
     /** Asks the routers about the rows of y, whose depths stand in {@link Workspace#others}. */
-    private void route(Buffer weights, int count) {
-        context.gate(router.shape(), count, space.others, space.y, weights, null, null, null, space.gate,
-                space.choice);
-        done.compute(count * Cost.routerFlops(router.shape()));
+    private void route(GateShape shape, Buffer weights, int count) {
+        context.gate(shape, count, space.others, space.y, weights, null, null, null, space.gate, space.choice);
+        done.compute(count * Cost.routerFlops(shape));
     }
 }

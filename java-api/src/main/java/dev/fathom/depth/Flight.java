@@ -39,7 +39,10 @@ final class Flight {
     final int[] choice;
     /** The exit signal and the answer of the exit, of a token that was tested; NaN otherwise. */
     final float[] signal;
+    final int[] testedAt;
     final int[] exitArgmax;
+    /** The stage behind which it exited. */
+    final int[] exitStage;
     /** Entry that stands for a token at all depths it skips, once it is computed. */
     final int[] entry;
 
@@ -66,7 +69,9 @@ final class Flight {
         gate = new float[capacity];
         choice = new int[capacity];
         signal = new float[capacity];
+        testedAt = new int[capacity];
         exitArgmax = new int[capacity];
+        exitStage = new int[capacity];
         entry = new int[capacity];
         older = new int[capacity];
         younger = new int[capacity];

@@ -173,10 +173,30 @@ public final class KvCache {
 
     /** Removes the tokens at {@code position} and after it from every list of the sequence; 0 empties them. */
     public void rewind(int sequence, int position) {
-        for (int list = 0; list < lists; list++) {
-            int number = number(sequence, list);
-            while (length[number] > 0 && lastPosition(number) >= position) dropLast(number);
+        for (int list = 0; list < lists; list++) rewind(sequence, list, position);
+    }
+
+    /** Removes the tokens at {@code position} and after it from one list of the sequence. */
+    public void rewind(int sequence, int list, int position) {
+        int number = number(sequence, list);
+        while (length[number] > 0 && lastPosition(number) >= position) dropLast(number);
+    }
+
+    /** The entry of the list whose token stands at {@code position}. */
+    public int entryAt(int sequence, int list, int position) {
+        int number = number(sequence, list);
+        int low = 0;
+        int high = length[number] - 1;
+        while (low <= high) {
+            int middle = low + high >>> 1;
+            int entry = item(number, middle);
+            int at = positions.getInt(entry);
+            if (at == position) return entry;
+            if (at < position) low = middle + 1;
+            else high = middle - 1;
         }
+        throw new IllegalArgumentException("position must be one of a token in list " + list + " of sequence " + sequence
+                + ", got " + position);
     }
 
     /** Lets the empty sequence {@code to} see all that {@code from} sees. No K or V is copied; both may go on apart. */

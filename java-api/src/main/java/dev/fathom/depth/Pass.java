@@ -18,11 +18,13 @@ abstract class Pass {
         this.depths = depths;
     }
 
-    static Pass of(Stage stage, Context context, Arena arena, Workspace space, Flight flight, Meter done) {
+    static Pass of(Stage stage, Context context, Arena arena, Workspace space, Flight flight, int sequences,
+            Meter done) {
         int depths = stage.shape().depths();
         return switch (stage.router()) {
             case Router.Always always -> new PlainPass(space, flight, depths);
-            case Router.ExpertChoice choice -> new ExpertPass(choice, context, space, flight, depths, done);
+            case Router.ExpertChoice choice -> new ExpertPass(choice, context, arena, space, flight, sequences,
+                    depths, done);
             case Router.TokenChoice choice -> new TokenPass(choice, context, arena, space, flight, depths, done);
         };
     }

@@ -40,6 +40,8 @@ final class Pipeline {
     /** The first leg of the tail. */
     private final int tail;
     private final StageRunner[] stages;
+    /** Null: the model is a decoder alone. */
+    private final EncoderRunner encoder;
     private final Workspace space;
     private final Exits exits;
     private final Listener listener;
@@ -73,7 +75,7 @@ final class Pipeline {
         int capacity = Math.toIntExact(Math.min(rows + (long) sequences * (waiting + drafts), Integer.MAX_VALUE));
         flight = new Flight(capacity, sequences);
         boolean loops = model.stages().stream().anyMatch(stage -> stage.router() instanceof Router.TokenChoice);
-        space = new Workspace(context, arena, capacity, model.hiddenSize(), loops);
+        space = new Workspace(context, arena, capacity, model.hiddenSize(), loops, model.encoder() != null);
         answers = new Answers(context, arena, model.head(), space, flight, done);
         exits = new Exits(context, arena, model, policy, legs, space, flight, answers, done);
         int tailStage = model.stages().size() - policy.tail();
@@ -83,10 +85,12 @@ final class Pipeline {
             Stage stage = model.stages().get(s);
             boolean aliases = policy.exits() && policy.skipped() == SkippedKv.ALIAS && s < tailStage
                     && stage.kv() == KvPolicy.PER_DEPTH;
-            boolean propagates = policy.exits() && policy.skipped() == SkippedKv.PROPAGATE && s < tailStage;
             stages[s] = new StageRunner(context, arena, stage, legs.first(s), aliases ? KvPolicy.LATEST : stage.kv(),
-                    propagates, limits, space, flight, done);
+                    policy.exits() && policy.leaves(), policy.skipped() == SkippedKv.COPY ? stages : null, limits, space,
+                    flight, done);
         }
+        encoder = model.encoder() == null ? null
+                : new EncoderRunner(context, arena, model.encoder(), space, limits, done, full);
         batch = new Batch(capacity);
         tested = new int[capacity];
         testedLeg = new int[capacity];
@@ -128,7 +132,8 @@ final class Pipeline {
     /** Counts a call's added tokens as full depth would have done them. */
     void countFull(int answerCount) {
         for (int i = 0; i < addedCount; i++) {
-            for (StageRunner stage : stages) stage.countFullDepth(full, flight.position[added[i]]);
+            int slot = added[i];
+            for (StageRunner stage : stages) stage.countFullDepth(full, flight.sequence[slot], flight.position[slot]);
         }
         for (StageRunner stage : stages) stage.countFullWeights(full);
         answers.countFull(full, answerCount);
@@ -137,7 +142,24 @@ final class Pipeline {
     /** Forgets the tokens of a sequence from {@code position} on. */
     void truncate(int sequence, int position) {
         flight.removeFrom(sequence, position);
-        for (StageRunner stage : stages) stage.cache.rewind(sequence, position);
+        for (StageRunner stage : stages) stage.rewind(sequence, position);
+    }
+
+    /** Forgets a sequence and its source. */
+    void close(int sequence) {
+        flight.removeFrom(sequence, 0);
+        for (StageRunner stage : stages) stage.close(sequence);
+    }
+
+    /** Reads the sources of some sequences, which have none yet. */
+    void encode(int[] sequence, int[][] source, int count) {
+        encoder.run(source, count, (i, row) -> {
+            for (StageRunner stage : stages) stage.source(sequence[i], row, source[i].length);
+        });
+    }
+
+    boolean hasSource(int sequence) {
+        return model.encoder() == null || stages[0].sourceLength(sequence) > 0;
     }
 
     /** Lets the empty sequence {@code to} go on from where {@code from} is. Nothing of it may be in flight. */
@@ -155,7 +177,7 @@ final class Pipeline {
     }
 
     private void rewindTail(int sequence, int position) {
-        for (int s = stages.length - policy.tail(); s < stages.length; s++) stages[s].cache.rewind(sequence, position);
+        for (int s = stages.length - policy.tail(); s < stages.length; s++) stages[s].rewind(sequence, position);
     }
 
     /** Whether nothing of the sequence is in flight: no token waits or is being verified. */
@@ -277,6 +299,7 @@ final class Pipeline {
         for (int i = 0; i < count; i++) {
             if (!leaves[i]) continue;
             if (tail < legs.count) {
+                flight.exitStage[tested[i]] = legs.stage(testedLeg[i]);
                 if (policy.skipped() == SkippedKv.DEFER) draft(tested[i]);
                 else flight.leg[tested[i]] = tail;
             } else if (answersThere) {
@@ -299,6 +322,7 @@ final class Pipeline {
         count(slot, leg + 1);
         flight.answered[slot] = true;
         flight.moving[slot] = false;
+        flight.exitStage[slot] = legs.stage(leg);
         if (flight.asks[slot]) listener.answered(slot, row);
         if (!policy.waits() && !flight.isFree(slot)) flight.remove(slot);
     }
@@ -409,7 +433,7 @@ final class Pipeline {
 
     /** Pages that a sequence of so many tokens takes in a stage at full depth. */
     long pagesOf(int stage, int count) {
-        return (long) stages[stage].cache.lists() * Math.ceilDiv(count, KvCache.PAGE);
+        return (long) stages[stage].lists() * Math.ceilDiv(count, KvCache.PAGE);
     }
 
     int stages() {

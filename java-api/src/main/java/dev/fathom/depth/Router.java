@@ -20,6 +20,20 @@ public sealed interface Router {
         ADDITIVE
     }
 
+    /**
+     * Routers of which only the choice counts.
+     *
+     * @param shape   one output
+     * @param weights packed routers
+     */
+    record Selector(GateShape shape, Buffer weights) {
+        public Selector {
+            Require.notNull("shape", shape);
+            Require.notNull("weights", weights);
+            Require.that(shape.outputs() == 1, "a selector has 1 output, got " + shape.outputs());
+        }
+    }
+
     /** Every token takes every depth, {@code H <- f(H)}: plain layers and plain recursion. */
     record Always() implements Router {}
 
@@ -30,12 +44,12 @@ public sealed interface Router {
      *
      * @param shape     one output; as many routers as the block has depths
      * @param weights   packed routers
-     * @param auxiliary routers of the same shape that decide instead, while the main ones gate; or null
+     * @param auxiliary routers that decide instead, while the main ones gate; or null
      * @param capacity  null: the rule above. Else the rule of the released evaluation, which looks ahead and is for
      *                  comparison only: of the tokens that passed r - 1 those {@code max(1, capacity[r] T)} of a
      *                  sequence of T tokens pass that have the largest gates
      */
-    record ExpertChoice(GateShape shape, Buffer weights, Gating gating, Buffer auxiliary, List<Double> capacity)
+    record ExpertChoice(GateShape shape, Buffer weights, Gating gating, Selector auxiliary, List<Double> capacity)
             implements Router {
         public ExpertChoice {
             Require.notNull("shape", shape);
@@ -44,6 +58,12 @@ public sealed interface Router {
             Require.that(shape.outputs() == 1, "expert choice needs a router with 1 output, got " + shape.outputs());
             Require.that(shape.function() != GateFunction.SOFTMAX,
                     "expert choice has no softmax: its router has 1 output");
+            if (auxiliary != null) {
+                Require.equal("depths of the auxiliary router", auxiliary.shape.depths(), "depths of the router",
+                        shape.depths());
+                Require.equal("hiddenSize of the auxiliary router", auxiliary.shape.hiddenSize(),
+                        "hiddenSize of the router", shape.hiddenSize());
+            }
             if (capacity != null) {
                 capacity = List.copyOf(capacity);
                 Require.equal("number of capacities", capacity.size(), "routers", shape.depths());

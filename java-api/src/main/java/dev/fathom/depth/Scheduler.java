@@ -68,10 +68,7 @@ public final class Scheduler implements AutoCloseable {
         this.limits = Require.notNull("limits", limits);
         Require.that(limits.rows() >= limits.sequences(), "rows must be at least sequences (" + limits.sequences()
                 + "), so that every text can go on in every step; got " + limits.rows());
-        for (Stage stage : model.stages()) {
-            Require.that(!(stage.router() instanceof Router.ExpertChoice choice) || choice.capacity() == null,
-                    "a router that chooses over whole sequences cannot generate");
-        }
+        Require.that(!model.choosesOverWholeSequences(), "a router that chooses over whole sequences cannot generate");
         running = new Generation[limits.sequences()];
         order = new Generation[limits.sequences()];
         logits = new float[model.vocabSize()];
@@ -172,7 +169,7 @@ public final class Scheduler implements AutoCloseable {
                 order[kept++] = g;
                 continue;
             }
-            pipeline.truncate(g.sequence, 0);
+            pipeline.close(g.sequence);
             running[g.sequence] = null;
             reserve(g, -1);
             if (g.sampler != null) samplers--;

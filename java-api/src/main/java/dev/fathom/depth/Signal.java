@@ -1,5 +1,7 @@
 package dev.fathom.depth;
 
+import java.util.List;
+
 import dev.fathom.Buffer;
 import dev.fathom.GateFunction;
 import dev.fathom.GateShape;
@@ -78,17 +80,24 @@ public sealed interface Signal {
      * Probability of "agrees with the full model" by a trained head on the normed state (CALM and FREE: meta): linear
      * or MLP, with one output and a sigmoid, or with a softmax over two classes of which the second agrees.
      *
-     * @param shape   of the head; one for all exits, or as many depths as there are exit points
+     * @param shape   of the heads; its depths are the heads
      * @param weights packed heads
+     * @param points  the exit of each head; empty: there is one for all
      */
-    record Classifier(GateShape shape, Buffer weights) implements Signal {
+    record Classifier(GateShape shape, Buffer weights, List<ExitPoint> points) implements Signal {
         public Classifier {
-            Require.notNull("shape", shape);
+            points = List.copyOf(Require.notNull("points", points));
+            Require.equal("depths of the heads", Require.notNull("shape", shape).depths(), "number of exits",
+                    Math.max(1, points.size()));
             Require.notNull("weights", weights);
             boolean fits = shape.outputs() == 1 && shape.function() == GateFunction.SIGMOID
                     || shape.outputs() == 2 && shape.function() == GateFunction.SOFTMAX;
             Require.that(fits, "a classifier has 1 output and SIGMOID or 2 and SOFTMAX, got " + shape.outputs() + " and "
                     + shape.function());
+        }
+
+        int head(ExitPoint point) {
+            return points.isEmpty() ? 0 : points.indexOf(point);
         }
     }
 

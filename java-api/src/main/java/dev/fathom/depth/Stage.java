@@ -9,9 +9,11 @@ import dev.fathom.GateShape;
  * is a stage with one depth; layers that are each looped in place are consecutive stages of one layer.
  *
  * @param weights     packed weights of the block
- * @param propagation for exits that propagate their state to passes of this stage; null: they cannot
+ * @param propagation makes K and V of tokens that exit before this stage or in it; null: they cannot propagate
+ * @param source      makes K and V of the block's cross-attention from the encoder's output; null: it has none
  */
-public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv, Propagation propagation) {
+public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv, KvProjection propagation,
+                    KvProjection source) {
     public Stage {
         Require.notNull("shape", shape);
         Require.notNull("weights", weights);
@@ -19,15 +21,17 @@ public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv
         if (propagation != null) {
             Require.that(kv == KvPolicy.PER_DEPTH && router instanceof Router.Always,
                     "propagation needs a stage without router and K,V per depth");
-            Require.equal("hiddenSize of the propagation", propagation.shape().hiddenSize(),
-                    "hiddenSize of the block", shape.hiddenSize());
+            checkWidth(shape, propagation);
             int sets = propagation.weights().size();
             Require.that(sets == 1 || sets == shape.depths(),
                     "propagation has weights for 1 or " + shape.depths() + " depths, got " + sets);
         }
-        Require.that(!shape.cross(), "shape must have no cross-attention: a session is a decoder alone");
-        Require.that(shape.relativeWidth() == 0,
-                "shape must have no relative bias: a session keeps no entry's position");
+        Require.that(shape.cross() == (source != null), shape.cross() ? "a block with cross-attention needs a source"
+                : "a block without cross-attention must have no source");
+        if (source != null) {
+            Require.that(source.sharesEntry(), "all depths share the K and V of the source: it has one weight");
+            checkWidth(shape, source);
+        }
         switch (Require.notNull("router", router)) {
             case Router.Always always -> { }
             case Router.ExpertChoice choice -> {
@@ -43,9 +47,9 @@ public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv
         }
     }
 
-    /** Without propagation. */
+    /** Without propagation, of a decoder without encoder. */
     public Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv) {
-        this(shape, weights, router, kv, null);
+        this(shape, weights, router, kv, null, null);
     }
 
     /** Every token takes every depth, with K and V per depth. */
@@ -53,7 +57,17 @@ public record Stage(BlockShape shape, Buffer weights, Router router, KvPolicy kv
         this(shape, weights, new Router.Always(), KvPolicy.PER_DEPTH);
     }
 
+    private static void checkWidth(BlockShape block, KvProjection projection) {
+        Require.equal("hiddenSize of the projection", projection.shape().hiddenSize(), "hiddenSize of the block",
+                block.hiddenSize());
+    }
+
     private static void checkWidth(BlockShape block, GateShape router) {
         Require.equal("hiddenSize of the router", router.hiddenSize(), "hiddenSize of the block", block.hiddenSize());
+    }
+
+    /** The same with another router. */
+    public Stage withRouter(Router router) {
+        return new Stage(shape, weights, router, kv, propagation, source);
     }
 }

@@ -5,7 +5,6 @@ import java.lang.foreign.Arena;
 import dev.fathom.BlockShape;
 import dev.fathom.Buffer;
 import dev.fathom.Context;
-import dev.fathom.KvShape;
 
 /**
  * Runs one stage: a batch of tokens, each at a depth of its own, through one call of the block. {@link #run} leaves the
@@ -21,6 +20,8 @@ final class StageRunner {
     private final Context context;
     private final Stage stage;
     private final BlockShape shape;
+    /** Lists of a sequence's own tokens; with cross-attention one more holds those of its source. */
+    private final int lists;
     /** The stage's first leg, and the one behind its last. */
     private final int first;
     private final int end;
@@ -30,8 +31,12 @@ final class StageRunner {
     private final Flight flight;
     private final Meter done;
     /** Answered tokens leave K and V, but do not pass. */
-    private final boolean propagates;
+    private final boolean leaves;
+    /** What they leave is copied from the stage where they exited; null: it is made from their states. */
+    private final StageRunner[] copies;
     private final Buffer entryOf;
+    private final Buffer copiedK;
+    private final Buffer copiedV;
 
     private final int[] depth;
     /** Tokens of which only K and V are computed, their entries and depths. */
@@ -45,23 +50,27 @@ final class StageRunner {
     private long calls;
     private long rows;
 
-    StageRunner(Context context, Arena arena, Stage stage, int first, KvPolicy kv, boolean propagates, Limits limits,
-            Workspace space, Flight flight, Meter done) {
+    /** {@code copies}: all stages, if answered tokens leave copies of what they stored last. */
+    StageRunner(Context context, Arena arena, Stage stage, int first, KvPolicy kv, boolean leaves,
+            StageRunner[] copies, Limits limits, Workspace space, Flight flight, Meter done) {
         this.context = context;
         this.stage = stage;
         this.first = first;
         this.kv = kv;
-        this.propagates = propagates;
+        this.leaves = leaves;
+        this.copies = copies;
         this.space = space;
         this.flight = flight;
         this.done = done;
         shape = stage.shape();
         end = first + shape.depths();
-        pass = Pass.of(stage, context, arena, space, flight, done);
+        pass = Pass.of(stage, context, arena, space, flight, limits.sequences(), done);
         cost = new Cost(shape);
-        int lists = kv.lists(shape.depths());
-        KvShape pool = shape.kv(limits.entries(lists));
-        cache = new KvCache(context, arena, pool, limits.sequences(), lists, limits.tokens());
+        lists = kv.lists(shape.depths());
+        boolean cross = shape.cross();
+        long entries = limits.entries(lists) + (cross ? limits.sourceEntries() : 0);
+        cache = new KvCache(context, arena, shape.kv(entries), limits.sequences(), cross ? lists + 1 : lists,
+                cross ? Math.max(limits.tokens(), limits.source()) : limits.tokens());
         int capacity = space.capacity;
         passing = new int[capacity];
         depth = new int[capacity];
@@ -70,6 +79,9 @@ final class StageRunner {
         leavingDepth = new int[capacity];
         lengthBefore = new int[capacity];
         entryOf = context.allocate(arena, 4L * capacity);
+        long kvBytes = copies == null ? 0 : 4L * capacity * shape.kvHeads() * shape.headDim();
+        copiedK = context.allocate(arena, kvBytes);
+        copiedV = context.allocate(arena, kvBytes);
     }
 
     // ---- a call --------------------------------------------------------------------------------------------------
@@ -83,11 +95,13 @@ final class StageRunner {
         int placed = 0;
         try {
             while (placed < batch.count) place(batch, placed++);
-            propagate();
+            if (copies == null) propagate();
+            else copy();
             if (passingCount == 0) return;
             space.gather(passing, passingCount, pass.state(), space.x);
-            context.block(shape, passingCount, space.rows, null, stage.weights(), cache.entries(), null,
-                    cache.shape().entries(), cache.pool(), space.x);
+            context.block(shape, passingCount, space.rows, shape.cross() ? space.crossRows : null, stage.weights(),
+                    cache.entries(), shape.relativeWidth() > 0 ? cache.positions() : null, cache.shape().entries(),
+                    cache.pool(), space.x);
         } catch (RuntimeException | Error e) {
             while (placed > 0) unplace(batch, --placed);
             throw e;
@@ -104,6 +118,10 @@ final class StageRunner {
             return;
         }
         kv.place(cache, space.rows, passingCount, sequence, flight.position[slot], at);
+        if (shape.cross()) {
+            space.crossRows.list(passingCount, cache.start(sequence, lists));
+            space.crossRows.visible(passingCount, cache.length(sequence, lists));
+        }
         depth[passingCount] = at;
         passing[passingCount++] = slot;
     }
@@ -113,13 +131,13 @@ final class StageRunner {
     }
 
     private boolean isLeaving(int slot) {
-        return propagates && flight.answered[slot];
+        return leaves && flight.answered[slot];
     }
 
     /** The token's entry at a depth that it skips: one to compute, or the one it has, where all depths are equal. */
     private void leave(int slot, int at) {
         int sequence = flight.sequence[slot];
-        if (at > 0 && stage.propagation().sharesEntry() && flight.entry[slot] != Flight.NONE) {
+        if (at > 0 && flight.entry[slot] != Flight.NONE && stage.propagation().sharesEntry()) {
             cache.alias(sequence, at, flight.entry[slot]);
             return;
         }
@@ -139,10 +157,31 @@ final class StageRunner {
             }
             entryOf.write(0, leavingEntry, from, count);
             space.gather(space.ints, count, space.hidden, space.y);
-            Propagation propagation = stage.propagation();
+            KvProjection propagation = stage.propagation();
             context.backfill(propagation.shape(), cache.shape(), count, space.others, space.y,
                     propagation.weights(at), propagation.frequency(), entryOf, cache.pool());
             cost.propagate(done, count);
+        }
+    }
+
+    /** K and V that the last layer before the exit stored, into all layers here. Tokens of an exit come together. */
+    private void copy() {
+        for (int from = 0, to; from < leavingCount; from = to) {
+            StageRunner source = copies[flight.exitStage[leaving[from]]];
+            for (to = from; to < leavingCount && copies[flight.exitStage[leaving[to]]] == source; to++) {
+                int slot = leaving[to];
+                int sequence = flight.sequence[slot];
+                space.ints[to - from] = source.cache.entryAt(sequence, 0, flight.position[slot]);
+                space.others.entry(to - from, leavingEntry[to]);
+            }
+            int count = to - from;
+            entryOf.write(0, space.ints, 0, count);
+            int last = source.shape.layers() - 1;
+            context.kvRead(source.cache.shape(), last, count, entryOf, source.cache.pool(), copiedK, copiedV);
+            for (int layer = 0; layer < shape.layers(); layer++) {
+                context.kvWrite(cache.shape(), layer, count, space.others, copiedK, copiedV, cache.pool());
+            }
+            cost.store(done, count);
         }
     }
 
@@ -152,7 +191,8 @@ final class StageRunner {
             for (int i = 0; i < passingCount; i++) {
                 int slot = passing[i];
                 flight.passes[slot] = Math.max(flight.passes[slot], depth[i] + 1);
-                cost.row(done, space.rows.visible(i), kv.stores(depth[i]));
+                cost.row(done, space.rows.visible(i), shape.cross() ? space.crossRows.visible(i) : 0,
+                        kv.stores(depth[i]));
             }
             done.readWeights(cost.weightBytes);
             calls++;
@@ -169,6 +209,39 @@ final class StageRunner {
         }
     }
 
+    // ---- sequences -----------------------------------------------------------------------------------------------
+
+    /** Forgets the tokens of a sequence from {@code position} on, but not its source. */
+    void rewind(int sequence, int position) {
+        for (int list = 0; list < lists; list++) cache.rewind(sequence, list, position);
+    }
+
+    /** Forgets all of a sequence. */
+    void close(int sequence) {
+        cache.rewind(sequence, 0);
+    }
+
+    /**
+     * Takes in the source of a sequence: K and V of the cross-attention from the encoder's output.
+     *
+     * @param from {@code count} rows of {@link Workspace#y} from this one on
+     */
+    void source(int sequence, int from, int count) {
+        for (int i = 0; i < count; i++) {
+            space.ints[i] = cache.append(sequence, lists, i);
+            space.others.position(i, i);
+        }
+        entryOf.write(0, space.ints, 0, count);
+        KvProjection projection = stage.source();
+        context.backfill(projection.shape(), cache.shape(), count, space.others, space.slice(space.y, from, count),
+                projection.weights(0), null, entryOf, cache.pool());
+        cost.propagate(done, count);
+    }
+
+    int sourceLength(int sequence) {
+        return cache.length(sequence, lists);
+    }
+
     // ---- room and report -----------------------------------------------------------------------------------------
 
     /**
@@ -177,7 +250,7 @@ final class StageRunner {
      */
     long pagesFor(int sequence, int count) {
         long pages = 0;
-        for (int list = 0; list < cache.lists(); list++) {
+        for (int list = 0; list < lists; list++) {
             int coming = count;
             for (int slot = flight.oldest(sequence); slot != Flight.NONE; slot = flight.younger(slot)) {
                 if (flight.leg[slot] <= first + list) coming++;
@@ -188,8 +261,9 @@ final class StageRunner {
     }
 
     /** Adds what the token costs at every depth. */
-    void countFullDepth(Meter full, int position) {
-        for (int at = first; at < end; at++) cost.row(full, position + 1, kv.stores(at - first));
+    void countFullDepth(Meter full, int sequence, int position) {
+        int seen = shape.cross() ? sourceLength(sequence) : 0;
+        for (int at = first; at < end; at++) cost.row(full, position + 1, seen, kv.stores(at - first));
         switch (stage.router()) {
             case Router.Always always -> { }
             case Router.ExpertChoice choice -> full.compute(shape.depths() * Cost.routerFlops(choice.shape()));
@@ -200,6 +274,11 @@ final class StageRunner {
     /** The stage's weights, once per depth. */
     void countFullWeights(Meter full) {
         full.readWeights(shape.depths() * cost.weightBytes);
+    }
+
+    /** Lists of a sequence's own tokens. */
+    int lists() {
+        return lists;
     }
 
     StageReport report() {

@@ -22,7 +22,7 @@ public final class Step {
     int requests;
     int[] requestSequence = new int[8];
     int[] requestTokens = new int[8];
-    boolean[] requestExits = new boolean[8];
+    boolean[] requestScored = new boolean[8];
 
     int tokens;
     int[] id = new int[64];
@@ -72,11 +72,11 @@ public final class Step {
     }
 
     /**
-     * Continues a sequence by these tokens, with an output for the last of them: what comes next. Several tokens are a
-     * prompt, which takes every pass; a single one may exit.
+     * Continues a sequence by these tokens, with an output for the last of them: what comes next. Several tokens, or
+     * the first of a sequence, are a prompt, which takes every pass; a single one that continues a sequence may exit.
      */
     public Step add(int sequence, int... ids) {
-        request(sequence, ids, Require.notNull("ids", ids).length == 1);
+        request(sequence, ids, false);
         output(tokens - 1, Flight.NONE);
         return this;
     }
@@ -97,7 +97,7 @@ public final class Step {
         return this;
     }
 
-    private void request(int sequence, int[] ids, boolean mayExit) {
+    private void request(int sequence, int[] ids, boolean scored) {
         checkOpen();
         Require.notNull("ids", ids);
         Require.atLeast("number of tokens", ids.length, 1);
@@ -110,8 +110,8 @@ public final class Step {
         requestSequence = grown(requestSequence, requests + 1);
         requestTokens = grown(requestTokens, requests + 1);
         requestSequence[requests] = sequence;
-        requestExits = grown(requestExits, requests + 1);
-        requestExits[requests] = mayExit;
+        requestScored = grown(requestScored, requests + 1);
+        requestScored[requests] = scored;
         requestTokens[requests++] = ids.length;
         int end = Math.addExact(tokens, ids.length);
         id = grown(id, end);
@@ -123,7 +123,6 @@ public final class Step {
         outputOf = grown(outputOf, end);
         System.arraycopy(ids, 0, id, tokens, ids.length);
         Arrays.fill(this.sequence, tokens, end, sequence);
-        Arrays.fill(exits, tokens, end, mayExit);
         Arrays.fill(outputOf, tokens, end, Flight.NONE);
         tokens = end;
     }

@@ -20,6 +20,8 @@ final class Workspace {
     final Buffer x;
     final Buffer y;
     final Rows rows;
+    /** What cross-attention sees; null without an encoder. */
+    final Rows crossRows;
     final Rows others;
     final Buffer index;
     final Buffer gate;
@@ -30,13 +32,14 @@ final class Workspace {
 
     private final Context context;
 
-    Workspace(Context context, Arena arena, int capacity, int width, boolean loops) {
+    Workspace(Context context, Arena arena, int capacity, int width, boolean loops, boolean crosses) {
         this.context = context;
         this.capacity = capacity;
         this.width = width;
         ints = new int[capacity];
         floats = new float[capacity];
         rows = Rows.allocate(context, arena, capacity);
+        crossRows = crosses ? Rows.allocate(context, arena, capacity) : null;
         others = Rows.allocate(context, arena, capacity);
         hidden = context.allocate(arena, 4L * capacity * width);
         looped = loops ? context.allocate(arena, 4L * capacity * width) : hidden;

@@ -6,15 +6,16 @@ import dev.fathom.BackfillShape;
 import dev.fathom.Buffer;
 
 /**
- * What a stage needs to compute K and V of passes that a token skipped, from its exit state (state propagation).
+ * Makes K and V of all layers of a stage from states: from those of tokens that exit before it (state propagation), or
+ * from an encoder's output (cross-attention).
  *
  * @param shape     of one pass: {@code depths} is 1
  * @param weights   packed, one per depth of the stage; one for all where shared weights, tied norms and no LoRA make
- *                  them equal: then one entry serves all remaining depths
+ *                  them equal: then one entry serves all depths
  * @param frequency of the rotation, or null without
  */
-public record Propagation(BackfillShape shape, List<Buffer> weights, Buffer frequency) {
-    public Propagation {
+public record KvProjection(BackfillShape shape, List<Buffer> weights, Buffer frequency) {
+    public KvProjection {
         Require.notNull("shape", shape);
         weights = List.copyOf(Require.notNull("weights", weights));
         Require.equal("depths of the backfill", shape.depths(), "one pass, that is", 1);
