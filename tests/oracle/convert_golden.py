@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tests/golden/conversions: what `fathom convert` has to make of tests/golden/models/vanilla_deep.
+"""Writes tests/golden/conversions: what `fathom convert` makes of tests/golden/models/vanilla_deep.
 
 python convert_golden.py. Deterministic; see tests/golden/README.md for the format. Written from the formulas: layers are
 tied, shared weights chosen or averaged, residuals decomposed by torch.linalg.svd in float64.
@@ -81,7 +81,8 @@ def convert(source, config, recursions, sharing="cycle", init="stepwise", norms=
 def cases():
     for sharing, init, norms in itertools.product(("cycle", "sequence", "middle_cycle", "middle_sequence"),
                                                   ("stepwise", "average", "lower", "upper"), ("tied", "per-depth")):
-        yield f"{sharing}_{init}_{norms}", dict(recursions=3 if sharing.startswith("middle") else 2, sharing=sharing, init=init, norms=norms)
+        n = 3 if sharing.startswith("middle") else 2
+        yield f"{sharing}_{init}_{norms}", dict(recursions=n, sharing=sharing, init=init, norms=norms)
     yield "cycle_4", dict(recursions=4)
     yield "dropped", dict(recursions=3)
     yield "dropped_average", dict(recursions=3, sharing="sequence", init="average", norms="per-depth")

@@ -22,7 +22,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 
 import dev.fathom.DType;
 
-/** Every way to convert a model, from the command line to the scores of the result, against the reference in float64. */
+/** Every way to convert a model, from the command line to the scores, against the reference in float64. */
 class ConversionGoldenTest {
     private static final Path GOLDEN = TestModel.GOLDEN.resolveSibling("conversions");
     private static final String SOURCE = TestModel.GOLDEN.resolve("vanilla_deep").toString();

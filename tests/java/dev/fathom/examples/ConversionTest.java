@@ -190,7 +190,8 @@ class ConversionTest {
                  "lora_alpha": 5, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": false, "use_rslora": false,
                  "use_dora": false, "init_lora_weights": true, "inference_mode": true,
                  "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"q_proj": 5, "down_proj": 2},
-                 "alpha_pattern": {"q_proj": 5, "down_proj": 2}, "layers_to_transform": [1, 2, 3, 4, 5, 6]}"""), config);
+                 "alpha_pattern": {"q_proj": 5, "down_proj": 2}, "layers_to_transform": [1, 2, 3, 4, 5, 6]}"""),
+                config);
     }
 
     @Test
@@ -382,8 +383,8 @@ class ConversionTest {
         }
         TestModel model = TestModel.read("vanilla_deep");
         ByteBuffer.wrap(model.weights.get("model.norm.weight").data()).order(ByteOrder.LITTLE_ENDIAN).putFloat(0, 1e6f);
-        assertRefused("Element 0 of tensor model.norm.weight is Infinity as F16", model.write(changed), "--recursions", "2",
-                "--dtype", "f16");
+        assertRefused("Element 0 of tensor model.norm.weight is Infinity as F16", model.write(changed), "--recursions",
+                "2", "--dtype", "f16");
     }
 
     @Test
@@ -400,6 +401,8 @@ class ConversionTest {
         assertRefused("--layers must be", SOURCE, "--recursions", "2", "--layers", "1000000000");
         assertRefused("too few layers", TestModel.GOLDEN.resolve("vanilla"), "--recursions", "2", "--sharing",
                 "middle_cycle");
+        assertRefused("too few layers", TestModel.GOLDEN.resolve("vanilla_mha_untied"), "--recursions", "2", "--sharing",
+                "middle_cycle", "--layers", "6"); // nothing between the ends that could be repeated
         assertRefused("--threads", SOURCE, "--recursions", "2", "--threads", "-1");
     }
 

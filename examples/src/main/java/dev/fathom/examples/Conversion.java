@@ -26,7 +26,7 @@ import dev.fathom.depth.KvPolicy;
 import dev.fathom.examples.ModelConfig.Sharing;
 
 /**
- * A vanilla model as a recursive one (Bae et al. 2025, Relaxed Recursive Transformers): its layers are tied to the
+ * A vanilla model as a recursive one (Relaxed Recursive Transformers, arXiv 2410.20672): its layers are tied to the
  * slots of a shared block, and what each layer loses can come back as a LoRA pair, the truncated singular value
  * decomposition of the difference. {@code docs/convert.md} has the rules and the files.
  */
@@ -60,8 +60,11 @@ final class Conversion {
     record Options(int recursions, int layers, Sharing sharing, LayerInit init, boolean tiedNorms,
             Map<Part, Integer> ranks, DType type, boolean compact) {
         Options {
-            ranks = new EnumMap<>(ranks);
-            ranks.values().removeIf(rank -> rank == 0);
+            Map<Part, Integer> positive = new EnumMap<>(Part.class);
+            ranks.forEach((part, rank) -> {
+                if (rank > 0) positive.put(part, rank);
+            });
+            ranks = positive;
             if (init == null) init = ranks.isEmpty() ? LayerInit.STEPWISE : LayerInit.AVERAGE;
         }
     }
@@ -97,18 +100,17 @@ final class Conversion {
     private int layers() {
         int ends = options.sharing.ends();
         int recursions = options.recursions;
-        int most = Math.min(config.layers() - ends, ModelConfig.MOST_RECURSIONS);
-        if (options.layers == 0 && most < 2) {
+        int own = config.layers() - ends;
+        if (own < (options.layers == 0 ? 2 : 1)) {
             throw new UserException("The model in " + model + " has too few layers to share, " + config.layers() + ".");
         }
-        if (options.layers != 0) most = ModelConfig.MOST_RECURSIONS;
+        int most = options.layers == 0 ? Math.min(own, ModelConfig.MOST_RECURSIONS) : ModelConfig.MOST_RECURSIONS;
         if (recursions < 2 || recursions > most) {
             throw new UserException("--recursions must be in 2.." + most + ", got " + recursions + ".");
         }
-        if (options.layers == 0) return ends + (config.layers() - ends) / recursions * recursions;
+        if (options.layers == 0) return ends + own / recursions * recursions;
         int shared = options.layers - ends;
-        if (config.layers() <= ends || shared < recursions || shared % recursions != 0
-                || options.layers > ModelConfig.MOST_LAYERS) {
+        if (shared < recursions || shared % recursions != 0 || options.layers > ModelConfig.MOST_LAYERS) {
             throw new UserException("--layers must be " + (ends == 0 ? "" : ends + " unshared ones and ")
                     + "a multiple of the " + recursions + " recursions, got " + options.layers + ".");
         }

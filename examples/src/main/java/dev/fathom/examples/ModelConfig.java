@@ -145,8 +145,8 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
     private static Recursion recursion(ConfigReader json) {
         if (json == null) return null;
         String sharing = json.oneOf("sharing", "middle_cycle", "cycle", "sequence", "middle_cycle", "middle_sequence");
-        return new Recursion(json.integer("num_recursion", MOST_RECURSIONS), Sharing.valueOf(sharing.toUpperCase(Locale.ROOT)),
-                json.flag("ln_share", true));
+        return new Recursion(json.integer("num_recursion", MOST_RECURSIONS),
+                Sharing.valueOf(sharing.toUpperCase(Locale.ROOT)), json.flag("ln_share", true));
     }
 
     private static Lora lora(ConfigReader json) {
