@@ -5,10 +5,13 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.lang.foreign.Arena;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
 
 import org.junit.jupiter.api.Test;
@@ -19,9 +22,12 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.MethodSource;
 
 import dev.fathom.BlockShape;
+import dev.fathom.Buffer;
 import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.Isa;
+import dev.fathom.NormKind;
+import dev.fathom.NormShape;
 
 /** Models of every kind: right by a plain evaluation in double, and the same bits however the work is cut. */
 class DepthSessionTest {
@@ -358,6 +364,66 @@ class DepthSessionTest {
                 assertEquals(0, session.length(sequence));
                 assertEquals(0, session.report().kvLiveBytes());
                 assertEquals(0, session.report().tokens());
+            }
+        }
+    }
+
+    /** Another thread uses the context too, so that calls fail anywhere in a step: nothing of it must stay behind. */
+    @ParameterizedTest
+    @EnumSource(value = RandomModel.System.class, names = {"VANILLA", "EXPERT", "TOKEN_SOFTMAX", "CYCLE_RELAXED"})
+    void failedStepsLeaveNothingBehind(RandomModel.System system) throws InterruptedException {
+        RandomModel random = RandomModel.of(system, DType.BF16, 57);
+        int[] before = text(10, 58);
+        int[] ids = text(40, 59);
+        AtomicBoolean stop = new AtomicBoolean();
+        try (Context context = Context.cpu(1);
+             DepthSession session = new DepthSession(context, random.pack(context), limits(16))) {
+            int sequence = session.open();
+            session.run(session.step().add(sequence, before));
+            Step step = session.step();
+            session.resetReport();
+            session.run(step.score(sequence, ids, ids));
+            Seen[] expected = seen(step, 0, ids.length);
+            DepthReport expectedReport = session.report();
+            Thread other = Thread.ofPlatform().start(() -> disturb(context, stop));
+            try {
+                int failures = 0;
+                for (int attempt = 0; attempt < 2000 && failures < 20; attempt++) {
+                    session.truncate(sequence, before.length);
+                    session.resetReport();
+                    try {
+                        session.run(step.clear().score(sequence, ids, ids));
+                        assertArrayEquals(expected, seen(step, 0, ids.length));
+                        assertEquals(expectedReport, session.report());
+                    } catch (IllegalStateException busy) {
+                        failures++;
+                        assertEquals(before.length, session.length(sequence));
+                        assertEquals(0, session.report().rows());
+                        assertEquals(0, session.report().done().flops());
+                    }
+                }
+            } finally {
+                stop.set(true);
+                other.join();
+            }
+            session.truncate(sequence, before.length);
+            session.resetReport();
+            session.run(step.clear().score(sequence, ids, ids));
+            assertArrayEquals(expected, seen(step, 0, ids.length));
+            assertEquals(expectedReport, session.report());
+        }
+    }
+
+    private static void disturb(Context context, AtomicBoolean stop) {
+        NormShape shape = new NormShape(NormKind.RMS, 1024, 1, 1e-5f);
+        Buffer x = context.allocate(Arena.ofAuto(), 4 * 1024 * 64);
+        SplittableRandom random = new SplittableRandom(60);
+        while (!stop.get()) {
+            try {
+                context.norm(shape, 64, null, x, null, null, x);
+                LockSupport.parkNanos(random.nextInt(300_000));
+            } catch (IllegalStateException busy) {
+                Thread.onSpinWait();
             }
         }
     }

@@ -20,9 +20,10 @@ final class Answers {
     private final Buffer targetId;
     private final Buffer targetLogit;
     private boolean hasTargets;
-    /** Room for the logits of {@link #logitsRoom} rows; null while nobody wants any. */
+    /** Room for the logits of {@link #logitsRoom} rows. */
     private Buffer logits;
     private int logitsRoom;
+    private boolean wantsLogits;
 
     Answers(Context context, Arena arena, Head head, Workspace space, Flight flight, Meter done) {
         this.context = context;
@@ -39,20 +40,17 @@ final class Answers {
 
     /** From now on logits are kept, of all rows of a call, or not. */
     void keepLogits(boolean wanted) {
-        if (!wanted) logits = null;
-        else if (logits == null) logitsRoom = 0;
-        this.wantsLogits = wanted;
+        wantsLogits = wanted;
     }
-
-    private boolean wantsLogits;
 
     void run(int[] slot, int count) {
         hasTargets = false;
         for (int i = 0; i < count; i++) hasTargets |= flight.target[slot[i]] != Flight.NONE;
         for (int i = 0; i < count && hasTargets; i++) targetId.setInt(i, Math.max(0, flight.target[slot[i]]));
         if (wantsLogits && logitsRoom < count) {
-            logitsRoom = Math.max(count, Math.min(2 * logitsRoom, space.capacity));
-            logits = context.allocate(Arena.ofAuto(), 4L * logitsRoom * head.shape().vocabSize());
+            int wanted = Math.max(count, Math.min(2 * logitsRoom, space.capacity));
+            logits = context.allocate(Arena.ofAuto(), 4L * wanted * head.shape().vocabSize());
+            logitsRoom = wanted;
         }
         space.gather(slot, count, space.hidden, space.y);
         context.head(hasTargets ? choosing : head.shape(), count, space.y, head.gain(), head.normBias(),

@@ -187,12 +187,15 @@ public final class DepthSession implements AutoCloseable {
      * Takes the step's tokens in.
      *
      * @throws CapacityException if a sequence would exceed its limit or if there might not be room for the K and V of
-     *                           all tokens at full depth. Like after any other failure, no sequence has changed
+     *                           all tokens at full depth. Like after any other failure, no sequence has changed. (If
+     *                           a kernel fails while it takes on tokens that have waited since earlier steps, their
+     *                           states are lost: then every later call throws IllegalStateException)
      */
     public void run(Step step) {
         check(step);
         step.reserve();
         running = step;
+        pipeline.mark();
         try {
             pipeline.answers.keepLogits(step.wantsLogits());
             for (int from = 0; from < step.tokens; from += limits.rows()) {
@@ -203,6 +206,7 @@ public final class DepthSession implements AutoCloseable {
             for (int i = 0; i < step.requests; i++) {
                 pipeline.truncate(step.requestSequence[i], length[step.requestSequence[i]]);
             }
+            pipeline.recover();
             throw e;
         } finally {
             running = null;

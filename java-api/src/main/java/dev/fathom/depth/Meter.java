@@ -23,6 +23,14 @@ final class Meter {
         kvWrittenBytes += bytes;
     }
 
+    /** Counts as another one does. */
+    void set(Meter other) {
+        flops = other.flops;
+        weightBytes = other.weightBytes;
+        kvReadBytes = other.kvReadBytes;
+        kvWrittenBytes = other.kvWrittenBytes;
+    }
+
     void reset() {
         flops = weightBytes = kvReadBytes = kvWrittenBytes = 0;
     }

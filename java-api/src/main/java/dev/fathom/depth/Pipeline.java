@@ -59,6 +59,11 @@ final class Pipeline {
 
     private final long[] depths;
     private final long[] answeredBehind;
+    private final long[] markedDepths;
+    private final long[] markedAnswers;
+    private final Meter markedDone = new Meter();
+    private final Meter markedFull = new Meter();
+    /** A call failed when the states of its batch were being replaced. */
     private boolean broken;
 
     Pipeline(Context context, Arena arena, DepthModel model, ExitPolicy policy, Limits limits, int rows,
@@ -102,6 +107,8 @@ final class Pipeline {
         addedId = new int[capacity];
         depths = new long[model.depths()];
         answeredBehind = new long[legs.count];
+        markedDepths = new long[depths.length];
+        markedAnswers = new long[legs.count];
     }
 
     // ---- tokens and sequences ------------------------------------------------------------------------------------
@@ -191,6 +198,33 @@ final class Pipeline {
             if (flight.answered[slot] && flight.moving[slot]) return true;
         }
         return false;
+    }
+
+    // ---- failures ------------------------------------------------------------------------------------------------
+
+    /** Remembers what was counted so far. */
+    void mark() {
+        markedDone.set(done);
+        markedFull.set(full);
+        System.arraycopy(depths, 0, markedDepths, 0, depths.length);
+        System.arraycopy(answeredBehind, 0, markedAnswers, 0, answeredBehind.length);
+        for (StageRunner stage : stages) stage.markCounts();
+    }
+
+    /**
+     * After a failure, when the tokens that were added since {@link #mark} are gone again: counts as before. If the
+     * failed call had replaced states of older tokens, nothing can go on.
+     */
+    void recover() {
+        addedCount = 0;
+        done.set(markedDone);
+        full.set(markedFull);
+        System.arraycopy(markedDepths, 0, depths, 0, depths.length);
+        System.arraycopy(markedAnswers, 0, answeredBehind, 0, answeredBehind.length);
+        for (StageRunner stage : stages) stage.restoreCounts();
+        boolean older = false;
+        for (int i = 0; broken && i < batch.count; i++) older |= !flight.isFree(batch.slot[i]);
+        broken = older;
     }
 
     // ---- moving --------------------------------------------------------------------------------------------------

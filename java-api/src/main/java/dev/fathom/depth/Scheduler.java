@@ -181,7 +181,12 @@ public final class Scheduler implements AutoCloseable {
 
     // ---- steps ---------------------------------------------------------------------------------------------------
 
-    /** Lets every running text go on. False if there is nothing to do: no request runs or waits. */
+    /**
+     * Lets every running text go on. If it throws, what was handed out so far is right, and nothing can go on: close the
+     * scheduler.
+     *
+     * @return false if there is nothing to do: no request runs or waits
+     */
     public boolean step() {
         if (closed) throw new IllegalStateException("The scheduler is closed.");
         long begin = System.nanoTime();

@@ -49,6 +49,8 @@ final class StageRunner {
 
     private long calls;
     private long rows;
+    private long markedCalls;
+    private long markedRows;
 
     /** {@code copies}: all stages, if answered tokens leave copies of what they stored last. */
     StageRunner(Context context, Arena arena, Stage stage, int first, KvPolicy kv, boolean leaves,
@@ -287,5 +289,15 @@ final class StageRunner {
 
     void resetCounts() {
         calls = rows = 0;
+    }
+
+    void markCounts() {
+        markedCalls = calls;
+        markedRows = rows;
+    }
+
+    void restoreCounts() {
+        calls = markedCalls;
+        rows = markedRows;
     }
 }

@@ -248,15 +248,16 @@ public final class Step {
     /** Makes room for the outputs. */
     void reserve() {
         if (room < outputs) {
-            room = Math.max(outputs, 2 * room);
+            int wanted = Math.max(outputs, 2 * room);
             Arena arena = Arena.ofAuto();
-            hidden = context.allocate(arena, 4L * room * hiddenSize);
-            stats = HeadStats.allocate(context, arena, room);
-            targetLogit = new float[room];
+            hidden = context.allocate(arena, 4L * wanted * hiddenSize);
+            stats = HeadStats.allocate(context, arena, wanted);
+            targetLogit = new float[wanted];
+            room = wanted;
         }
         if (logitsWanted && logitsRoom < outputs) {
+            logits = context.allocate(Arena.ofAuto(), 4L * outputs * vocabSize);
             logitsRoom = outputs;
-            logits = context.allocate(Arena.ofAuto(), 4L * logitsRoom * vocabSize);
         }
     }
 
