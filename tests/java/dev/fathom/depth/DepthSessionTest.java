@@ -388,7 +388,7 @@ class DepthSessionTest {
             Thread other = Thread.ofPlatform().start(() -> disturb(context, stop));
             try {
                 int failures = 0;
-                for (int attempt = 0; attempt < 2000 && failures < 20; attempt++) {
+                for (int attempt = 0; attempt < 300 && failures < 10; attempt++) {
                     session.truncate(sequence, before.length);
                     session.resetReport();
                     try {
