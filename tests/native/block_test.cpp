@@ -484,6 +484,39 @@ TEST(bits_do_not_depend_on_company_or_workers) {
     }
 }
 
+// Encoders of several sequences in one call: every sequence has the bits that it has alone.
+TEST(encoders_do_not_depend_on_company_or_workers) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_F32, FTH_BF16}) {
+      fth_block_shape s = t5();
+      s.cross = 0;
+      s.relative_width = 41;
+      s.weight_type = s.kv_type = type;
+      test::Context one(isa, 1), three(isa, 3);
+      Block block(one, s, 6);
+      const int lengths[] = {40, 1, 90}, d = s.hidden_size;
+      const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, type, Scene::kPool};
+      int64_t pool_bytes;
+      EXPECT_OK(one, fth_kv_bytes(one, &kv, &pool_bytes));
+      Guarded<char> pool(pool_bytes);
+      Scene scene;
+      Guarded<fth_row> rows(131);
+      Guarded<float> together(131 * d), alone(together.size());
+      test::Random(4).fill(together, together.size());
+      alone.copy_from(together);
+      int64_t count = 0;
+      for (int l = 0; l < 3; l++)
+        for (int t = 0; t < lengths[l]; t++, count++) {
+          rows[count] = scene.append(l, 0, t);
+          rows[count].visible = lengths[l];
+        }
+      EXPECT_OK(three, run(three, block, scene, count, rows, nullptr, false, pool, together));
+      for (int64_t l = 0, at = 0; l < 3; at += lengths[l++])
+        EXPECT_OK(one, run(one, block, scene, lengths[l], rows + at, nullptr, true, pool, alone + at * d));
+      EXPECT(memcmp(together, alone, size_t(together.size()) * 4) == 0, "isa %d type %d", isa, type);
+    }
+}
+
 TEST(scratch_is_stated) {
   test::Context ctx;
   const fth_block_shape s = small();

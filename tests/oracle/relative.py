@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """T5's relative position buckets, and their expansion to the table by position difference that the kernels read."""
+from functools import cache
+
 import torch
 
 BUCKETS, MAX_DISTANCE = 32, 128
 
 
+@cache
 def bucket(difference, bidirectional, buckets=BUCKETS, max_distance=MAX_DISTANCE):
     """The bucket of a key at query position + difference.
 

@@ -36,9 +36,11 @@ final class TestModel {
         this.config = config;
     }
 
+    /** The decoders among the golden models. */
     static List<Path> golden() throws IOException {
         try (Stream<Path> kinds = Files.list(GOLDEN)) {
-            return kinds.filter(Files::isDirectory).sorted().toList();
+            return kinds.filter(Files::isDirectory).filter(kind -> !kind.getFileName().toString().startsWith("t5_"))
+                    .sorted().toList();
         }
     }
 
