@@ -11,8 +11,6 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
-import java.util.TreeSet;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 
@@ -33,7 +31,7 @@ final class Golden {
     static Stream<DynamicTest> tests(String operation, Consumer<Case> body) throws IOException {
         Path folder = Path.of(System.getProperty("fathom.root"), "tests", "golden", "ops");
         Map<String, Tensor> tensors = tensors(folder.resolve(operation + ".safetensors"));
-        JsonNode cases = json(folder.resolve(operation + ".json")).get("cases");
+        JsonNode cases = JSON.readTree(folder.resolve(operation + ".json").toFile()).get("cases");
         List<DynamicTest> tests = new ArrayList<>();
         List<Context> contexts = new ArrayList<>();
         for (Isa isa : Isa.values()) {
@@ -51,23 +49,8 @@ final class Golden {
         return tests.stream().onClose(() -> contexts.forEach(Context::close));
     }
 
-    /** The tensors of a model in one file or in shards. */
-    static Map<String, Tensor> model(Path directory) throws IOException {
-        Path index = directory.resolve("model.safetensors.index.json");
-        if (!Files.exists(index)) return tensors(directory.resolve("model.safetensors"));
-        Set<String> shards = new TreeSet<>();
-        json(index).get("weight_map").forEach(shard -> shards.add(shard.asText()));
-        Map<String, Tensor> all = new HashMap<>();
-        for (String shard : shards) all.putAll(tensors(directory.resolve(shard)));
-        return all;
-    }
-
-    static JsonNode json(Path file) throws IOException {
-        return JSON.readTree(file.toFile());
-    }
-
     /** A safetensors file: the length of a JSON header, the header, the data that its offsets count from. */
-    static Map<String, Tensor> tensors(Path file) throws IOException {
+    private static Map<String, Tensor> tensors(Path file) throws IOException {
         ByteBuffer bytes = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);
         int header = Math.toIntExact(bytes.getLong(0)), data = 8 + header;
         JsonNode described = JSON.readTree(new String(bytes.array(), 8, header, StandardCharsets.UTF_8));

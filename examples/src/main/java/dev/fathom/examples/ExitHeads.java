@@ -18,9 +18,8 @@ import dev.fathom.depth.Signal;
  * ({@code exits.I.linear}, one logit) and {@code mlp} ({@code exits.I.mlp.0} and {@code .2}, two classes).
  */
 record ExitHeads(List<ExitPoint> points, Map<String, Signal.Classifier> classifiers) {
-    static ExitHeads load(Packing packing, ModelConfig config, Checkpoint checkpoint, List<ExitPoint> points) {
+    static ExitHeads load(Packing packing, int hidden, Checkpoint checkpoint, List<ExitPoint> points) {
         Map<String, Signal.Classifier> classifiers = new HashMap<>();
-        int hidden = config.hiddenSize();
         int count = points.size();
         if (count > 0 && checkpoint.has("exits.0.linear.weight")) {
             GateShape shape = new GateShape(hidden, 0, 1, count, RouterKind.LINEAR, GateFunction.SIGMOID, 1, 1, 0,

@@ -78,7 +78,7 @@ final class ModelLoader {
         List<StagePlan> plans = StagePlan.of(config, checkpoint);
         List<Stage> stages = new ArrayList<>();
         for (StagePlan plan : plans) stages.add(stage(plan));
-        ExitHeads exits = ExitHeads.load(packing, config, checkpoint, StagePlan.exits(plans, config.exits()));
+        ExitHeads exits = ExitHeads.load(packing, hidden, checkpoint, StagePlan.exits(plans, config.exits()));
         Buffer gain = packing.vector(checkpoint.get("model.norm.weight", hidden));
         checkpoint.requireAllRead();
         return new Loaded(new DepthModel(new EmbedShape(words, hidden, weightType, true, 1), table, stages,

@@ -241,7 +241,7 @@ public final class DepthSession implements AutoCloseable {
                 throw new CapacityException("sequence " + sequence + " may hold " + limits.tokens() + " tokens, got "
                         + count + " more for its " + length[sequence]);
             }
-            boolean exits = step.requestScored[i] || count == 1 && length[sequence] > 0;
+            boolean exits = step.requestScored[i] || count == 1 && (length[sequence] > 0 || model.encoder() != null);
             for (int k = 0; k < count; k++, token++) {
                 step.position[token] = length[sequence] + k;
                 step.exits[token] = exits;

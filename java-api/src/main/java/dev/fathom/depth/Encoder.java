@@ -14,13 +14,15 @@ import dev.fathom.NormShape;
  * @param norm     of one depth
  * @param gain     fp32 [hiddenSize], or null for 1
  * @param normBias fp32 [hiddenSize], or null for 0
+ * @param radius   a row sees so many tokens to either side (LongT5: local attention); 0: all
  */
 public record Encoder(EmbedShape embedding, Buffer table, List<Stage> stages, NormShape norm, Buffer gain,
-                      Buffer normBias) {
+                      Buffer normBias, int radius) {
     public Encoder {
         Require.notNull("embedding", embedding);
         Require.notNull("table", table);
         Require.notNull("norm", norm);
+        Require.atLeast("radius", radius, 0);
         stages = List.copyOf(Require.notNull("stages", stages));
         Require.that(!stages.isEmpty(), "stages must not be empty");
         for (Stage stage : stages) {

@@ -74,18 +74,24 @@ final class EncoderRunner {
             Stage stage = encoder.stages().get(s);
             KvCache cache = caches[s];
             for (int i = from, row = 0; i < to; i++) {
-                for (int at = 0; at < source[i].length; at++, row++) {
-                    int entry = cache.append(i - from, 0, at);
-                    space.rows.set(row, cache.start(i - from, 0), source[i].length, at, 0, entry);
-                    costs[s].row(done, source[i].length, 0, true);
-                    costs[s].row(full, source[i].length, 0, true);
-                }
+                for (int at = 0; at < source[i].length; at++, row++) place(cache, s, i - from, source[i].length, at, row);
             }
             context.block(stage.shape(), tokens, space.rows, null, stage.weights(), cache.entries(), null,
                     cache.shape().entries(), cache.pool(), space.x);
             done.readWeights(costs[s].weightBytes);
             full.readWeights(costs[s].weightBytes);
         }
+        for (int row = 0; row < tokens; row++) space.rows.start(row, 0);
         context.norm(encoder.norm(), tokens, null, space.x, encoder.gain(), encoder.normBias(), space.y);
+    }
+
+    private void place(KvCache cache, int stage, int sequence, int length, int at, int row) {
+        int entry = cache.append(sequence, 0, at);
+        int radius = encoder.radius() == 0 ? length : encoder.radius();
+        int begin = Math.max(0, at - radius);
+        int end = Math.min(length, at + radius + 1);
+        space.rows.set(row, cache.start(sequence, 0), end, at, 0, entry).start(row, begin);
+        costs[stage].row(done, end - begin, 0, true);
+        costs[stage].row(full, end - begin, 0, true);
     }
 }

@@ -5,7 +5,8 @@ import java.util.List;
 /**
  * When a token may leave a model early, and what becomes of the passes it skips. A value: the same model runs under any
  * policy that fits it, and an unfit one is refused when it is put to use. Only single tokens that continue a sequence
- * exit, and tokens that are scored; prompts go through all passes.
+ * exit, and tokens that are scored; prompts go through all passes. (The token that a decoder behind an encoder starts
+ * with is no prompt.)
  *
  * @param points       where, in any order
  * @param signal       what is looked at there

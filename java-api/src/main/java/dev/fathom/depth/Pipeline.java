@@ -69,6 +69,8 @@ final class Pipeline {
     Pipeline(Context context, Arena arena, DepthModel model, ExitPolicy policy, Limits limits, int rows,
             Listener listener) {
         policy.check(model);
+        Require.that(model.encoder() != null || limits.source() == 0, "source of the limits must be 0 for a model without"
+                + " encoder, got " + limits.source());
         this.context = context;
         this.model = model;
         this.policy = policy;

@@ -38,6 +38,8 @@ public final class Scheduler implements AutoCloseable {
     private final Generation[] order;
     private int runningCount;
     private int samplers;
+    private final int[] started;
+    private final int[][] sources;
     /** Pages of each stage that running texts may come to take. */
     private final long[] reserved;
     private final long[] pages;
@@ -71,6 +73,8 @@ public final class Scheduler implements AutoCloseable {
         Require.that(!model.choosesOverWholeSequences(), "a router that chooses over whole sequences cannot generate");
         running = new Generation[limits.sequences()];
         order = new Generation[limits.sequences()];
+        started = new int[limits.sequences()];
+        sources = new int[limits.sequences()][];
         logits = new float[model.vocabSize()];
         int rows = Math.addExact(limits.rows(), limits.sequences()); // prompts fill the rows, texts come on top
         try {
@@ -82,7 +86,9 @@ public final class Scheduler implements AutoCloseable {
         flight = pipeline.flight;
         reserved = new long[pipeline.stages()];
         pages = new long[pipeline.stages()];
-        for (int stage = 0; stage < pages.length; stage++) pages[stage] = pipeline.freePages(stage);
+        for (int stage = 0; stage < pages.length; stage++) {
+            pages[stage] = pipeline.freePages(stage) - limits.sourceEntries() / KvCache.PAGE;
+        }
     }
 
     // ---- requests ------------------------------------------------------------------------------------------------
@@ -98,6 +104,12 @@ public final class Scheduler implements AutoCloseable {
         if (closed) throw new IllegalStateException("The scheduler is closed.");
         for (int i = 0; i < request.length(); i++) {
             Require.range("token of the prompt", request.promptToken(i), 0, model.vocabSize() - 1);
+        }
+        int source = request.sourceTokens().length;
+        if (model.encoder() == null) Require.that(source == 0, "the model has no encoder: source must be empty");
+        else Require.range("number of tokens in the source", source, 1, limits.source());
+        for (int id : request.sourceTokens()) {
+            Require.range("token of the source", id, 0, model.encoder().embedding().vocabSize() - 1);
         }
         Require.range("stop", request.stop(), -1, model.vocabSize() - 1);
         Require.that(!policy.verifies() || request.sampling().isGreedy(),
@@ -122,13 +134,25 @@ public final class Scheduler implements AutoCloseable {
     private void admit() {
         for (Generation g = incoming.poll(); g != null; g = incoming.poll()) waiting.add(g);
         if (batching == BatchPolicy.STATIC && runningCount > 0) return;
+        int before = runningCount;
         while (!waiting.isEmpty()) {
             Generation next = waiting.peekFirst();
-            if (!next.isCancelled() && !fits(next)) return;
+            if (!next.isCancelled() && !fits(next)) break;
             waiting.removeFirst();
             if (next.isCancelled()) next.end(Generation.State.CANCELLED);
             else start(next);
         }
+        encode(before);
+    }
+
+    /** Reads the sources of the texts that have just started. */
+    private void encode(int from) {
+        if (model.encoder() == null || from == runningCount) return;
+        for (int i = from; i < runningCount; i++) {
+            started[i - from] = order[i].sequence;
+            sources[i - from] = order[i].request.sourceTokens();
+        }
+        pipeline.encode(started, sources, runningCount - from);
     }
 
     private boolean fits(Generation g) {
@@ -255,7 +279,9 @@ public final class Scheduler implements AutoCloseable {
         int slot = pipeline.add(g.sequence, position, g.at(position));
         flight.cap[slot] = g.request.depthCap();
         flight.asks[slot] = position >= g.request.length() - 1;
-        if (position >= g.request.length()) flight.generated[slot] = position - g.request.length();
+        // A decoder's start token is no prompt: what it predicts is the first of the text, and it may exit.
+        int generated = position - g.request.length() + (model.encoder() == null ? 0 : 1);
+        if (generated >= 0) flight.generated[slot] = generated;
     }
 
     /** Hands what the pipeline tells to the texts. */

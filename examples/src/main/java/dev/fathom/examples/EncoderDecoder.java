@@ -1,0 +1,57 @@
+package dev.fathom.examples;
+
+import java.lang.foreign.Arena;
+import java.util.List;
+
+import dev.fathom.Context;
+import dev.fathom.DType;
+import dev.fathom.depth.DepthModel;
+
+/** A T5 model ready to run: its weights and the context that runs it. */
+final class EncoderDecoder implements AutoCloseable {
+    private final Context context;
+    private final T5Config config;
+    private final ModelLoader.Loaded loaded;
+
+    private EncoderDecoder(Context context, T5Config config, ModelLoader.Loaded loaded) {
+        this.context = context;
+        this.config = config;
+        this.loaded = loaded;
+    }
+
+    /** As {@link LanguageModel#open}; the context is closed with the model. */
+    static EncoderDecoder open(ModelFiles files, DType type, Context context, List<Integer> exits, boolean propagates) {
+        try (Arena arena = Arena.ofConfined()) {
+            T5Config config = T5Config.parse(ModelConfig.json(files, arena));
+            if (exits != null) config = config.withExits(exits);
+            Checkpoint checkpoint = Checkpoint.open(files, arena);
+            DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
+            return new EncoderDecoder(context, config,
+                    T5Loader.load(context, config, checkpoint, chosen, propagates));
+        } catch (RuntimeException | Error e) {
+            context.close();
+            throw e;
+        }
+    }
+
+    Context context() {
+        return context;
+    }
+
+    T5Config config() {
+        return config;
+    }
+
+    DepthModel weights() {
+        return loaded.model();
+    }
+
+    ExitHeads exits() {
+        return loaded.exits();
+    }
+
+    @Override
+    public void close() {
+        context.close();
+    }
+}
