@@ -52,7 +52,7 @@ class ExitPolicyTest {
         refused("length must be at least 1, got 0", () -> new Threshold.Decaying(0.9f, 4, 0));
         refused("tau must be a finite number >= 0, got -1.0", () -> new Threshold.DecayingScaled(0.9f, -1, 5));
         refused("confidence must be in 0..1, got 1.0", () -> new Threshold.Adaptive(0.5f, 1));
-        refused("rate must be in 0..1, got 1.5", () -> new Signal.Forced(1.5, 1));
+        refused("rate must be in 0..1, got 1.5", () -> new Signal.Forced(1.5, 1, false));
         refused("limit must be a number >= 0, got -1.0", () -> new Verification.CrossEntropy(-1));
     }
 
@@ -126,7 +126,7 @@ class ExitPolicyTest {
     @Test
     void forcedExitsHaveTheirRate() {
         for (double rate : new double[] {0, 0.25, 0.9, 1}) {
-            Signal.Forced forced = new Signal.Forced(rate, 5);
+            Signal.Forced forced = new Signal.Forced(rate, 5, false);
             int exits = 0;
             for (int position = 0; position < 100_000; position++) exits += (int) forced.at(position);
             assertEquals(rate, exits / 100_000.0, 0.01);

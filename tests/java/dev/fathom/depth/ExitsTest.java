@@ -246,7 +246,7 @@ class ExitsTest {
         int[] ids = text(TOKENS, 18);
         try (Context context = Context.cpu(1)) {
             DepthModel model = RandomModel.of(RandomModel.System.SHALLOW_DEEP, DType.F32, 19).pack(context);
-            ExitPolicy policy = ExitPolicy.deferring(new Signal.Forced(0.75, 1), new Threshold.Fixed(0.5f), SHALLOW);
+            ExitPolicy policy = ExitPolicy.deferring(new Signal.Forced(0.75, 1, false), new Threshold.Fixed(0.5f), SHALLOW);
             try (DepthSession session = new DepthSession(context, model, policy, limits())) {
                 int sequence = session.open();
                 for (int id : ids) session.run(session.step().add(sequence, id));

@@ -8,9 +8,9 @@ import java.util.stream.Stream;
 import dev.fathom.Context;
 
 /** Where a result was measured. */
-record Machine(String cpu, String isa, boolean bf16Dot, int cores, long l2Bytes, long l3Bytes, String system,
+public record Machine(String cpu, String isa, boolean bf16Dot, int cores, long l2Bytes, long l3Bytes, String system,
                String java) {
-    static Machine here() throws IOException {
+    public static Machine here() throws IOException {
         try (Context context = Context.cpu()) {
             Context.Info info = context.info();
             return new Machine(cpuModel(), info.isa().toString(), info.bf16Dot(), info.workers(), info.l2Bytes(),

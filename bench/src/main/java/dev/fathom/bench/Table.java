@@ -20,9 +20,9 @@ final class Table {
                 machine.l3Bytes() / MIB, machine.system(), machine.java()));
         out.append(report.date()).append("; JMH arguments: ");
         out.append(report.arguments().isEmpty() ? "none" : '`' + report.arguments() + '`').append("\n\n");
-        append(out, 1, limits(report.limits()));
+        MarkdownTable.append(out, 1, limits(report.limits()));
         out.append('\n');
-        append(out, 2, rows(report.rows()));
+        MarkdownTable.append(out, 2, rows(report.rows()));
         return out.toString();
     }
 
@@ -62,26 +62,5 @@ final class Table {
     private static String number(Double value) {
         if (value == null || value == 0) return "-";
         return String.format(Locale.ROOT, value < 10 ? "%.2f" : value < 100 ? "%.1f" : "%.0f", value);
-    }
-
-    /** The first line is the head. The first columns are text and stand left, numbers right. */
-    private static void append(StringBuilder out, int textColumns, List<List<String>> lines) {
-        int columns = lines.getFirst().size();
-        int[] width = new int[columns];
-        for (List<String> line : lines) {
-            for (int c = 0; c < columns; c++) width[c] = Math.max(width[c], line.get(c).length());
-        }
-        for (List<String> line : lines) {
-            for (int c = 0; c < columns; c++) {
-                String padding = " ".repeat(width[c] - line.get(c).length());
-                out.append(c < textColumns ? "| " + line.get(c) + padding + " " : "| " + padding + line.get(c) + " ");
-            }
-            out.append("|\n");
-            if (line != lines.getFirst()) continue;
-            for (int c = 0; c < columns; c++) {
-                out.append("| ").append("-".repeat(width[c] - 1)).append(c < textColumns ? "- " : ": ");
-            }
-            out.append("|\n");
-        }
     }
 }

@@ -17,7 +17,7 @@ import dev.fathom.depth.Signal;
  * Where the tokens of a model may exit, and the classifiers that a checkpoint has for it, by their names: {@code linear}
  * ({@code exits.I.linear}, one logit) and {@code mlp} ({@code exits.I.mlp.0} and {@code .2}, two classes).
  */
-record ExitHeads(List<ExitPoint> points, Map<String, Signal.Classifier> classifiers) {
+public record ExitHeads(List<ExitPoint> points, Map<String, Signal.Classifier> classifiers) {
     static ExitHeads load(Packing packing, int hidden, Checkpoint checkpoint, List<ExitPoint> points) {
         Map<String, Signal.Classifier> classifiers = new HashMap<>();
         int count = points.size();

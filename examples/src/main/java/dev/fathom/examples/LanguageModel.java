@@ -1,6 +1,7 @@
 package dev.fathom.examples;
 
 import java.lang.foreign.Arena;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.function.Consumer;
 
@@ -9,7 +10,7 @@ import dev.fathom.DType;
 import dev.fathom.depth.DepthModel;
 
 /** A model ready to run: its weights, the context that runs it and its text codec. */
-final class LanguageModel implements AutoCloseable {
+public final class LanguageModel implements AutoCloseable {
     private final Context context;
     private final ModelConfig config;
     private final DepthModel weights;
@@ -25,6 +26,22 @@ final class LanguageModel implements AutoCloseable {
         exits = loaded.exits();
         this.type = type;
         this.codec = codec;
+    }
+
+    /**
+     * A model in a Hugging Face directory, with weights, K and V in bf16 where the files have 16 bits, else f32.
+     *
+     * @param workers    0: one per core
+     * @param exits      layers behind which a token may exit; null: as config.json says
+     * @param propagates whether exits may propagate their states
+     */
+    public static LanguageModel open(Path directory, int workers, List<Integer> exits, boolean propagates) {
+        return open(ModelFiles.directory(directory), null, workers, exits, propagates, warning -> { });
+    }
+
+    /** The model that comes with the library. */
+    public static LanguageModel bundled(int workers) {
+        return open(ModelFiles.bundled(), null, workers, warning -> { });
     }
 
     /** With the exits of config.json, which do not propagate. */
@@ -54,7 +71,7 @@ final class LanguageModel implements AutoCloseable {
         }
     }
 
-    Context context() {
+    public Context context() {
         return context;
     }
 
@@ -62,11 +79,11 @@ final class LanguageModel implements AutoCloseable {
         return config;
     }
 
-    DepthModel weights() {
+    public DepthModel weights() {
         return weights;
     }
 
-    ExitHeads exits() {
+    public ExitHeads exits() {
         return exits;
     }
 

@@ -25,6 +25,7 @@ final class Exits {
     private final StateDelta delta;
     private final NormShape norm;
     private final Buffer probability;
+    private final long classifierFlops;
     /** Per slot: how far the last pass moved the token's state. */
     private final float[] step;
 
@@ -52,6 +53,7 @@ final class Exits {
         boolean classifies = policy.signal() instanceof Signal.Classifier;
         norm = classifies ? new NormShape(head.shape().norm(), head.shape().hiddenSize(), 1, head.shape().normEps())
                 : null;
+        classifierFlops = policy.signal() instanceof Signal.Classifier c ? Cost.routerFlops(c.shape()) : 0;
         probability = classifies ? context.allocate(arena, 8L * space.capacity) : null;
     }
 
@@ -145,7 +147,7 @@ final class Exits {
         context.norm(norm, count, null, space.y, head.gain(), head.normBias(), space.y);
         context.gate(classifier.shape(), count, space.others, space.y, classifier.weights(), null, null, probability,
                 space.gate, space.choice);
-        done.compute(count * Cost.routerFlops(classifier.shape()));
+        done.compute(count * classifierFlops);
         int outputs = classifier.shape().outputs();
         for (int i = 0; i < count; i++) space.floats[i] = probability.getFloat((long) i * outputs + outputs - 1);
     }

@@ -12,6 +12,9 @@ final class ExpertPass extends Pass {
     private final Context context;
     private final Meter done;
     private final boolean weighted;
+    /** Per token asked, of the routers and of the selectors. */
+    private final long flops;
+    private final long selectorFlops;
     private final int[] asked;
     private final int[] place;
     /** Null: token by token. */
@@ -24,6 +27,8 @@ final class ExpertPass extends Pass {
         this.context = context;
         this.done = done;
         weighted = router.gating() == Router.Gating.WEIGHTED;
+        flops = Cost.routerFlops(router.shape());
+        selectorFlops = router.auxiliary() == null ? 0 : Cost.routerFlops(router.auxiliary().shape());
         asked = new int[space.capacity];
         place = new int[space.capacity];
         choosing = router.capacity() == null ? null
@@ -34,7 +39,7 @@ final class ExpertPass extends Pass {
     void enter(int[] slot, int count) {
         for (int i = 0; i < count; i++) space.others.depth(i, 0);
         space.gather(slot, count, space.hidden, space.y);
-        route(router.shape(), router.weights(), count);
+        route(router.shape(), router.weights(), count, flops);
         space.gate.read(0, space.floats, 0, count);
         for (int i = 0; i < count; i++) flight.gate[slot[i]] = space.floats[i];
         if (choosing != null) choosing.enter(slot, count);
@@ -56,13 +61,14 @@ final class ExpertPass extends Pass {
         }
         if (candidates == 0) return;
         space.gather(asked, candidates, space.hidden, space.y);
-        route(router.shape(), router.weights(), candidates);
+        route(router.shape(), router.weights(), candidates, flops);
         space.gate.read(0, space.floats, 0, candidates);
         for (int i = 0; i < candidates; i++) flight.gate[asked[i]] = space.floats[i];
         if (choosing != null) {
             choosing.choose(asked, candidates, depth[place[0]]);
         } else {
-            if (router.auxiliary() != null) route(router.auxiliary().shape(), router.auxiliary().weights(), candidates);
+            Router.Selector selector = router.auxiliary();
+            if (selector != null) route(selector.shape(), selector.weights(), candidates, selectorFlops);
             space.choice.read(0, space.ints, 0, candidates);
         }
         for (int i = 0; i < candidates; i++) {
@@ -71,8 +77,8 @@ final class ExpertPass extends Pass {
     }
 
     /** Asks the routers about the rows of y, whose depths stand in {@link Workspace#others}. */
-    private void route(GateShape shape, Buffer weights, int count) {
+    private void route(GateShape shape, Buffer weights, int count, long flopsEach) {
         context.gate(shape, count, space.others, space.y, weights, null, null, null, space.gate, space.choice);
-        done.compute(count * Cost.routerFlops(shape));
+        done.compute(count * flopsEach);
     }
 }

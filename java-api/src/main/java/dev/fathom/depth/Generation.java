@@ -1,6 +1,7 @@
 package dev.fathom.depth;
 
 import java.util.Arrays;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
  * A request in a {@link Scheduler} and what became of it so far. Tokens that can be read are final. The thread that runs
@@ -33,14 +34,17 @@ public final class Generation {
     private volatile int count;
     private volatile State state = State.WAITING;
     private volatile boolean cancelled;
+    private final AtomicBoolean attention;
     private final long submitted = System.nanoTime();
     private volatile long started;
     private volatile long first;
     private volatile long ended;
 
-    Generation(Request request, Receiver receiver) {
+    /** {@code attention} is set when it is cancelled. */
+    Generation(Request request, Receiver receiver, AtomicBoolean attention) {
         this.request = request;
         this.receiver = receiver;
+        this.attention = attention;
         sampler = request.sampling().isGreedy() ? null : new Sampler(request.sampling());
         id = new int[request.tokens()];
         depth = new int[request.tokens()];
@@ -82,6 +86,7 @@ public final class Generation {
     /** Ends the text in the next step, wherever it is. */
     public void cancel() {
         cancelled = true;
+        attention.set(true);
     }
 
     /** Nanoseconds it waited for a place; so far, if it still does. */

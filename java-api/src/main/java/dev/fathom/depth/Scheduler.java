@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.util.ArrayDeque;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 import dev.fathom.Buffer;
 import dev.fathom.Context;
@@ -33,6 +34,8 @@ public final class Scheduler implements AutoCloseable {
 
     private final Queue<Generation> incoming = new ConcurrentLinkedQueue<>();
     private final ArrayDeque<Generation> waiting = new ArrayDeque<>();
+    /** Some request has been cancelled since the last step. */
+    private final AtomicBoolean cancelled = new AtomicBoolean();
     /** By sequence; null: free. And the running ones in the order in which they started. */
     private final Generation[] running;
     private final Generation[] order;
@@ -126,23 +129,29 @@ public final class Scheduler implements AutoCloseable {
                         + pages[stage]);
             }
         }
-        Generation generation = new Generation(request, receiver);
+        Generation generation = new Generation(request, receiver, cancelled);
         incoming.add(generation);
         return generation;
     }
 
     private void admit() {
         for (Generation g = incoming.poll(); g != null; g = incoming.poll()) waiting.add(g);
+        if (cancelled.getAndSet(false)) waiting.removeIf(Scheduler::endIfCancelled);
         if (batching == BatchPolicy.STATIC && runningCount > 0) return;
         int before = runningCount;
         while (!waiting.isEmpty()) {
             Generation next = waiting.peekFirst();
-            if (!next.isCancelled() && !fits(next)) break;
+            if (!fits(next)) break;
             waiting.removeFirst();
-            if (next.isCancelled()) next.end(Generation.State.CANCELLED);
-            else start(next);
+            start(next);
         }
         encode(before);
+    }
+
+    private static boolean endIfCancelled(Generation g) {
+        if (!g.isCancelled()) return false;
+        g.end(Generation.State.CANCELLED);
+        return true;
     }
 
     /** Reads the sources of the texts that have just started. */

@@ -107,10 +107,11 @@ public sealed interface Signal {
     /**
      * 1 for a given share of the positions, 0 for the others, whatever the model thinks: for measurements of speed.
      *
-     * @param rate share of the positions, 0..1
-     * @param seed chooses them; a position's value depends on nothing else
+     * @param rate     share of the positions, 0..1
+     * @param seed     chooses them; a position's value depends on nothing else
+     * @param usesHead whether every exit reads the logits first, as a confidence would
      */
-    record Forced(double rate, long seed) implements Signal {
+    record Forced(double rate, long seed, boolean usesHead) implements Signal {
         public Forced {
             Require.that(rate >= 0 && rate <= 1, "rate must be in 0..1, got " + rate);
         }

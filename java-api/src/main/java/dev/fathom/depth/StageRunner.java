@@ -27,6 +27,8 @@ final class StageRunner {
     private final int end;
     private final Pass pass;
     private final Cost cost;
+    /** Of a token that takes every depth. */
+    private final long routerFlops;
     private final Workspace space;
     private final Flight flight;
     private final Meter done;
@@ -68,6 +70,11 @@ final class StageRunner {
         end = first + shape.depths();
         pass = Pass.of(stage, context, arena, space, flight, limits.sequences(), done);
         cost = new Cost(shape);
+        routerFlops = switch (stage.router()) {
+            case Router.Always always -> 0;
+            case Router.ExpertChoice choice -> shape.depths() * Cost.routerFlops(choice.shape());
+            case Router.TokenChoice choice -> Cost.routerFlops(choice.shape());
+        };
         lists = kv.lists(shape.depths());
         boolean cross = shape.cross();
         long entries = limits.entries(lists) + (cross ? limits.sourceEntries() : 0);
@@ -266,11 +273,7 @@ final class StageRunner {
     void countFullDepth(Meter full, int sequence, int position) {
         int seen = shape.cross() ? sourceLength(sequence) : 0;
         for (int at = first; at < end; at++) cost.row(full, position + 1, seen, kv.stores(at - first));
-        switch (stage.router()) {
-            case Router.Always always -> { }
-            case Router.ExpertChoice choice -> full.compute(shape.depths() * Cost.routerFlops(choice.shape()));
-            case Router.TokenChoice choice -> full.compute(Cost.routerFlops(choice.shape()));
-        }
+        full.compute(routerFlops);
     }
 
     /** The stage's weights, once per depth. */

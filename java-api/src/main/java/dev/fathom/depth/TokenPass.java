@@ -11,6 +11,7 @@ final class TokenPass extends Pass {
     private final Context context;
     private final Meter done;
     private final boolean weighted;
+    private final long flops;
     /** [tokens, depths]. */
     private final Buffer p;
     private final int[] which;
@@ -23,6 +24,7 @@ final class TokenPass extends Pass {
         this.router = router;
         this.context = context;
         this.done = done;
+        flops = Cost.routerFlops(router.shape());
         weighted = router.gating() == Router.Gating.WEIGHTED;
         which = new int[space.capacity];
         row = new int[space.capacity];
@@ -39,7 +41,7 @@ final class TokenPass extends Pass {
         space.gather(slot, count, space.hidden, space.y);
         context.gate(router.shape(), count, space.others, space.y, router.weights(), router.bias(), null, p, space.gate,
                 space.choice);
-        done.compute(count * Cost.routerFlops(router.shape()));
+        done.compute(count * flops);
         space.choice.read(0, space.ints, 0, count);
         for (int i = 0; i < count; i++) {
             int choice = Math.min(space.ints[i], flight.cap[slot[i]] - 1); // as if the token had chosen its cap
