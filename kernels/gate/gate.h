@@ -6,8 +6,8 @@
 
 namespace fth::gate {
 
-// logits[i][j] = x[i] . w[d][j] / temperature + b[d][j], d the depth of row i, in fp32. The order of a sum depends on the
-// width alone.
+// logits[i][j] = x[i] . w[d][j] / temperature + b[d][j], d the depth of row i, in fp32. The order of a sum depends on
+// the width alone.
 struct Logits {
   const float* x;       // [rows, width]
   const fth_row* rows;  // depth of each row, or null: all 0

@@ -254,8 +254,8 @@ FTH_API fth_status fth_attention_masked(fth_context* ctx, const fth_attention_sh
 /* ---- K,V backfill -------------------------------------------------------------------------------------------- */
 
 /* State propagation: K and V of every layer a token skipped, from its exit state h. One norm, one product for all
- * layers of all `depths`, RoPE on K, scatter. Each layer's norm gain (and bias) is folded into its weights. Without norm
- * and RoPE: K and V of the cross-attention of every decoder layer, from an encoder's output h.
+ * layers of all `depths`, RoPE on K, scatter. Each layer's norm gain (and bias) is folded into its weights. Without
+ * norm and RoPE: K and V of the cross-attention of every decoder layer, from an encoder's output h.
  * With shared weights, tied norms and no LoRA the K,V of all remaining depths are equal: use depths = 1 and append the
  * one entry to several lists. */
 typedef struct fth_backfill_shape {
@@ -277,7 +277,8 @@ FTH_API fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape*
                                      int32_t depth, int32_t layer, int32_t source_type, const void* wk, const void* wv,
                                      const void* bk, const void* bv, const float* gain, const float* norm_bias,
                                      void* packed);
-/* rows (position; may be null without RoPE); h [count, hidden_size]; entry [count, depths], -1 skips; frequency [rotary_dim / 2] or null. */
+/* rows (position; may be null without RoPE); h [count, hidden_size]; entry [count, depths], -1 skips; frequency
+ * [rotary_dim / 2] or null. */
 FTH_API fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                 int64_t count, const fth_row* rows, const float* h, const void* packed,
                                 const float* frequency, const int32_t* entry, void* pool);
