@@ -13,8 +13,11 @@ final class EncoderDecoder implements AutoCloseable {
     private final T5Config config;
     private final ModelLoader.Loaded loaded;
 
-    private EncoderDecoder(Context context, T5Config config, ModelLoader.Loaded loaded) {
+    private final TextCodec codec;
+
+    private EncoderDecoder(Context context, T5Config config, ModelLoader.Loaded loaded, TextCodec codec) {
         this.context = context;
+        this.codec = codec;
         this.config = config;
         this.loaded = loaded;
     }
@@ -27,7 +30,7 @@ final class EncoderDecoder implements AutoCloseable {
             Checkpoint checkpoint = Checkpoint.open(files, arena);
             DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
             return new EncoderDecoder(context, config,
-                    T5Loader.load(context, config, checkpoint, chosen, propagates));
+                    T5Loader.load(context, config, checkpoint, chosen, propagates), TextCodec.of(files, config.vocabSize()));
         } catch (RuntimeException | Error e) {
             context.close();
             throw e;
@@ -40,6 +43,11 @@ final class EncoderDecoder implements AutoCloseable {
 
     T5Config config() {
         return config;
+    }
+
+    /** Null: the model comes without tokenizer.json, and its words are not the 256 bytes. */
+    TextCodec codec() {
+        return codec;
     }
 
     DepthModel weights() {

@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Locale;
 
 import dev.fathom.Context;
+import dev.fathom.depth.ExitPolicy;
 import dev.fathom.depth.Sampler;
 import dev.fathom.depth.Sampling;
 import dev.fathom.depth.Step;
@@ -21,6 +22,9 @@ final class GenerateCommand implements Runnable {
 
     @Mixin
     private ModelOptions model;
+
+    @Mixin
+    private ExitOptions exits;
 
     @Option(names = "--prompt", paramLabel = "TEXT",
             description = "Text to continue; several are continued together (default: a newline).")
@@ -57,7 +61,7 @@ final class GenerateCommand implements Runnable {
         }
         if (topK < 0) throw new UserException("--top-k must be at least 0, got " + topK + ".");
         if (html != null) DepthPage.check(html);
-        try (LanguageModel opened = model.open()) {
+        try (LanguageModel opened = model.open(exits)) {
             generate(opened);
         }
     }
@@ -82,13 +86,14 @@ final class GenerateCommand implements Runnable {
 
         PrintStream out = Main.out();
         boolean coloured = colour == Colour.ALWAYS || colour == Colour.AUTO && Terminal.isTerminal(Terminal.OUT);
-        int depths = opened.config().depths();
+        ExitPolicy policy = exits.policy(opened.weights(), opened.exits());
+        int depths = opened.depths(policy);
         List<Transcript> transcripts = new ArrayList<>();
         for (int[] prompt : ids) transcripts.add(new Transcript(codec.decoder(), prompt.length, depths, coloured));
         // One text is shown as it grows, several one after the other.
         transcripts.getFirst().writeTo(out);
 
-        try (Generator generator = new Generator(opened, ids, tokens, samplers)) {
+        try (Generator generator = new Generator(opened, policy, ids, tokens, samplers)) {
             Generator.Listener listener = (text, id, depth) -> transcripts.get(text).token(id, depth);
             Step step = generator.begin(listener);
             long start = System.nanoTime();
@@ -98,7 +103,7 @@ final class GenerateCommand implements Runnable {
                 transcript.writeTo(out);
                 out.println();
             }
-            String facts = facts(opened, transcripts, tokens * (long) ids.size() / seconds,
+            String facts = facts(opened, depths, transcripts, tokens * (long) ids.size() / seconds,
                     generator.report().kvLiveBytes());
             out.println(coloured ? "\n\u001b[2m" + facts + DepthPalette.RESET : "\n" + facts);
             out.flush();
@@ -108,13 +113,13 @@ final class GenerateCommand implements Runnable {
         }
     }
 
-    private String facts(LanguageModel opened, List<Transcript> transcripts, double rate, long kvBytes) {
+    private String facts(LanguageModel opened, int depths, List<Transcript> transcripts, double rate, long kvBytes) {
         long taken = transcripts.stream().mapToLong(Transcript::tokens).sum();
         long passes = transcripts.stream().mapToLong(Transcript::passes).sum();
         Context.Info info = opened.context().info();
         return String.format(Locale.ROOT,
                 "%d tokens, %.0f tokens/s, mean depth %.2f of %d, K,V %,d bytes, %s %s, %d threads",
-                (long) tokens * transcripts.size(), rate, (double) passes / taken, opened.config().depths(), kvBytes,
+                (long) tokens * transcripts.size(), rate, (double) passes / taken, depths, kvBytes,
                 opened.type().name().toLowerCase(Locale.ROOT), info.isa(), info.workers());
     }
 }

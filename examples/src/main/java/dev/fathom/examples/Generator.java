@@ -5,6 +5,7 @@ import java.util.List;
 
 import dev.fathom.depth.DepthReport;
 import dev.fathom.depth.DepthSession;
+import dev.fathom.depth.ExitPolicy;
 import dev.fathom.depth.Limits;
 import dev.fathom.depth.Sampler;
 import dev.fathom.depth.Step;
@@ -16,6 +17,8 @@ final class Generator implements AutoCloseable {
         void token(int text, int id, int depth);
     }
 
+    private final LanguageModel model;
+    private final ExitPolicy policy;
     private final DepthSession session;
     private final int context;
     /** Null: always the most likely token. */
@@ -29,7 +32,9 @@ final class Generator implements AutoCloseable {
     /**
      * {@code samplers} one per prompt, or null for the most likely token always. {@code tokens}: at most so many each.
      */
-    Generator(LanguageModel model, List<int[]> prompts, int tokens, Sampler[] samplers) {
+    Generator(LanguageModel model, ExitPolicy policy, List<int[]> prompts, int tokens, Sampler[] samplers) {
+        this.model = model;
+        this.policy = policy;
         this.samplers = samplers;
         logits = new float[model.config().vocabSize()];
         known = prompts.stream().mapToInt(ids -> ids.length).toArray();
@@ -37,7 +42,7 @@ final class Generator implements AutoCloseable {
         texts = prompts.stream().map(ids -> Arrays.copyOf(ids, ids.length + tokens)).toArray(int[][]::new);
         int longest = Arrays.stream(known).max().orElseThrow() + tokens;
         context = Math.min(model.config().contextLength(), longest);
-        session = new DepthSession(model.context(), model.weights(), new Limits(known.length, context));
+        session = new DepthSession(model.context(), model.weights(), policy, new Limits(known.length, context));
         for (int ignored : known) session.open();
     }
 
@@ -60,7 +65,7 @@ final class Generator implements AutoCloseable {
         session.run(step);
         for (int token = 0; token < step.tokens(); token++) {
             int text = step.sequence(token);
-            listener.token(text, texts[text][taken[text]++], step.depth(token));
+            listener.token(text, texts[text][taken[text]++], model.depth(policy, step, token));
         }
         return step;
     }

@@ -8,6 +8,8 @@ import java.util.function.Consumer;
 import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.depth.DepthModel;
+import dev.fathom.depth.ExitPolicy;
+import dev.fathom.depth.Step;
 
 /** A model ready to run: its weights, the context that runs it and its text codec. */
 public final class LanguageModel implements AutoCloseable {
@@ -64,7 +66,7 @@ public final class LanguageModel implements AutoCloseable {
             Checkpoint checkpoint = Checkpoint.open(files, arena);
             DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
             ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
-            return new LanguageModel(context, config, loaded, chosen, TextCodec.of(files, config));
+            return new LanguageModel(context, config, loaded, chosen, TextCodec.of(files, config.vocabSize()));
         } catch (RuntimeException | Error e) {
             context.close();
             throw e;
@@ -85,6 +87,17 @@ public final class LanguageModel implements AutoCloseable {
 
     public ExitHeads exits() {
         return exits;
+    }
+
+    /** How deep a token can go: passes through the looped layers; with exits, the legs behind which it may be answered. */
+    int depths(ExitPolicy policy) {
+        if (policy.points().isEmpty()) return config.depths();
+        return weights.stages().stream().mapToInt(stage -> stage.shape().depths()).sum();
+    }
+
+    /** How deep a token of a step went. */
+    int depth(ExitPolicy policy, Step step, int token) {
+        return policy.points().isEmpty() ? step.depth(token) : step.legs(token);
     }
 
     DType type() {

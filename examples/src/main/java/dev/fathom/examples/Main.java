@@ -15,7 +15,8 @@ import picocli.CommandLine.Command;
 @Command(name = "fathom", description = "Adaptive-depth language models on the JVM.",
         synopsisSubcommandLabel = "COMMAND", mixinStandardHelpOptions = true, version = "Fathom 0.1.0",
         scope = CommandLine.ScopeType.INHERIT,
-        subcommands = {GenerateCommand.class, ScoreCommand.class, ConvertCommand.class, InfoCommand.class})
+        subcommands = {GenerateCommand.class, ScoreCommand.class, Seq2SeqCommand.class, ConvertCommand.class,
+            InfoCommand.class})
 public final class Main {
     static final int FAILED = 2;
 

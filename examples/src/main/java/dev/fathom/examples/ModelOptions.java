@@ -3,6 +3,7 @@ package dev.fathom.examples;
 import java.nio.file.Path;
 import java.util.Locale;
 
+import dev.fathom.Context;
 import dev.fathom.DType;
 import picocli.CommandLine.Option;
 
@@ -19,11 +20,24 @@ final class ModelOptions {
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")
     private int threads;
 
-    /** Warnings go to standard error. */
-    LanguageModel open() {
+    /** An encoder-decoder. */
+    EncoderDecoder openEncoderDecoder(ExitOptions exits) {
+        checkThreads();
+        if (directory == null) throw new UserException("--model must name a directory: no encoder-decoder is bundled.");
+        ModelFiles files = ModelFiles.directory(directory);
+        return EncoderDecoder.open(files, type(), Context.cpu(threads), exits.layers(), exits.propagates());
+    }
+
+    private void checkThreads() {
         if (threads < 0) throw new UserException("--threads must be at least 0, got " + threads + ".");
+    }
+
+    /** Warnings go to standard error. */
+    LanguageModel open(ExitOptions exits) {
+        checkThreads();
         ModelFiles files = directory == null ? ModelFiles.bundled() : ModelFiles.directory(directory);
-        return LanguageModel.open(files, type(), threads, warning -> Main.say("warning: " + warning));
+        return LanguageModel.open(files, type(), threads, exits.layers(), exits.propagates(),
+                warning -> Main.say("warning: " + warning));
     }
 
     private DType type() {

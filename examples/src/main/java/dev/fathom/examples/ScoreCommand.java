@@ -2,15 +2,14 @@ package dev.fathom.examples;
 
 import java.io.IOException;
 import java.io.PrintStream;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
-import java.util.StringTokenizer;
 
+import dev.fathom.depth.ExitPolicy;
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -20,6 +19,9 @@ import picocli.CommandLine.Option;
 final class ScoreCommand implements Runnable {
     @Mixin
     private ModelOptions model;
+
+    @Mixin
+    private ExitOptions exits;
 
     @ArgGroup(multiplicity = "1")
     private Input input;
@@ -48,9 +50,10 @@ final class ScoreCommand implements Runnable {
     @Override
     public void run() {
         byte[] contents = read(input.text != null ? input.text : input.ids);
-        try (LanguageModel opened = model.open()) {
+        try (LanguageModel opened = model.open(exits)) {
+            ExitPolicy policy = exits.policy(opened.weights(), opened.exits());
             int[] ids = input.text != null ? opened.codec().encode(contents)
-                    : parse(contents, opened.config().vocabSize());
+                    : TokenIds.parse(contents, opened.config().vocabSize());
             if (ids.length == 0) throw new UserException("There is nothing to score: the input has no tokens.");
             int longest = opened.config().contextLength();
             int window = context == null ? longest : within("--context", context, longest);
@@ -58,7 +61,7 @@ final class ScoreCommand implements Runnable {
             long start = System.nanoTime();
             Scorer.Result result;
             try (Progress progress = Progress.of("scoring", ids.length)) {
-                result = new Scorer(opened, window, step).score(List.of(ids), progress).getFirst();
+                result = new Scorer(opened, policy, window, step).score(List.of(ids), progress).getFirst();
             }
             double rate = ids.length / ((System.nanoTime() - start) * 1e-9);
             PrintStream out = Main.out();
@@ -83,24 +86,6 @@ final class ScoreCommand implements Runnable {
         }
     }
 
-    private static int[] parse(byte[] contents, int vocabulary) {
-        StringTokenizer words = new StringTokenizer(new String(contents, StandardCharsets.ISO_8859_1));
-        int[] ids = new int[words.countTokens()];
-        for (int i = 0; i < ids.length; i++) {
-            String word = words.nextToken();
-            try {
-                ids[i] = Integer.parseInt(word);
-            } catch (NumberFormatException e) {
-                ids[i] = -1;
-            }
-            if (ids[i] < 0 || ids[i] >= vocabulary) {
-                throw new UserException("Token id " + (i + 1) + " must be in 0.." + (vocabulary - 1) + ", got "
-                        + (word.length() > 40 ? word.substring(0, 40) + "..." : word) + ".");
-            }
-        }
-        return ids;
-    }
-
     private static void writeJson(PrintStream out, Scorer.Result result, double rate) {
         StringBuilder text = new StringBuilder(16 * result.depths().length);
         text.append("{\"tokens\":").append(result.depths().length);
@@ -120,8 +105,8 @@ final class ScoreCommand implements Runnable {
             print(out, "perplexity  %.3f", Math.exp(nats));
             if (opened.hasByteTokens()) print(out, "bits/byte   %.4f", nats / Math.log(2));
         }
-        print(out, "mean depth  %.3f of %d", result.meanDepth(), opened.config().depths());
-        for (int depth = 1; depth <= opened.config().depths(); depth++) {
+        print(out, "mean depth  %.3f of %d", result.meanDepth(), result.most());
+        for (int depth = 1; depth <= result.most(); depth++) {
             int wanted = depth;
             long count = Arrays.stream(result.depths()).filter(d -> d == wanted).count();
             print(out, "  depth %-3d %5.1f %%  %,d", depth, 100.0 * count / result.depths().length, count);

@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.function.LongConsumer;
 
 import dev.fathom.depth.DepthSession;
+import dev.fathom.depth.ExitPolicy;
 import dev.fathom.depth.Limits;
 import dev.fathom.depth.Step;
 
@@ -19,11 +20,12 @@ final class Scorer {
     private static final int BATCH_TOKENS = 2048;
 
     private final LanguageModel model;
+    private final ExitPolicy policy;
     private final int context;
     private final int stride;
 
-    /** nll[i] is of token i + 1, in nats; depth[i] is the passes of token i. */
-    record Result(double[] nll, int[] depths) {
+    /** nll[i] is of token i + 1, in nats; depth[i] is the depth of token i, of at most {@code most}. */
+    record Result(double[] nll, int[] depths, int most) {
         double meanDepth() {
             return Arrays.stream(depths).average().orElse(0);
         }
@@ -33,7 +35,12 @@ final class Scorer {
     private record Window(int text, int start, int fresh, int end) {}
 
     Scorer(LanguageModel model, int context, int stride) {
+        this(model, ExitPolicy.never(), context, stride);
+    }
+
+    Scorer(LanguageModel model, ExitPolicy policy, int context, int stride) {
         this.model = model;
+        this.policy = policy;
         this.context = context;
         this.stride = stride;
     }
@@ -44,7 +51,7 @@ final class Scorer {
         List<Window> windows = new ArrayList<>();
         for (int i = 0; i < texts.size(); i++) {
             int tokens = texts.get(i).length;
-            results.add(new Result(new double[Math.max(0, tokens - 1)], new int[tokens]));
+            results.add(new Result(new double[Math.max(0, tokens - 1)], new int[tokens], model.depths(policy)));
             for (int start = 0, fresh = 0; fresh < tokens; start += stride) {
                 int end = Math.min(tokens, start + context);
                 windows.add(new Window(i, start, fresh, end));
@@ -54,7 +61,8 @@ final class Scorer {
         int longest = windows.stream().mapToInt(window -> window.end - window.start).max().orElse(1);
         int batch = Math.clamp(BATCH_TOKENS / longest, 1, Math.max(1, windows.size()));
         long scored = 0;
-        try (DepthSession session = new DepthSession(model.context(), model.weights(), new Limits(batch, longest))) {
+        try (DepthSession session = new DepthSession(model.context(), model.weights(), policy,
+                new Limits(batch, longest))) {
             Step step = session.step();
             for (int from = 0; from < windows.size(); from += batch) {
                 List<Window> part = windows.subList(from, Math.min(from + batch, windows.size()));
@@ -91,7 +99,7 @@ final class Scorer {
         for (Window window : windows) {
             Result result = results.get(window.text);
             for (int token = window.fresh; token < window.end; token++, row++) {
-                result.depths[token] = step.depth(row);
+                result.depths[token] = model.depth(policy, step, row);
                 if (token < result.nll.length) result.nll[token] = finite(step.nll(row), token);
             }
         }

@@ -19,11 +19,11 @@ interface TextCodec {
     }
 
     /** For a model with tokenizer.json what that says; for one with 256 words bytes; null if neither. */
-    static TextCodec of(ModelFiles files, ModelConfig config) {
+    static TextCodec of(ModelFiles files, int vocabSize) {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment tokenizer = files.open("tokenizer.json", arena);
             if (tokenizer != null) return TokenizerCodec.read(files.describe("tokenizer.json"), tokenizer);
         }
-        return config.vocabSize() == 256 ? new ByteCodec() : null;
+        return vocabSize == 256 ? new ByteCodec() : null;
     }
 }

@@ -121,8 +121,8 @@ public record ExitPolicy(List<ExitPoint> points, Signal signal, List<Threshold> 
         return skipped == SkippedKv.PROPAGATE || skipped == SkippedKv.COPY;
     }
 
-    /** Refuses a model that this policy does not fit. */
-    void check(DepthModel model) {
+    /** @throws IllegalArgumentException if this policy does not fit the model */
+    public void check(DepthModel model) {
         if (!exits()) return;
         List<Stage> stages = model.stages();
         Require.that(tail < stages.size(),
