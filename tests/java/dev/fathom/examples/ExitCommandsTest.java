@@ -52,8 +52,8 @@ class ExitCommandsTest {
                 "--exit-threshold", "1,2");
         fails("ALIAS needs all skipped passes in the stage of the exit", score, "--exit-signal", "margin",
                 "--exit-threshold", "1", "--exit-kv", "alias");
-        fails("An exit behind layer 6 of 6 skips nothing", score, "--exit-signal", "margin", "--exit-threshold", "1",
-                "--exit-layers", "3,6");
+        fails("An exit behind layer 5 of 5 skips nothing", score, "--exit-signal", "margin", "--exit-threshold", "1",
+                "--exit-layers", "3,5");
         String[] mor = {"score", "--model", TestModel.GOLDEN.resolve("mor_expert").toString(), "--ids", "-"};
         fails("The model has no exits: say with --exit-layers where they are", mor, "--exit-signal", "margin",
                 "--exit-threshold", "1");
