@@ -22,7 +22,7 @@ import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.DynamicTest;
 
 /** The golden vectors of one operation, as tests/golden/README.md describes them. */
-final class Golden {
+public final class Golden {
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private Golden() {}
@@ -50,7 +50,7 @@ final class Golden {
     }
 
     /** A safetensors file: the length of a JSON header, the header, the data that its offsets count from. */
-    private static Map<String, Tensor> tensors(Path file) throws IOException {
+    public static Map<String, Tensor> tensors(Path file) throws IOException {
         ByteBuffer bytes = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);
         int header = Math.toIntExact(bytes.getLong(0)), data = 8 + header;
         JsonNode described = JSON.readTree(new String(bytes.array(), 8, header, StandardCharsets.UTF_8));

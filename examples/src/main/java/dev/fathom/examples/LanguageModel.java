@@ -31,14 +31,16 @@ public final class LanguageModel implements AutoCloseable {
     }
 
     /**
-     * A model in a Hugging Face directory, with weights, K and V in bf16 where the files have 16 bits, else f32.
+     * A model in a Hugging Face directory.
      *
+     * @param type       of weights, K and V; null: bf16 if the checkpoint has 16 bits, else f32
      * @param workers    0: one per core
      * @param exits      layers behind which a token may exit; null: as config.json says
      * @param propagates whether exits may propagate their states
      */
-    public static LanguageModel open(Path directory, int workers, List<Integer> exits, boolean propagates) {
-        return open(ModelFiles.directory(directory), null, workers, exits, propagates, warning -> { });
+    public static LanguageModel open(Path directory, DType type, int workers, List<Integer> exits,
+            boolean propagates) {
+        return open(ModelFiles.directory(directory), type, workers, exits, propagates, warning -> { });
     }
 
     /** The model that comes with the library. */

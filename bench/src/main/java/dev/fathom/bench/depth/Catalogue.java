@@ -39,7 +39,7 @@ final class Catalogue implements AutoCloseable {
     private LanguageModel open(String name) {
         if (name.equals("mor")) return models.computeIfAbsent(name, n -> LanguageModel.bundled(0));
         if (!Files.exists(folder.resolve(name).resolve("config.json"))) return null;
-        return models.computeIfAbsent(name, n -> LanguageModel.open(folder.resolve(n), 0, null, true));
+        return models.computeIfAbsent(name, n -> LanguageModel.open(folder.resolve(n), null, 0, null, true));
     }
 
     private void add(String system, String model, String setting, ExitPolicy policy) {
