@@ -57,6 +57,7 @@ struct Pool::Thread {
 };
 
 bool Pool::start(int workers) {
+  process_ = getpid();
   void* memory = nullptr;
   if (posix_memalign(&memory, 64, sizeof(Share) * size_t(workers)) != 0) return false;
   shares_ = static_cast<Share*>(memory);
@@ -86,7 +87,7 @@ void Pool::stop() {
   stopping_ = true;
   epoch_.fetch_add(1);
   futex_wake(&epoch_, INT_MAX);
-  for (int i = 1; i < workers_; i++) pthread_join(threads_[i].handle, nullptr);
+  for (int i = 1; i < workers_ && process_ == getpid(); i++) pthread_join(threads_[i].handle, nullptr);
   free(threads_);
   free(shares_);
   threads_ = nullptr;
@@ -146,6 +147,10 @@ void Pool::run(int64_t items, int64_t grain, Job job, void* closure) {
   uint32_t left;
   while ((left = running_.load(std::memory_order_acquire)) != 0) {
     if (spin_while(running_, left)) continue;
+    if (process_ != getpid()) {  // the helpers stayed behind in a fork()'s parent; the caller has run their shares too
+      workers_ = 1;
+      return;
+    }
     caller_sleeps_.store(1);
     if (running_.load() == left) futex_wait(&running_, left);
     caller_sleeps_.store(0);

@@ -1,7 +1,10 @@
 // Worker threads of a context. A job is a number of items; every worker first runs its own contiguous share, always the
 // same for the same number of items (so that a core's cache keeps its slice of the weights), then helps the others.
-// Which thread runs an item never changes a result: items are independent and fix their own reduction order.
+// Which thread runs an item never changes a result: items are independent and fix their own reduction order. In a child
+// process of fork() there are no helpers, and the calling thread does all.
 #pragma once
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -29,6 +32,7 @@ class Pool {
   void work(int worker);
 
   int workers_ = 0;
+  pid_t process_ = 0;  // whose threads the helpers are
   Thread* threads_ = nullptr;
   Share* shares_ = nullptr;
   Job job_ = nullptr;
