@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What Maven runs for the native part: build.sh check | build [skip tests: true | false] | test. Products go to build/native.
+# What Maven runs for the native part: build.sh check | build [skip tests: true | false] | test. Products go to
+# build/native.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=build/native
@@ -12,9 +13,9 @@ missing() {
 # Looks where Maven looks for toolchains. A JDK's `release` file names its version.
 has_jdk() {
   local homes home version
-  homes=("${JAVA_HOME:-}" "${JDK_HOME:-}" "${JAVA25_HOME:-}" /usr/lib/jvm/* /usr/java/* /usr/jdk/* /opt/java/* "$HOME"/.jdks/*
-         "$HOME"/.m2/jdks/* "$HOME"/.sdkman/candidates/java/* "$HOME"/.gradle/jdks/* "$HOME"/.jenv/versions/*
-         "$HOME"/.jbang/cache/jdks/* "$HOME"/.asdf/installs/java/* "$HOME"/.jabba/jdk/*)
+  homes=("${JAVA_HOME:-}" "${JDK_HOME:-}" "${JAVA25_HOME:-}" /usr/lib/jvm/* /usr/java/* /usr/jdk/* /opt/java/*
+         "$HOME"/.jdks/* "$HOME"/.m2/jdks/* "$HOME"/.sdkman/candidates/java/* "$HOME"/.gradle/jdks/*
+         "$HOME"/.jenv/versions/* "$HOME"/.jbang/cache/jdks/* "$HOME"/.asdf/installs/java/* "$HOME"/.jabba/jdk/*)
   if command -v java >/dev/null; then homes+=("$(readlink -f "$(command -v java)")"/../..); fi
   for home in "${homes[@]}"; do
     [ -x "$home/bin/javac" ] && [ -r "$home/release" ] || continue
@@ -27,7 +28,8 @@ has_jdk() {
 case ${1:-} in
   check)
     [ "$(uname -sm)" = "Linux x86_64" ] || missing "Fathom builds on Linux x86-64 only, this is $(uname -sm)."
-    command -v cmake >/dev/null || missing "cmake is missing: install CMake 3.22 or later (Debian, Ubuntu: apt install cmake)."
+    command -v cmake >/dev/null ||
+      missing "cmake is missing: install CMake 3.22 or later (Debian, Ubuntu: apt install cmake)."
     command -v "${CXX:-c++}" >/dev/null ||
       missing "No C++ compiler: install GCC 12 or Clang 15, or later (Debian, Ubuntu: apt install g++)."
     command -v ninja >/dev/null || command -v make >/dev/null ||

@@ -1,5 +1,5 @@
-// Conversions that every target shares. Everything here has internal linkage: code compiled for one instruction set must
-// never be the copy that the linker keeps for another.
+// Conversions that every target shares. Everything here has internal linkage: code compiled for one instruction set
+// must never be the copy that the linker keeps for another.
 #pragma once
 #include <cstdint>
 #include <cstring>

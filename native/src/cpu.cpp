@@ -27,7 +27,8 @@ bool has_bf16_dot() { return false; }
 
 namespace {
 
-// The kernel's own description of the cache; sysconf, which guesses from CPUID and errs on virtual machines, only without.
+// The kernel's own description of the cache; only without it sysconf, which guesses from CPUID and errs on virtual
+// machines.
 int64_t cache_bytes(int level, int sysconf_name) {
   for (int index = 0; index < 8; index++) {
     char path[96];
