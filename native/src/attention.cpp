@@ -245,7 +245,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
                          int64_t entry_count, const void* pool, const int32_t* entry_position, const float* bias,
                          float* out) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_attention");
+  Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv) || !fth::check_kv(check, "kv", *kv, layer) ||
       !check_shape(check, *shape, kv->kv_heads, count))
     return check.status();
@@ -275,7 +275,7 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
                                 int64_t count, const fth_row* rows, const float* q, const void* k, const void* v,
                                 const int32_t* reach, const float* bias, float* out) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_attention_masked");
+  Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv)) return check.status();
   const fth_kv_shape tiles{1, kv->kv_heads, kv->head_dim, kv->type, 0};
   if (!fth::check_kv(check, "kv", tiles, 0) || !check_shape(check, *shape, kv->kv_heads, count)) return check.status();
@@ -285,6 +285,7 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
   check.range("kv.sequence_stride", kv->sequence_stride, 0, int64_t(1) << 48);
   check.range("kv.token_stride", kv->token_stride, 0, int64_t(1) << 48);
   check.range("kv.head_stride", kv->head_stride, 0, int64_t(1) << 48);
+  check.that(int64_t(kv->sequences) * kv->tokens <= int64_t(1) << 54, "kv.sequences * kv.tokens must be at most 2^54");
   const bool any = count > 0 && kv->sequences > 0 && kv->tokens > 0;
   const size_t element = kv->type == FTH_BF16 ? 2 : 4;
   check.pointer("k", k, element, any);

@@ -33,6 +33,7 @@ bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* 
   check.that(s->rotary_dim % 2 == 0, "shape.rotary_dim must be even, got %d", s->rotary_dim);
   check.that(s->norm_eps >= 0 && s->norm_eps < 1e30f, "shape.norm_eps must be a finite number >= 0, got %g",
              double(s->norm_eps));
+  check.range("shape.reserved", s->reserved, 0, 0);
   const int64_t targets = int64_t(s->depths) * kv->layers, row = int64_t(kv->kv_heads) * kv->head_dim;
   check.that(targets <= fth::kMostFeatures / (2 * row),
              "shape.depths * kv.layers * 2 * kv.kv_heads * kv.head_dim must be at most %lld",
@@ -71,7 +72,7 @@ extern "C" {
 fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                               int64_t* bytes) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_backfill_bytes");
+  Check check(ctx);
   if (!check_shape(check, shape, kv) || !check.array("bytes", bytes)) return check.status();
   *bytes = Product(*shape, *kv).bytes();
   return FTH_OK;
@@ -81,7 +82,7 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
                              int32_t layer, int32_t source_type, const void* wk, const void* wv, const void* bk,
                              const void* bv, const float* gain, const float* norm_bias, void* packed) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_backfill_pack");
+  Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
   const Product product(*shape, *kv);
   check.range("depth", depth, 0, shape->depths - 1);
@@ -122,7 +123,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
                         const fth_row* rows, const float* h, const void* packed, const float* frequency,
                         const int32_t* entry, void* pool) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_backfill");
+  Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
   const Product product(*shape, *kv);
   const fth::WeightShape& weight = product.weight;
@@ -141,7 +142,8 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
                   {"frequency", frequency, shape->rotary_dim / 2 * 4},
                   {"entry", entry, count * shape->depths * 4}},
                  {{"pool", pool, fth::pool_bytes(*kv)}});
-  if (!check.ok()) return check.status();
+  const fth::Entries entries{"entry", "", entry, 1, count * shape->depths};
+  if (!fth::check_entries(check, entries, kv->entries)) return check.status();
 
   // Rows go in slabs: enough of them that a weight is read rarely, while their products stay about 16 MiB.
   constexpr int64_t kSlabFloats = 4 << 20, kLeast = 32, kMost = 4096, kBlock = 16;
@@ -149,16 +151,14 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
   if (slab > count) slab = count;
   fth::Layout layout;
-  const size_t words_at = layout.add<int32_t>(fth::check_entries_words(count * shape->depths));
+  const size_t words_at = layout.add<int32_t>(fth::check_distinct_words(entries.count));
   const size_t input_at =
       layout.add<char>(slab * fth::x_stride(weight.in, weight.type) * fth::element_bytes(weight.type));
   const size_t table_at = layout.add<float>(turns ? fth::rope_table_floats(shape->rotary_dim, slab) : 0);
   const size_t y_at = layout.add<float>(slab * weight.out);
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
-  if (!fth::check_entries(check, "entry[%lld]", entry, 1, count * shape->depths, kv->entries,
-                          reinterpret_cast<int32_t*>(scratch + words_at)))
-    return check.status();
+  if (!fth::check_distinct(check, entries, reinterpret_cast<int32_t*>(scratch + words_at))) return check.status();
   float *table = reinterpret_cast<float*>(scratch + table_at), *y = reinterpret_cast<float*>(scratch + y_at);
   const auto turn = fth::rope_kernel(ctx);
 
@@ -193,8 +193,8 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
         const fth::rope::Args rope{table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
                                    shape->rope_style == FTH_ROPE_INTERLEAVED};
         if (turns) turn(rope, row, row_end);
-        const int32_t* entries = entry + first * shape->depths + target / kv->layers;
-        fth::kv::scalar::write({fth::pool_of(*kv, pool), target % kv->layers, entries, shape->depths}, k,
+        const int32_t* to = entry + first * shape->depths + target / kv->layers;
+        fth::kv::scalar::write({fth::pool_of(*kv, pool), target % kv->layers, to, shape->depths}, k,
                                k + product.row, weight.out, row, row_end);
       }
     };

@@ -20,7 +20,8 @@ BlockPlan::BlockPlan(const fth_block_shape& s) {
     return begin;
   };
   const auto linear = [&](int64_t in, int64_t out, bool glu, int64_t rank) {
-    LinearPart part{{in, out, s.weight_type, glu}, {in, rank, glu ? 2 * out : out, s.weight_type, s.depths}, -1, -1, -1};
+    LinearPart part{
+        {in, out, s.weight_type, glu}, {in, rank, glu ? 2 * out : out, s.weight_type, s.depths}, -1, -1, -1};
     part.weight = take(part.shape.bytes());
     if (s.bias) part.bias = take(part.shape.rows() * 4);
     if (rank > 0) part.lora = take(part.lora_shape.bytes());
@@ -67,7 +68,8 @@ void check_shape(Check& check, const fth_block_shape* s) {
   check.range("shape.kv_heads", s->kv_heads, 1, 1024);
   check.range("shape.heads", s->heads, 1, 1024);
   if (!check.ok()) return;
-  check.that(s->heads % s->kv_heads == 0, "shape.heads must be a multiple of kv_heads (%d), got %d", s->kv_heads, s->heads);
+  check.that(s->heads % s->kv_heads == 0, "shape.heads must be a multiple of kv_heads (%d), got %d", s->kv_heads,
+             s->heads);
   check.that(s->head_dim >= 16 && s->head_dim <= 256 && s->head_dim % 8 == 0,
              "shape.head_dim must be a multiple of 8 in 16..256, got %d", s->head_dim);
   check.range("shape.weight_type", s->weight_type, FTH_F32, FTH_BF16);
@@ -114,7 +116,7 @@ struct StepScratch {
         begin(layout.add<int32_t>(s.depths + 1)),
         writers_order(layout.add<int32_t>(count)),
         writers_begin(layout.add<int32_t>(s.depths + 1)),
-        entry_words(layout.add<int32_t>(check_entries_words(count))),
+        entry_words(layout.add<int32_t>(check_distinct_words(count))),
         attention(layout.add<char>(int64_t(attention_scratch_bytes(ctx, s.heads, s.kv_heads, s.head_dim, count)))),
         lora{lora_of(layout, plan.q, count),       lora_of(layout, plan.k, count),
              lora_of(layout, plan.v, count),       lora_of(layout, plan.o, count),
@@ -130,8 +132,8 @@ struct StepScratch {
   }
 };
 
-// One call of fth_block whose arguments are checked. Activations that enter a product are stored in the weights' type by
-// whoever makes them.
+// One call of fth_block whose arguments are checked. Activations that enter a product are stored in the weights' type
+// by whoever makes them.
 class Step {
  public:
   Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, int64_t count, const fth_row* rows,
@@ -146,7 +148,8 @@ class Step {
     bool lora = false;
     for (int rank : shape.lora_rank) lora |= rank > 0;
     if (lora) {
-      all_ = group_by_depth(rows, nullptr, count, shape.depths, temporary<int32_t>(at.order), temporary<int32_t>(at.begin));
+      all_ = group_by_depth(rows, nullptr, count, shape.depths, temporary<int32_t>(at.order),
+                            temporary<int32_t>(at.begin));
       writing_ = group_by_depth(rows, writers, writer_count_, shape.depths, temporary<int32_t>(at.writers_order),
                                 temporary<int32_t>(at.writers_begin));
     }
@@ -385,7 +388,7 @@ extern "C" {
 
 fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t* bytes) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_block_bytes");
+  fth::Check check(ctx);
   fth::check_shape(check, shape);
   check.array("bytes", bytes);
   if (!check.ok()) return check.status();
@@ -396,10 +399,11 @@ fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64
 fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_t layer, int32_t depth, int32_t part,
                           int32_t kind, float scale, int32_t source_type, const void* source, void* weights) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_block_pack");
+  fth::Check check(ctx);
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();
-  const bool norm = part >= FTH_ATTENTION_PRE_NORM && part <= FTH_MLP_POST_NORM, linear = part >= FTH_Q && part <= FTH_DOWN;
+  const bool norm = part >= FTH_ATTENTION_PRE_NORM && part <= FTH_MLP_POST_NORM;
+  const bool linear = part >= FTH_Q && part <= FTH_DOWN;
   check.range("part", part, FTH_Q, FTH_RELATIVE_BIAS);
   check.range("kind", kind, FTH_WEIGHT, FTH_LORA_B);
   check.range("layer", layer, 0, shape->layers - 1);
@@ -419,34 +423,47 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
     check.that(fth::BlockPlan::uses_norm(*shape, part), "part %d is not used by shape.norm_placement %d, cross %d",
                part, shape->norm_placement, shape->cross);
     check.that(kind <= FTH_BIAS, "kind of a norm must be FTH_WEIGHT or FTH_BIAS, got %d", kind);
-    check.that(kind != FTH_BIAS || shape->norm == FTH_LAYER_NORM, "the bias of a norm needs shape.norm = FTH_LAYER_NORM");
+    check.that(kind != FTH_BIAS || shape->norm == FTH_LAYER_NORM,
+               "the bias of a norm needs shape.norm = FTH_LAYER_NORM");
   } else {
     check.that(kind == FTH_WEIGHT && layer == 0, "part %d is one FTH_WEIGHT of layer 0", part);
     check.that(part != FTH_RELATIVE_BIAS || shape->relative_width > 0, "part %d needs shape.relative_width > 0", part);
   }
   if (!check.ok()) return check.status();
-
   const fth::BlockPlan plan(*shape);
+  const fth::Target t = linear ? fth::target_of(plan, *shape, part) : fth::Target{};
+  const int64_t elements = part == FTH_ROPE_FREQUENCY  ? shape->rotary_dim / 2
+                           : part == FTH_RELATIVE_BIAS ? int64_t(shape->heads) * shape->relative_width
+                           : norm                      ? shape->hidden_size
+                           : kind == FTH_WEIGHT        ? t.rows * t.part->shape.in
+                           : kind == FTH_BIAS          ? t.rows
+                           : kind == FTH_LORA_A        ? t.rank * t.part->shape.in
+                                                       : t.rows * t.rank;
+  if (!check.disjoint("source", source, elements * fth::element_bytes(source_type), "weights", weights, plan.bytes))
+    return check.status();
+
   char* base = static_cast<char*>(weights);
   char* at = base + plan.first_layer + layer * plan.layer_bytes;
-  const auto put = [&](char* to, int64_t first, int64_t n) {
-    fth::convert(source_type, source, n, scale, reinterpret_cast<float*>(to) + first);
+  const auto put = [&](char* to, int64_t first) {
+    fth::convert(source_type, source, elements, scale, reinterpret_cast<float*>(to) + first);
     return FTH_OK;
   };
-  if (part == FTH_ROPE_FREQUENCY) return put(base + plan.frequency, 0, shape->rotary_dim / 2);
-  if (part == FTH_RELATIVE_BIAS) return put(base + plan.relative, 0, int64_t(shape->heads) * shape->relative_width);
+  if (part == FTH_ROPE_FREQUENCY) return put(base + plan.frequency, 0);
+  if (part == FTH_RELATIVE_BIAS) return put(base + plan.relative, 0);
   if (norm) {
     const int index = part - FTH_ATTENTION_PRE_NORM;
     return put(at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]),
-               int64_t(depth) * shape->hidden_size, shape->hidden_size);
+               int64_t(depth) * shape->hidden_size);
   }
-  const fth::Target t = fth::target_of(plan, *shape, part);
   const fth::LoraShape& pair = t.part->lora_shape;
   switch (kind) {
-    case FTH_WEIGHT: fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight); break;
-    case FTH_BIAS: return put(at + t.part->bias, t.first, t.rows);
+    case FTH_WEIGHT:
+      fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight);
+      break;
+    case FTH_BIAS: return put(at + t.part->bias, t.first);
     case FTH_LORA_A:
-      fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source, at + t.part->lora + pair.a_offset(depth));
+      fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source,
+                     at + t.part->lora + pair.a_offset(depth));
       break;
     default:
       if (!fth::pack_lora_b(ctx, t, scale, source_type, source, at + t.part->lora + pair.b_offset(depth)))
@@ -457,14 +474,14 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
 
 fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t count, int64_t* bytes) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_block_scratch_bytes");
+  fth::Check check(ctx);
   fth::check_shape(check, shape);
   check.range("count", count, 0, fth::kMostRows);
   check.array("bytes", bytes);
   if (!check.ok()) return check.status();
   fth::Layout layout;
   fth::StepScratch(layout, ctx, *shape, fth::BlockPlan(*shape), count);
-  *bytes = int64_t(layout.bytes());
+  *bytes = int64_t(fth_context::grown(layout.bytes()));
   return FTH_OK;
 }
 
@@ -472,7 +489,7 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
                      const fth_row* cross_rows, const void* weights, const int32_t* entries, int64_t entry_count,
                      const int32_t* entry_position, int64_t pool_entries, void* pool, float* hidden) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_block");
+  fth::Check check(ctx);
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();
   check.range("count", count, 0, fth::kMostRows);
@@ -486,8 +503,8 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   check.array("entries", entries, any && entry_count > 0);
   check.pointer("pool", pool, 4, any);
   check.array("hidden", hidden, any);
-  check.that(pool_entries >= 0 && pool_entries % 64 == 0, "pool_entries must be a multiple of 64, got %lld",
-             (long long)pool_entries);
+  check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
+             "pool_entries must be a multiple of 64 in 0..%d, got %lld", INT32_MAX, (long long)pool_entries);
   if (!check.ok()) return check.status();
   const fth_kv_shape kv{shape->layers, shape->kv_heads, shape->head_dim, shape->kv_type, pool_entries};
   if (!fth::check_kv(check, "pool", kv)) return check.status();
@@ -500,17 +517,18 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
                   {"entry_position", entry_position, pool_entries * 4}},
                  {{"hidden", hidden, count * shape->hidden_size * 4}, {"pool", pool, fth::pool_bytes(kv)}});
   if (!check.ok() || !any) return check.status();
+  const fth::Entries written = fth::entries_of(rows, count);
+  check.depths(rows, count, shape->depths);
+  fth::check_lists(check, "rows", rows, count, entries, entry_count, pool_entries);
+  if (shape->cross) fth::check_lists(check, "cross_rows", cross_rows, count, entries, entry_count, pool_entries);
+  if (!fth::check_entries(check, written, pool_entries)) return check.status();
 
   fth::Layout layout;
   const fth::StepScratch at(layout, ctx, *shape, plan, count);
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
-  check.depths(rows, count, shape->depths);
-  fth::check_lists(check, "rows", rows, count, entries, entry_count, pool_entries);
-  if (shape->cross) fth::check_lists(check, "cross_rows", cross_rows, count, entries, entry_count, pool_entries);
-  fth::check_entries(check, "rows[%lld].entry", &rows->entry, fth::kRowWords, count, pool_entries,
-                     reinterpret_cast<int32_t*>(scratch + at.entry_words));
-  if (!check.ok()) return check.status();
+  if (!fth::check_distinct(check, written, reinterpret_cast<int32_t*>(scratch + at.entry_words)))
+    return check.status();
 
   fth::Step(ctx, *shape, plan, count, rows, cross_rows, static_cast<const char*>(weights), fth::pool_of(kv, pool),
             entries, entry_position, hidden, at, scratch).run();

@@ -65,7 +65,7 @@ extern "C" {
 fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int64_t count, const int32_t* index,
                       const float* x, float* y) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_gather");
+  fth::Check check(ctx);
   check.range("width", width, 1, fth::kMostFeatures);
   check.range("source_count", source_count, 0, fth::kMostRows);
   check.range("count", count, 0, fth::kMostRows);
@@ -89,7 +89,7 @@ fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int
 fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                        const float* y, float* x) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_scatter");
+  fth::Check check(ctx);
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, nullptr, y, x, &status)) return status;
 
@@ -102,7 +102,7 @@ fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, in
 fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                            const float* gate, const float* y, float* x) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_scatter_add");
+  fth::Check check(ctx);
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, gate, y, x, &status)) return status;
 

@@ -12,6 +12,10 @@
 #include "cpu.h"
 #include "cuda.h"
 
+namespace {
+constexpr size_t kHugePage = size_t(2) << 20;
+}
+
 fth_status fth_context::fail(fth_status status, const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
@@ -20,14 +24,14 @@ fth_status fth_context::fail(fth_status status, const char* format, ...) {
   return status;
 }
 
+size_t fth_context::grown(size_t bytes) { return (bytes + bytes / 2 + kHugePage - 1) / kHugePage * kHugePage; }
+
 char* fth_context::reserve(size_t bytes) {
-  constexpr size_t kHugePage = size_t(2) << 20;
   if (bytes <= scratch_bytes) return scratch;
-  // Half as much again, so that slowly growing steps do not allocate each time.
-  const size_t wanted = (bytes + bytes / 2 + kHugePage - 1) / kHugePage * kHugePage;
+  const size_t wanted = grown(bytes);
   void* fresh = nullptr;
   if (posix_memalign(&fresh, kHugePage, wanted) != 0) {
-    fail(FTH_OUT_OF_MEMORY, "context: scratch of %zu bytes could not be allocated", wanted);
+    fail(FTH_OUT_OF_MEMORY, "scratch of %zu bytes could not be allocated", wanted);
     return nullptr;
   }
   madvise(fresh, wanted, MADV_HUGEPAGE);
@@ -41,10 +45,9 @@ namespace fth {
 
 bool Check::that(bool condition, const char* format, ...) {
   if (condition || !ok()) return condition;
-  const int prefix = snprintf(ctx_->message, sizeof ctx_->message, "%s: ", function_);
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(ctx_->message + prefix, sizeof ctx_->message - size_t(prefix), format, arguments);
+  vsnprintf(ctx_->message, sizeof ctx_->message, format, arguments);
   va_end(arguments);
   status_ = FTH_INVALID_ARGUMENT;
   return false;
@@ -141,37 +144,35 @@ int32_t fth_cuda_device_count(void) {
 
 fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_t isa, char* message,
                               int64_t message_bytes, fth_context** out) {
-  const size_t room = message == nullptr || message_bytes < 0 ? 0 : size_t(message_bytes);
+  const size_t room = message == nullptr || message_bytes < 0 ? 0 : size_t(message_bytes < 4096 ? message_bytes : 4096);
   const auto refuse = [&](fth_status status, const char* format, auto... values) {
     if (room > 0) snprintf(message, room, format, values...);
     return status;
   };
   if (room > 0) message[0] = 0;
-  if (out == nullptr) return refuse(FTH_INVALID_ARGUMENT, "%s", "fth_context_create: out must not be null");
+  if (out == nullptr) return refuse(FTH_INVALID_ARGUMENT, "%s", "out must not be null");
   *out = nullptr;
   if (backend == FTH_CUDA) {
     char why[160];
     return fth::cuda_device_count(why, sizeof why) == 0
-               ? refuse(FTH_UNSUPPORTED, "fth_context_create: %s; use a CPU context", why)
-               : refuse(FTH_UNSUPPORTED, "%s", "fth_context_create: this version has no CUDA kernels yet; use a CPU context");
+               ? refuse(FTH_UNSUPPORTED, "%s; use a CPU context", why)
+               : refuse(FTH_UNSUPPORTED, "%s", "this version has no CUDA kernels yet; use a CPU context");
   }
   if (backend != FTH_CPU)
-    return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: backend must be 0 (CPU) or 1 (CUDA), got %d", backend);
+    return refuse(FTH_INVALID_ARGUMENT, "backend must be 0 (CPU) or 1 (CUDA), got %d", backend);
   constexpr int kMostWorkers = 1024;
   if (workers_or_device < 0 || workers_or_device > kMostWorkers)
-    return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: workers must be in 0..%d, got %d", kMostWorkers,
-                  workers_or_device);
+    return refuse(FTH_INVALID_ARGUMENT, "workers must be in 0..%d, got %d", kMostWorkers, workers_or_device);
   if (isa < FTH_ISA_AUTO || isa > FTH_ISA_AVX512)
-    return refuse(FTH_INVALID_ARGUMENT, "fth_context_create: isa must be in -1..2, got %d", isa);
+    return refuse(FTH_INVALID_ARGUMENT, "isa must be in -1..2, got %d", isa);
   const char* name = getenv("FATHOM_ISA");
   const int32_t chosen = choose_isa(isa, name);
   if (chosen == -2)
-    return refuse(FTH_INVALID_ARGUMENT,
-                  "fth_context_create: FATHOM_ISA must be scalar, avx2 or avx512, got \"%.64s\"", name);
+    return refuse(FTH_INVALID_ARGUMENT, "FATHOM_ISA must be scalar, avx2 or avx512, got \"%.64s\"", name);
 
   void* memory = nullptr;
   if (posix_memalign(&memory, alignof(fth_context), sizeof(fth_context)) != 0)
-    return refuse(FTH_OUT_OF_MEMORY, "%s", "fth_context_create: no memory for the context");
+    return refuse(FTH_OUT_OF_MEMORY, "%s", "no memory for the context");
   fth_context* ctx = new (memory) fth_context();
   ctx->message[0] = 0;
   const int workers = workers_or_device > 0 ? workers_or_device : fth::usable_cores();
@@ -179,7 +180,7 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
                fth::l2_bytes(), fth::l3_bytes()};
   if (!ctx->pool.start(workers)) {
     free(ctx);
-    return refuse(FTH_OUT_OF_MEMORY, "fth_context_create: %d worker threads could not be started", workers);
+    return refuse(FTH_OUT_OF_MEMORY, "%d worker threads could not be started", workers);
   }
   *out = ctx;
   return FTH_OK;
@@ -196,7 +197,7 @@ const char* fth_context_message(const fth_context* ctx) { return ctx == nullptr 
 
 fth_status fth_context_info(fth_context* ctx, fth_info* out) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_context_info");
+  fth::Check check(ctx);
   if (!check.array("out", out)) return check.status();
   *out = ctx->info;
   return FTH_OK;
@@ -212,7 +213,6 @@ fth_status fth_nop(fth_context* ctx, const void*, const void*, const void*, cons
 }
 
 fth_status fth_memory_map(int64_t bytes, void** out) {
-  constexpr size_t kHugePage = size_t(2) << 20;
   if (out == nullptr) return FTH_INVALID_ARGUMENT;
   *out = nullptr;
   if (bytes <= 0 || bytes > (int64_t(1) << 46)) return FTH_INVALID_ARGUMENT;

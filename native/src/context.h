@@ -43,6 +43,8 @@ struct fth_context {
   fth_status fail(fth_status status, const char* format, ...) __attribute__((format(printf, 3, 4)));
   // At least `bytes` of scratch, 64-byte aligned, or null with the message set. Earlier scratch becomes invalid.
   char* reserve(size_t bytes);
+  // What reserve allocates for them: half as much again, so that slowly growing steps do not allocate each time.
+  static size_t grown(size_t bytes);
 };
 
 namespace fth {
@@ -73,7 +75,7 @@ class Call {
 // ok() once before it touches memory.
 class Check {
  public:
-  Check(fth_context* ctx, const char* function) : ctx_(ctx), function_(function) {}
+  explicit Check(fth_context* ctx) : ctx_(ctx) {}
   bool ok() const { return status_ == FTH_OK; }
   fth_status status() const { return status_; }
 
@@ -101,7 +103,6 @@ class Check {
 
  private:
   fth_context* ctx_;
-  const char* function_;
   fth_status status_ = FTH_OK;
 };
 

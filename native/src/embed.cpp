@@ -6,13 +6,14 @@
 extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, int64_t count, const int32_t* id,
                                 const void* table, float* out) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_embed");
+  fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
   check.range("shape.type", shape->type, FTH_F32, FTH_BF16);
   check.range("shape.packed", shape->packed, 0, 1);
   check.finite("shape.scale", shape->scale);
+  check.range("shape.reserved", shape->reserved, 0, 0);
   check.range("count", count, 0, fth::kMostRows);
   if (!check.ok()) return check.status();
   const bool any = count > 0;

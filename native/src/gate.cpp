@@ -88,7 +88,7 @@ extern "C" {
 
 fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t* bytes) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_gate_bytes");
+  Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = Router(*shape).bytes();
   return FTH_OK;
@@ -97,7 +97,7 @@ fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t
 fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                          int32_t source_type, const void* source, void* packed) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_gate_pack");
+  Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const Router router(*shape);
   check.range("depth", depth, 0, router.depths - 1);
@@ -127,11 +127,12 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
                     const void* packed, const float* choice_bias, float* logits, float* p, float* gate,
                     int32_t* choice) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_gate");
+  Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const Router router(*shape);
   check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
+  if (router.depths == 1) rows = nullptr;
   check.array("rows", rows, any && router.depths > 1);
   check.array("x", x, any);
   check.pointer("packed", packed, 4, any);
@@ -152,7 +153,6 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
        {"choice", choice, count * 4}});
   if (rows != nullptr) check.depths(rows, count, router.depths);
   if (!check.ok()) return check.status();
-  if (router.depths == 1) rows = nullptr;
 
   // Long inputs go in slabs, so that scratch does not grow with them and stays about 16 MiB.
   constexpr int64_t kSlabFloats = 4 << 20, kLeast = 32, kMost = 1024;

@@ -69,7 +69,7 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
                                const float* gain, const float* norm_bias, const void* packed, const int32_t* chosen_id,
                                fth_head_stats* stats, float* chosen_logit, float* logits) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_head");
+  fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
   check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);

@@ -43,29 +43,29 @@ int64_t pool_bytes(const fth_kv_shape& s) {
   return s.layers * s.kv_heads * (s.entries / kv::kPage) * kv::tiles_bytes(pool_of(s, nullptr));
 }
 
-int64_t check_entries_words(int64_t count) { return int64_t(table_size(count)); }
-
-bool check_entries(Check& check, const char* name, const int32_t* entry, int64_t stride, int64_t count, int64_t entries,
-                   int32_t* words) {
+bool check_entries(Check& check, const Entries& entry, int64_t entries) {
   if (!check.ok()) return false;
-  const uint64_t size = table_size(count);
+  for (int64_t i = 0; i < entry.count; i++)
+    if (entry[i] < -1 || entry[i] >= entries)
+      return check.that(false, "%s[%lld]%s must be -1 or in 0..%lld, got %d", entry.array, (long long)i, entry.field,
+                        (long long)entries - 1, entry[i]);
+  return true;
+}
+
+int64_t check_distinct_words(int64_t count) { return int64_t(table_size(count)); }
+
+bool check_distinct(Check& check, const Entries& entry, int32_t* words) {
+  const uint64_t size = table_size(entry.count);
   const int shift = __builtin_clzll(size) + 1;
   memset(words, -1, size * sizeof(int32_t));  // an open hash table; -1 is free
-  char label[64];
-  for (int64_t i = 0; i < count; i++) {
-    const int32_t e = entry[i * stride];
-    if (e == -1) continue;
-    if (e < 0 || e >= entries) {
-      snprintf(label, sizeof label, name, (long long)i);
-      return check.that(false, "%s must be -1 or in 0..%lld, got %d", label, (long long)entries - 1, e);
-    }
-    uint64_t at = uint64_t(uint32_t(e)) * 0x9E3779B97F4A7C15ull >> shift;
+  for (int64_t i = 0; i < entry.count; i++) {
+    if (entry[i] == -1) continue;
+    uint64_t at = uint64_t(uint32_t(entry[i])) * 0x9E3779B97F4A7C15ull >> shift;
     for (; words[at] != -1; at = (at + 1) & (size - 1))
-      if (words[at] == e) {
-        snprintf(label, sizeof label, name, (long long)i);
-        return check.that(false, "%s must be an entry no other row writes, got %d a second time", label, e);
-      }
-    words[at] = e;
+      if (words[at] == entry[i])
+        return check.that(false, "%s[%lld]%s must be an entry no other row writes, got %d a second time", entry.array,
+                          (long long)i, entry.field, entry[i]);
+    words[at] = entry[i];
   }
   return true;
 }
@@ -83,7 +83,7 @@ extern "C" {
 
 fth_status fth_kv_bytes(fth_context* ctx, const fth_kv_shape* shape, int64_t* bytes) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_kv_bytes");
+  fth::Check check(ctx);
   check.array("shape", shape);
   check.array("bytes", bytes);
   if (!check.ok() || !fth::check_kv(check, "shape", *shape)) return check.status();
@@ -94,7 +94,7 @@ fth_status fth_kv_bytes(fth_context* ctx, const fth_kv_shape* shape, int64_t* by
 fth_status fth_kv_write(fth_context* ctx, const fth_kv_shape* shape, int32_t layer, int64_t count, const fth_row* rows,
                         const float* k, const float* v, void* pool) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_kv_write");
+  fth::Check check(ctx);
   if (!check.array("shape", shape) || !fth::check_kv(check, "shape", *shape, layer)) return check.status();
   check.range("count", count, 0, INT32_MAX);
   const bool any = count > 0;
@@ -108,15 +108,14 @@ fth_status fth_kv_write(fth_context* ctx, const fth_kv_shape* shape, int32_t lay
   check.disjoint("rows", rows, count * int64_t(sizeof(fth_row)), "pool", pool, pool_bytes);
   check.disjoint("k", k, bytes, "pool", pool, pool_bytes);
   check.disjoint("v", v, bytes, "pool", pool, pool_bytes);
-  if (!check.ok()) return check.status();
+  const fth::Entries entries = fth::entries_of(rows, count);
+  if (!fth::check_entries(check, entries, shape->entries)) return check.status();
 
   fth::Layout layout;
-  layout.add<int32_t>(fth::check_entries_words(count));
+  layout.add<int32_t>(fth::check_distinct_words(count));
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
-  if (!fth::check_entries(check, "rows[%lld].entry", &rows->entry, fth::kRowWords, count, shape->entries,
-                          reinterpret_cast<int32_t*>(scratch)))
-    return check.status();
+  if (!fth::check_distinct(check, entries, reinterpret_cast<int32_t*>(scratch))) return check.status();
   fth::run_kv_write(ctx, {fth::pool_of(*shape, pool), layer, &rows->entry, fth::kRowWords}, count, k, v, row);
   return FTH_OK;
 }
@@ -124,7 +123,7 @@ fth_status fth_kv_write(fth_context* ctx, const fth_kv_shape* shape, int32_t lay
 fth_status fth_kv_read(fth_context* ctx, const fth_kv_shape* shape, int32_t layer, int64_t count, const int32_t* entry,
                        const void* pool, float* k, float* v) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_kv_read");
+  fth::Check check(ctx);
   if (!check.array("shape", shape) || !fth::check_kv(check, "shape", *shape, layer)) return check.status();
   check.range("count", count, 0, INT32_MAX);
   const bool any = count > 0;

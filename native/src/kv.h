@@ -10,13 +10,25 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& shape, int32_t
 kv::Pool pool_of(const fth_kv_shape& shape, const void* data);
 int64_t pool_bytes(const fth_kv_shape& shape);
 
-// int32 words that check_entries needs for `count` rows.
-int64_t check_entries_words(int64_t count);
-// Every entry is -1 or in [0, entries), and none but -1 occurs twice. Item i is entry[i * stride]; a field of the rows
-// has the stride kRowWords. `name` is printed with i in it, as in "rows[%lld].entry".
-bool check_entries(Check& check, const char* name, const int32_t* entry, int64_t stride, int64_t count, int64_t entries,
-                   int32_t* words);
 constexpr int64_t kRowWords = sizeof(fth_row) / sizeof(int32_t);
+
+// The entries that a call writes: an array of its own, or a field of the rows. Item i is called array[i]field.
+struct Entries {
+  const char *array, *field;
+  const int32_t* first;
+  int64_t stride, count;
+
+  int32_t operator[](int64_t i) const { return first[i * stride]; }
+};
+inline Entries entries_of(const fth_row* rows, int64_t count) {
+  return {"rows", ".entry", &rows->entry, kRowWords, count};
+}
+
+// Every one is -1 or in [0, entries).
+bool check_entries(Check& check, const Entries& entry, int64_t entries);
+// And none but -1 occurs twice. Needs this many int32 words for `count` of them.
+bool check_distinct(Check& check, const Entries& entry, int32_t* words);
+int64_t check_distinct_words(int64_t count);
 
 // Stores k, v [count, kv_heads, head_dim], `stride` floats from row to row. Arguments are taken as checked.
 void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v,

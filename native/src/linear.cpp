@@ -221,7 +221,7 @@ bool check_shape(Check& check, const fth_linear_shape* shape) {
   check.range("shape.activation", shape->activation, FTH_IDENTITY, FTH_SILU);
   check.range("shape.glu", shape->glu, 0, 1);
   check.range("shape.residual", shape->residual, FTH_RESIDUAL_NONE, FTH_RESIDUAL_GATED);
-  check.range("shape.lora_rank", shape->lora_rank, 0, fth::kMostFeatures);
+  check.range("shape.lora_rank", shape->lora_rank, 0, 65536);
   if (shape->lora_rank > 0) check.range("shape.lora_depths", shape->lora_depths, 1, 65536);
   return check.ok();
 }
@@ -240,7 +240,7 @@ extern "C" {
 
 fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_linear_bytes");
+  Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = weight_of(shape).bytes();
   return FTH_OK;
@@ -249,7 +249,7 @@ fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int
 fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int64_t first, int64_t count,
                            int32_t source_type, const void* source, void* packed) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_linear_pack");
+  Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const WeightShape weight = weight_of(shape);
   check.range("source_type", source_type, FTH_F32, FTH_F16);
@@ -266,7 +266,7 @@ fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int6
 
 fth_status fth_lora_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_lora_bytes");
+  Check check(ctx);
   if (!check_lora(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = lora_of(shape).bytes();
   return FTH_OK;
@@ -275,7 +275,7 @@ fth_status fth_lora_bytes(fth_context* ctx, const fth_linear_shape* shape, int64
 fth_status fth_lora_pack(fth_context* ctx, const fth_linear_shape* shape, int32_t depth, float scale,
                          int32_t source_type, const void* a, const void* b, void* packed) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_lora_pack");
+  Check check(ctx);
   if (!check_lora(check, shape)) return check.status();
   const fth::LoraShape lora = lora_of(shape);
   check.range("depth", depth, 0, lora.depths - 1);
@@ -298,7 +298,7 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
                       const float* x, const void* packed, const float* bias, const void* lora, const float* residual,
                       const float* gate, float* y) {
   FTH_ENTER(ctx);
-  Check check(ctx, "fth_linear");
+  Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const WeightShape weight = weight_of(shape);
   const fth::LoraShape lora_shape = lora_of(shape);

@@ -30,7 +30,7 @@ const void* product_input(fth_context* ctx, const norm::Args& args, bool with_no
 extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, int64_t count, const fth_row* rows,
                                const float* x, const float* gain, const float* bias, float* y) {
   FTH_ENTER(ctx);
-  fth::Check check(ctx, "fth_norm");
+  fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.kind", shape->kind, FTH_RMS_NORM, FTH_LAYER_NORM);
   check.range("shape.width", shape->width, 1, fth::kMostFeatures);
@@ -39,6 +39,7 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
              double(shape->eps));
   check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
+  if (shape->depths == 1) rows = nullptr;
   check.array("rows", rows, any && shape->depths > 1);
   check.array("x", x, any);
   check.array("gain", gain, false);
@@ -53,9 +54,15 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   if (rows != nullptr) check.depths(rows, count, shape->depths);
   if (!check.ok()) return check.status();
 
-  const fth::norm::Args args{
-      x,          shape->depths > 1 ? rows : nullptr, gain, bias, nullptr, y, nullptr, shape->width, 0,
-      shape->eps, shape->kind == FTH_LAYER_NORM};
+  fth::norm::Args args{};
+  args.x = x;
+  args.rows = rows;
+  args.gain = gain;
+  args.bias = bias;
+  args.y = y;
+  args.width = shape->width;
+  args.eps = shape->eps;
+  args.layer = shape->kind == FTH_LAYER_NORM;
   fth::run_norm(ctx, args, count);
   return FTH_OK;
 }

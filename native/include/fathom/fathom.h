@@ -4,12 +4,16 @@
  *
  *  - The caller owns all memory. Sizes are asked for (`..._bytes`), buffers are passed in. Only the context is
  *    allocated by the library.
- *  - Whatever can fail returns an fth_status and leaves a sentence in fth_context_message(). Arguments are checked
- *    before any memory is touched; a failed check changes nothing. Lengths of buffers cannot be checked here: the
- *    Java API checks them, C callers must.
+ *  - Whatever can fail returns an fth_status and leaves a sentence in fth_context_message(). All arguments are checked
+ *    before anything of the caller's is written, so a call that fails changes nothing but the context: its message, and
+ *    the size of its scratch where indices must differ (they are compared there, last of all). Lengths of buffers
+ *    cannot be checked here: the Java API checks them, C callers must.
  *  - Shapes hold numbers only. Buffers are direct arguments: inputs const, outputs last, row-major, elements aligned
  *    to their size (64 bytes recommended). Buffers must not overlap unless stated. `null` is allowed where stated.
  *  - One call at a time per context (a second one returns FTH_BUSY); contexts are independent of one another.
+ *  - Worker threads do not follow into a child process of fork(). There a context runs its calls on the calling thread
+ *    alone, with the same results, and stays FTH_BUSY if another thread was in a call at the time: better destroy it
+ *    and create one in the child.
  *  - Results do not depend on the number of workers, on the other rows of a call or on their order: a row's bits are a
  *    function of its own inputs and the instruction set. Accumulation is fp32.
  *
@@ -51,7 +55,7 @@ enum { FTH_F32 = 0, FTH_BF16 = 1, FTH_F16 = 2 };
 enum { FTH_CPU = 0, FTH_CUDA = 1 };
 
 /* Instruction sets of the CPU back end, in rising order. AUTO reads the environment variable FATHOM_ISA
- * (scalar | avx2 | avx512; anything else is an error) and takes the best the machine has if it is unset. */
+ * (scalar | avx2 | avx512; anything else is an error) and takes the best the machine has if it is unset or empty. */
 enum { FTH_ISA_AUTO = -1, FTH_ISA_SCALAR = 0, FTH_ISA_AVX2 = 1, FTH_ISA_AVX512 = 2 };
 
 /* ---- context ------------------------------------------------------------------------------------------------- */
@@ -102,7 +106,7 @@ FTH_API void fth_memory_unmap(void* memory, int64_t bytes);
 /* One row of a call. Each operation reads the fields it names and ignores the rest. */
 typedef struct fth_row {
   int64_t list;     /* index in `entries` where the row's list begins */
-  uint64_t tree;    /* bit b: the row sees list item visible-1-b (b < 64); items further back are all seen. Usually ~0 */
+  uint64_t tree;    /* bit b: the row sees list item visible-1-b (b < 64); all further back are seen. Usually ~0 */
   int32_t visible;  /* the row sees the first `visible` items of its list; 0 gives a zero output */
   int32_t start;    /* ... from this item on (sliding window); usually 0 */
   int32_t position; /* true position in the sequence: RoPE, relative bias */
@@ -158,11 +162,12 @@ enum { FTH_RMS_NORM = 0, FTH_LAYER_NORM = 1 };
 typedef struct fth_norm_shape {
   int32_t kind;
   int32_t width;
-  int32_t depths; /* gain and bias hold this many vectors; rows[i].depth selects one. At least 1 */
+  int32_t depths; /* gain and bias hold this many vectors; rows[i].depth selects one. 1: one for all rows */
   float eps;
 } fth_norm_shape;
 
-/* x, y [count, width]; gain, bias [depths, width] or null; rows (depth) may be null if depths is 1. y may be x. */
+/* x, y [count, width]; gain, bias [depths, width] or null; rows (depth): not read if depths is 1, may be null then.
+ * y may be x. */
 FTH_API fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, int64_t count, const fth_row* rows,
                             const float* x, const float* gain, const float* bias, float* y);
 
@@ -206,8 +211,9 @@ FTH_API fth_status fth_kv_read(fth_context* ctx, const fth_kv_shape* shape, int3
 
 enum {
   FTH_BIAS_NONE = 0,
-  FTH_BIAS_RELATIVE = 1, /* bias [heads, bias_width]: added is bias[h][clamp(key position - row position + bias_center)] */
-  FTH_BIAS_DENSE = 2     /* bias [count, heads, bias_width]: added is bias[row][h][list item] */
+  /* bias [heads, bias_width]: added is bias[h][clamp(key position - row position + bias_center)] */
+  FTH_BIAS_RELATIVE = 1,
+  FTH_BIAS_DENSE = 2 /* bias [count, heads, bias_width]: added is bias[row][h][list item] */
 };
 
 /* out = sum_k softmax_k(scale * q.k + bias) v over the items the row sees (start <= item < visible, tree). Head h reads
@@ -223,7 +229,8 @@ typedef struct fth_attention_shape {
 
 /* List form. rows (list, tree, visible, start, position); q, out [count, heads, head_dim]; entries [entry_count] holds
  * the lists; entry_position [kv->entries] gives keys' positions for FTH_BIAS_RELATIVE (null: an item's index in its
- * list is its position). bias as the shape says, else null. Rows of one list that follow one another are read together. */
+ * list is its position). bias as the shape says, else null. Rows of one list that follow one another are read
+ * together. */
 FTH_API fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, const fth_kv_shape* kv,
                                  int32_t layer, int64_t count, const fth_row* rows, const float* q,
                                  const int32_t* entries, int64_t entry_count, const void* pool,
@@ -277,8 +284,8 @@ FTH_API fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape*
                                      int32_t depth, int32_t layer, int32_t source_type, const void* wk, const void* wv,
                                      const void* bk, const void* bv, const float* gain, const float* norm_bias,
                                      void* packed);
-/* rows (position; may be null without RoPE); h [count, hidden_size]; entry [count, depths], -1 skips; frequency
- * [rotary_dim / 2] or null. */
+/* rows (position) and frequency [rotary_dim / 2]: needed with RoPE, else may be null; h [count, hidden_size]; entry
+ * [count, depths], -1 skips. */
 FTH_API fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                 int64_t count, const fth_row* rows, const float* h, const void* packed,
                                 const float* frequency, const int32_t* entry, void* pool);
@@ -337,7 +344,8 @@ FTH_API fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shap
 FTH_API fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_t layer, int32_t depth,
                                   int32_t part, int32_t kind, float scale, int32_t source_type, const void* source,
                                   void* weights);
-/* Scratch the context will hold for `count` rows. It grows there; nothing else is allocated. */
+/* Bytes of scratch that a new context holds after a step of `count` rows: what the step needs, half as much again, in
+ * whole huge pages. Smaller steps leave it as it is; nothing else is allocated. */
 FTH_API fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t count,
                                            int64_t* bytes);
 /* One pass: hidden [count, hidden_size] in place, rows of any depths and sequences. In every layer each row with
@@ -405,7 +413,7 @@ typedef struct fth_gate_shape {
   int32_t hidden_size;
   int32_t inner_size; /* MLP only, else 0 */
   int32_t outputs;
-  int32_t depths; /* routers; rows[i].depth selects one */
+  int32_t depths; /* routers; rows[i].depth selects one. 1: one for all rows */
   int32_t router;
   int32_t function;
   float temperature;
@@ -421,8 +429,8 @@ FTH_API fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape,
  * [outputs, inner_size]. Stored in fp32. */
 FTH_API fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                                  int32_t source_type, const void* source, void* packed);
-/* rows (depth) may be null if depths is 1; x [count, hidden_size]; choice_bias [outputs] or null; logits (z) and p
- * [count, outputs], each may be null; gate [count]; choice [count]. */
+/* rows (depth): not read if depths is 1, may be null then; x [count, hidden_size]; choice_bias [outputs] or null;
+ * logits (z) and p [count, outputs], each may be null; gate [count]; choice [count]. */
 FTH_API fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows,
                             const float* x, const void* packed, const float* choice_bias, float* logits, float* p,
                             float* gate, int32_t* choice);
@@ -472,7 +480,7 @@ typedef struct fth_embed_shape {
   int32_t type;   /* of the table: FTH_F32 or FTH_BF16 */
   int32_t packed; /* 1: the table is the packed LM head (tied embeddings stored once); 0: [vocab_size, hidden_size] */
   float scale;
-  int32_t reserved;
+  int32_t reserved; /* 0 */
 } fth_embed_shape;
 
 FTH_API fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, int64_t count, const int32_t* id,
