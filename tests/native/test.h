@@ -1,5 +1,5 @@
-// A small test harness: TEST bodies register themselves, EXPECT reports and goes on. Guarded<T> puts a buffer against an
-// unreadable page, so that one element too far is a crash.
+// A small test harness: TEST bodies register themselves, EXPECT reports and goes on. Guarded<T> puts a buffer against
+// an unreadable page, so that one element too far is a crash. A program's argument names the tests to run, by a part.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -63,6 +63,8 @@ class Guarded {
   T& operator[](int64_t i) const { return data_[i]; }
   int64_t size() const { return count_; }
   void copy_from(const T* source) { memcpy(data_, source, size_t(count_) * sizeof(T)); }
+  // From now on a write is a crash, too.
+  void protect() { mprotect(map_ + 4096, total_ - 2 * 4096, PROT_READ); }
 
  private:
   int64_t count_;
@@ -116,14 +118,23 @@ class Context {
     EXPECT(status_ == FTH_INVALID_ARGUMENT && strstr((ctx).message(), word), "%d: %s", status_, (ctx).message()); \
   } while (0)
 
+// The call is refused and the sentence begins like this one.
+#define EXPECT_REFUSED_AS(ctx, sentence, call)                                                             \
+  do {                                                                                                     \
+    const fth_status status_ = (call);                                                                     \
+    EXPECT(status_ == FTH_INVALID_ARGUMENT && strncmp((ctx).message(), sentence, strlen(sentence)) == 0,   \
+           "%s, got %d: %s", sentence, status_, (ctx).message());                                          \
+  } while (0)
+
 inline fth_row row() { return {0, ~uint64_t(0), 0, 0, 0, 0, -1, 0}; }
 
 }  // namespace test
 
 #ifndef FATHOM_TEST_NO_MAIN
-int main() {
+int main(int argc, char** argv) {
   int cases = 0, failed = 0;
   for (test::Case* c = test::Case::first(); c != nullptr; c = c->next) {
+    if (argc > 1 && strstr(c->name, argv[1]) == nullptr) continue;
     const int before = test::failures();
     c->body();
     cases++;
