@@ -1,4 +1,5 @@
-/* The header is C11, its layouts are the ones that the bindings have, and a C program links to the shared library alone. */
+/* The header is C11, its layouts are the ones that the bindings have, and a C program links to the shared library
+ * alone. */
 #include <stdio.h>
 
 #include "fathom/fathom.h"

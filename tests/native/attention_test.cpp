@@ -1,8 +1,7 @@
 // Attention against the formula in double, on every instruction set and in both forms, with buffers against guard pages
 // and not-a-number in every slot that no row may see; and the promises that a row's bits depend on the row alone.
-#include "context.h"
+#include "arguments.h"
 #include "simd/scalar.h"
-#include "test.h"
 
 using test::Guarded;
 
@@ -452,89 +451,173 @@ TEST(mask_form_matches_the_formula) {
       }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  Problem p({.heads = 2, .kv_heads = 1, .head_dim = 16, .lists = 1, .length = 64});
-  Guarded<fth_row> rows(2);
-  Guarded<float> q(64), out(64), bias(2 * 2 * 64);
-  rows[0] = rows[1] = test::row();
-  rows[0].visible = rows[1].visible = 64;
-  const auto call = [&] { return p.run(ctx, 2, rows, q, nullptr, out); };
-  EXPECT_OK(ctx, call());
-  const fth_row good = rows[1];
-  rows[1].visible = 65;
-  EXPECT_REFUSED(ctx, "rows[1].list and visible must stay inside the 64 entries, got list 0 with 65 visible", call());
-  rows[1].visible = -1;
-  EXPECT_REFUSED(ctx, "rows[1].visible", call());
-  rows[1] = good;
-  rows[1].list = 1;
-  EXPECT_REFUSED(ctx, "rows[1].list", call());
-  rows[1].list = -1;
-  EXPECT_REFUSED(ctx, "rows[1].list", call());
-  rows[1].list = INT64_MAX;
-  EXPECT_REFUSED(ctx, "rows[1].list", call());
-  rows[1] = good;
-  rows[1].start = -1;
-  EXPECT_REFUSED(ctx, "rows[1].start must be at least 0, got -1", call());
-  rows[1] = good;
-  p.entries[5] = int32_t(p.kv.entries);
-  EXPECT_REFUSED(ctx, "entries[5] must be in 0..127, got 128", call());
-  p.entries[5] = -1;
-  EXPECT_REFUSED(ctx, "entries[5]", call());
-  rows[0].start = rows[1].start = 6;
-  EXPECT_OK(ctx, call());
-  rows[1].start = 5;
-  EXPECT_REFUSED(ctx, "entries[5]", call());
-  rows[0].start = rows[1].start = 6;
+namespace {
 
-  EXPECT_REFUSED(ctx, "q must not be null", p.run(ctx, 2, rows, nullptr, nullptr, out));
-  EXPECT_REFUSED(ctx, "out must not be null", p.run(ctx, 2, rows, q, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "rows must not be null", p.run(ctx, 2, nullptr, q, nullptr, out));
-  EXPECT_REFUSED(ctx, "q and out must not overlap", p.run(ctx, 2, rows, q, nullptr, q));
-  EXPECT_REFUSED(ctx, "count", p.run(ctx, -1, rows, q, nullptr, out));
-  EXPECT_REFUSED(ctx, "bias must be null", p.run(ctx, 2, rows, q, bias, out));
-  const fth_attention_shape shape = p.attention;
-  p.attention.heads = 0;
-  EXPECT_REFUSED(ctx, "shape.heads", call());
-  p.attention = shape;
-  p.attention.scale = NAN;
-  EXPECT_REFUSED(ctx, "shape.scale must be a finite number", call());
-  p.attention = shape;
-  p.attention.bias_kind = 3;
-  EXPECT_REFUSED(ctx, "shape.bias_kind", call());
-  p.attention.bias_kind = FTH_BIAS_DENSE;
-  p.attention.bias_width = 63;
-  EXPECT_REFUSED(ctx, "bias must not be null", call());
-  EXPECT_REFUSED(ctx, "rows[0].visible must be at most shape.bias_width 63, got 64", p.run(ctx, 2, rows, q, bias, out));
-  p.attention.bias_width = 0;
-  EXPECT_REFUSED(ctx, "shape.bias_width", p.run(ctx, 2, rows, q, bias, out));
-  p.attention = shape;
+void refuses_shapes(test::Arguments& a, fth_attention_shape* s) {
+  a.range("shape.heads", s->heads, 1, 65536);
+  a.refused("shape.heads must be a multiple of kv.kv_heads (2), got 5", s->heads, 5);
+  a.range("shape.bias_kind", s->bias_kind, 0, 2);
+  if (s->bias_kind == FTH_BIAS_NONE) a.range("shape.bias_width", s->bias_width, 0, 0);
+  else a.refused("shape.bias_width must be at least 1, got 0", s->bias_width, 0);
+  a.finite("shape.scale", s->scale);
+  a.range("shape.reserved", s->reserved, 0, 0);
+}
 
-  fth_dense_kv_shape kv{2, 4, 1, 16, FTH_F32, 0, 64, 16, 0};
-  Guarded<float> k(128), v(128);
-  Guarded<int32_t> reach(8);
-  const auto masked = [&] { return fth_attention_masked(ctx, &shape, &kv, 2, rows, q, k, v, reach, nullptr, out); };
-  rows[0] = rows[1] = test::row();
-  EXPECT_OK(ctx, masked());
-  rows[1].visible = 5;
-  EXPECT_REFUSED(ctx, "rows[1].visible must be in 0..4, got 5", masked());
-  rows[1] = test::row();
-  rows[1].sequence = 2;
-  EXPECT_REFUSED(ctx, "rows[1].sequence must be in 0..1, got 2", masked());
-  rows[1] = test::row();
-  rows[1].depth = -1;
-  EXPECT_REFUSED(ctx, "rows[1].depth", masked());
-  rows[1] = test::row();
-  kv.token_stride = -1;
-  EXPECT_REFUSED(ctx, "kv.token_stride", masked());
-  kv.token_stride = 16;
-  kv.head_dim = 12;
-  EXPECT_REFUSED(ctx, "kv.head_dim", masked());
-  kv.head_dim = 16;
-  EXPECT_REFUSED(ctx, "reach must not be null",
-                 fth_attention_masked(ctx, &shape, &kv, 2, rows, q, k, v, nullptr, nullptr, out));
-  EXPECT_REFUSED(ctx, "k and out must not overlap",
-                 fth_attention_masked(ctx, &shape, &kv, 2, rows, q, out, v, reach, nullptr, out));
+// For a shape without bias: none may be given. For one with: it is as large as memory can be.
+void refuses_bias(test::Arguments& a, fth_attention_shape* s, int64_t& count) {
+  if (s->bias_kind == FTH_BIAS_NONE) return;
+  const fth_attention_shape before = *s;
+  s->bias_kind = FTH_BIAS_NONE;
+  s->bias_width = 0;
+  EXPECT_REFUSED_AS(a.ctx, "bias must be null without shape.bias_kind", a.call(a.ctx));
+  *s = before;
+  if (s->bias_kind != FTH_BIAS_DENSE) return;
+  s->heads = 65536;
+  count = 1 << 24;
+  a.refused("bias must have at most 2^56 bytes", s->bias_width, INT32_MAX);
+  *s = before;
+  count = 3;
+  a.refused("rows[0].visible must be at most shape.bias_width 69, got 70", s->bias_width, 69);
+}
+
+}  // namespace
+
+TEST(lists_keep_to_their_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t bias_kind : {FTH_BIAS_NONE, FTH_BIAS_RELATIVE, FTH_BIAS_DENSE})
+      for (int32_t head_dim : {16, 24, 72})
+        for (int32_t length : {1, 70, 130}) {
+          const int32_t heads = 6, pages = 4;
+          int64_t count = 3, entry_count = 2 * length, bytes = 0;
+          int32_t layer = 1;
+          const fth_kv_shape pool_shape{2, 2, head_dim, type, pages * 64};
+          test::Arguments a;
+          EXPECT_OK(a.ctx, fth_kv_bytes(a.ctx, &pool_shape, &bytes));
+          const bool relative = bias_kind == FTH_BIAS_RELATIVE, dense = bias_kind == FTH_BIAS_DENSE;
+          const int32_t width = relative ? 21 : dense ? length : 0;
+          const auto shape = a.shape<fth_attention_shape>({heads, bias_kind, width, 15, 0.2f, 0});
+          const auto kv = a.shape(pool_shape, "kv");
+          const auto rows = a.input<fth_row>("rows", count);
+          const auto q = a.input<float>("q", count * heads * head_dim);
+          const auto entries = a.input<int32_t>("entries", entry_count);
+          const auto pool = a.packed("pool", bytes, 4);
+          const auto position = a.optional<int32_t>("entry_position", pool_shape.entries);
+          const auto bias = a.input<float>("bias", (dense ? count : 1) * heads * width);
+          const auto out = a.output<float>("out", count * heads * head_dim);
+          a.random.fill(q, q.size());
+          a.random.fill(bias, bias.size());
+          for (int64_t i = 0; i < position.size(); i++) position[i] = int32_t(i);
+          // The first list is pages in order, the second scattered.
+          for (int32_t i = 0; i < length; i++) {
+            entries[i] = i;
+            entries[length + i] = 255 - i * 37 % 256;
+          }
+          for (int32_t i = 0; i < count; i++) {
+            rows[i] = test::row();
+            rows[i].list = i == 2 ? length : 0;
+            rows[i].visible = i == 1 ? (length + 1) / 2 : length;
+            rows[i].position = length - i;
+          }
+          a.call = [&](fth_context* ctx) {
+            return fth_attention(ctx, shape, kv, layer, count, rows, q, entries, entry_count, pool, position,
+                                 bias_kind == FTH_BIAS_NONE ? nullptr : bias.now(), out);
+          };
+          a.guards();
+          if (head_dim != 24 || length != 70) continue;
+          a.refusals();
+          a.nothing(count);
+          refuses_shapes(a, shape);
+          a.call = [&](fth_context* ctx) {
+            return fth_attention(ctx, shape, kv, layer, count, rows, q, entries, entry_count, pool, position, bias,
+                                 out);
+          };
+          refuses_bias(a, shape, count);
+          if (bias_kind == FTH_BIAS_NONE) continue;
+          a.range("kv.layers", kv->layers, 1, 65536);
+          a.range("layer", layer, 0, 1);
+          a.range("count", count, 0, INT32_MAX / 64);
+          a.range("entry_count", entry_count, 0, int64_t(1) << 48);
+          a.refused("rows[1].visible must be at least 0, got -1", rows[1].visible, -1);
+          a.refused("rows[1].start must be at least 0, got -1", rows[1].start, -1);
+          const char* const outside = "rows[1].list and visible must stay inside the 140 entries, got list";
+          for (int64_t list : {int64_t(-1), int64_t(106), int64_t(141), INT64_MAX})
+            a.refused(outside, rows[1].list, list);
+          a.refused(outside, rows[1].visible, 141);
+          a.range("entries[69]", entries[69], 0, 255);
+          a.range("entries[70]", entries[70], 0, 255);
+          // Items that no row sees may be anything.
+          rows[0].start = rows[1].start = 6;
+          entries[5] = -1;
+          EXPECT_OK(a.ctx, a.call(a.ctx));
+          a.refused("entries[5] must be in 0..255, got -1", rows[1].start, 5);
+        }
+}
+
+TEST(masks_keep_to_their_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t bias_kind : {FTH_BIAS_NONE, FTH_BIAS_RELATIVE, FTH_BIAS_DENSE})
+      for (int32_t head_dim : {16, 24, 72})
+        for (int32_t tokens : {1, 70, 130}) {
+          const int32_t heads = 6, sequences = 2, element = type == FTH_F32 ? 4 : 2;
+          int64_t count = 3;
+          test::Arguments a;
+          const bool relative = bias_kind == FTH_BIAS_RELATIVE, dense = bias_kind == FTH_BIAS_DENSE;
+          const int32_t width = relative ? 21 : dense ? tokens : 0;
+          const int64_t token = 2 * head_dim + 5, elements = (2 * tokens - 1) * token + 2 * head_dim;
+          const auto shape = a.shape<fth_attention_shape>({heads, bias_kind, width, 15, 0.2f, 0});
+          const auto kv = a.shape<fth_dense_kv_shape>(
+              {sequences, tokens, 2, head_dim, type, 0, tokens * token, token, head_dim}, "kv");
+          const auto rows = a.input<fth_row>("rows", count);
+          const auto q = a.input<float>("q", count * heads * head_dim);
+          const auto k = a.packed("k", elements * element, element);
+          const auto v = a.packed("v", elements * element, element);
+          const auto reach = a.input<int32_t>("reach", sequences * tokens);
+          const auto bias = a.input<float>("bias", (dense ? count : 1) * heads * width);
+          const auto out = a.output<float>("out", count * heads * head_dim);
+          a.random.fill(q, q.size());
+          a.random.fill(bias, bias.size());
+          for (int64_t i = 0; i < reach.size(); i++) reach[i] = int32_t(i * 7 % 4) - 1;
+          reach[0] = reach[reach.size() - 1] = 3;
+          for (int32_t i = 0; i < count; i++) {
+            rows[i] = test::row();
+            rows[i].sequence = i == 2;
+            rows[i].depth = i;
+            rows[i].visible = i == 1 ? (tokens + 1) / 2 : tokens;
+            rows[i].position = tokens - i;
+          }
+          a.call = [&](fth_context* ctx) {
+            return fth_attention_masked(ctx, shape, kv, count, rows, q, k, v, reach,
+                                        bias_kind == FTH_BIAS_NONE ? nullptr : bias.now(), out);
+          };
+          a.guards();
+          if (head_dim != 24 || tokens != 70) continue;
+          a.refusals();
+          a.nothing(count);
+          refuses_shapes(a, shape);
+          a.call = [&](fth_context* ctx) {
+            return fth_attention_masked(ctx, shape, kv, count, rows, q, k, v, reach, bias, out);
+          };
+          refuses_bias(a, shape, count);
+          if (bias_kind == FTH_BIAS_NONE) continue;
+          a.refused("kv.head_dim must be a multiple of 8 in 16..256, got 12", kv->head_dim, 12);
+          a.refused("kv.sequences must be at least 0, got -1", kv->sequences, -1);
+          a.refused("kv.tokens must be at least 0, got -1", kv->tokens, -1);
+          a.range("kv.reserved", kv->reserved, 0, 0);
+          a.range("kv.sequence_stride", kv->sequence_stride, 0, int64_t(1) << 48);
+          a.range("kv.token_stride", kv->token_stride, 0, int64_t(1) << 48);
+          a.range("kv.head_stride", kv->head_stride, 0, int64_t(1) << 48);
+          const fth_dense_kv_shape good = *kv.get();
+          kv->sequences = INT32_MAX;
+          a.refused("kv.sequences * kv.tokens must be at most 2^54", kv->tokens, INT32_MAX);
+          kv->sequences = 1 << 10;
+          a.refused("kv's strides describe more than 2^56 elements", kv->sequence_stride, int64_t(1) << 48);
+          *kv.get() = good;
+          a.range("count", count, 0, INT32_MAX / 64);
+          a.range("rows[1].sequence", rows[1].sequence, 0, 1);
+          a.range("rows[1].visible", rows[1].visible, 0, 70);
+          a.refused("rows[1].start must be at least 0, got -1", rows[1].start, -1);
+          a.refused("rows[1].depth must be at least 0, got -1", rows[1].depth, -1);
+        }
 }
 
 TEST(no_rows_is_no_work) {

@@ -1,6 +1,5 @@
 // Backfill against norm, product and rotation in double, entries that must stay as they are, and the refusals.
-#include "test.h"
-
+#include "arguments.h"
 #include "simd/scalar.h"
 
 using test::Guarded;
@@ -215,84 +214,99 @@ TEST(only_named_entries_change) {
   }
 }
 
-TEST(refuses_bad_arguments) {
-  const Case c{{16, 2, FTH_F32, FTH_RMS_NORM, FTH_ROPE_HALF, 16, 1e-5f, 0}, {1, 1, 16, FTH_F32, Model::kEntries}, 2};
-  test::Context ctx;
-  const Model m(c);
-  Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx));
-  m.pack(ctx, packed, {true, true, true});
-  const auto call = [&](const fth_backfill_shape& s) {
-    return fth_backfill(ctx, &s, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool);
-  };
-  EXPECT_OK(ctx, call(c.shape));
-  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr));
-  int64_t bytes = 0;
-  fth_backfill_shape s = c.shape;
-  s.hidden_size = 0;
-  EXPECT_REFUSED(ctx, "shape.hidden_size", call(s));
-  s = c.shape; s.depths = 0;
-  EXPECT_REFUSED(ctx, "shape.depths", call(s));
-  s = c.shape; s.weight_type = FTH_F16;
-  EXPECT_REFUSED(ctx, "shape.weight_type", call(s));
-  s = c.shape; s.norm = -2;
-  EXPECT_REFUSED(ctx, "shape.norm", call(s));
-  s = c.shape; s.rope_style = 3;
-  EXPECT_REFUSED(ctx, "shape.rope_style", call(s));
-  s = c.shape; s.rotary_dim = 18;
-  EXPECT_REFUSED(ctx, "shape.rotary_dim", call(s));
-  s = c.shape; s.rotary_dim = 3;
-  EXPECT_REFUSED(ctx, "even", call(s));
-  s = c.shape; s.norm_eps = NAN;
-  EXPECT_REFUSED(ctx, "shape.norm_eps", call(s));
-  fth_kv_shape kv = c.kv;
-  kv.head_dim = 12;
-  EXPECT_REFUSED(ctx, "kv.head_dim",
-                 fth_backfill(ctx, &c.shape, &kv, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "shape.norm_eps", fth_backfill_bytes(ctx, &s, &c.kv, &bytes));
-  kv = {65536, 65536, 256, FTH_F32, 0};
-  EXPECT_REFUSED(ctx, "shape.depths * kv.layers", fth_backfill_bytes(ctx, &c.shape, &kv, &bytes));
-  Guarded<int32_t> entry(4);
-  entry[0] = 0; entry[1] = 5; entry[2] = -1; entry[3] = 5;
-  const auto with = [&](const int32_t* e) {
-    return fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, e, pool);
-  };
-  EXPECT_REFUSED(ctx, "entry[3] must be an entry no other row writes, got 5", with(entry));
-  entry[3] = int32_t(Model::kEntries);
-  EXPECT_REFUSED(ctx, "entry[3] must be -1 or in", with(entry));
-  EXPECT_REFUSED(ctx, "entry must not be null", with(nullptr));
-  EXPECT_REFUSED(ctx, "rows must not be null",
-                 fth_backfill(ctx, &c.shape, &c.kv, 2, nullptr, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "h must not be null",
-                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, nullptr, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "packed must not be null",
-                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, nullptr, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "frequency must not be null",
-                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, nullptr, m.entry, pool));
-  EXPECT_REFUSED(ctx, "pool must not be null",
-                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, packed, m.frequency, m.entry, nullptr));
-  EXPECT_REFUSED(ctx, "packed and pool must not overlap",
-                 fth_backfill(ctx, &c.shape, &c.kv, 2, m.rows, m.h, pool, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "count", fth_backfill(ctx, &c.shape, &c.kv, -1, m.rows, m.h, packed, m.frequency, m.entry, pool));
-  EXPECT_REFUSED(ctx, "kv must not be null",
-                 fth_backfill(ctx, &c.shape, nullptr, 2, m.rows, m.h, packed, m.frequency, m.entry, pool));
-  const auto pack = [&](int32_t depth, int32_t layer, int32_t type, const void* wk, const void* wv, const void* bk,
-                        const void* bv) {
-    return fth_backfill_pack(ctx, &c.shape, &c.kv, depth, layer, type, wk, wv, bk, bv, nullptr, nullptr, packed);
-  };
-  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", pack(2, 0, FTH_F32, m.wk, m.wv, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "layer must be in 0..0, got 1", pack(0, 1, FTH_F32, m.wk, m.wv, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "source_type", pack(0, 0, 3, m.wk, m.wv, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "wk must not be null", pack(0, 0, FTH_F32, nullptr, m.wv, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "wv must not be null", pack(0, 0, FTH_F32, m.wk, nullptr, nullptr, nullptr));
-  const char* const odd = reinterpret_cast<const char*>(m.bk.get()) + 1;
-  EXPECT_REFUSED(ctx, "bk must be aligned", pack(0, 0, FTH_F32, m.wk, m.wv, odd, nullptr));
-  EXPECT_REFUSED(ctx, "bv must be aligned", pack(0, 0, FTH_F16, m.wk, m.wv, nullptr, odd));
-  EXPECT_REFUSED(ctx, "bk and packed must not overlap", pack(0, 0, FTH_F32, m.wk, m.wv, packed, nullptr));
-  s = c.shape; s.norm = -1;
-  const auto plain = [&](const float* gain, const float* norm_bias) {
-    return fth_backfill_pack(ctx, &s, &c.kv, 0, 0, FTH_F32, m.wk, m.wv, m.bk, m.bv, gain, norm_bias, packed);
-  };
-  EXPECT_OK(ctx, plain(nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "gain must be null when shape.norm is -1", plain(m.gain, nullptr));
-  EXPECT_REFUSED(ctx, "norm_bias must be null when shape.norm is -1", plain(nullptr, m.norm_bias));
+static void refuses_shapes(test::Arguments& a, fth_backfill_shape* s, fth_kv_shape* kv) {
+  a.range("shape.hidden_size", s->hidden_size, 1, 1 << 24);
+  a.range("shape.depths", s->depths, 1, 65536);
+  a.range("shape.weight_type", s->weight_type, 0, 1);
+  a.range("shape.norm", s->norm, -1, 1);
+  a.range("shape.rope_style", s->rope_style, 0, 2);
+  a.range("shape.rotary_dim", s->rotary_dim, 0, 24);
+  a.refused("shape.rotary_dim must be even, got 3", s->rotary_dim, 3);
+  a.not_negative("shape.norm_eps", s->norm_eps);
+  a.range("shape.reserved", s->reserved, 0, 0);
+  a.range("kv.layers", kv->layers, 1, 65536);
+  a.refused("shape.depths * kv.layers * 2 * kv.kv_heads * kv.head_dim must be at most 16777216", *kv,
+            fth_kv_shape{65536, 65536, 256, FTH_F32, 0});
+}
+
+TEST(keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t hidden : {1, 7, 35})
+      for (int32_t norm : {-1, int(FTH_RMS_NORM)}) {
+        const fth_kv_shape pool_shape{2, 3, 24, type, 64};
+        const fth_backfill_shape s{hidden, 2, type, norm, FTH_ROPE_HALF, 16, 1e-5f, 0};
+        const int64_t row = 3 * 24, element = type == FTH_F32 ? 4 : 2;
+        int64_t pool_bytes = 0, count = 5;
+        test::Arguments size, pack, run;
+        EXPECT_OK(size.ctx, fth_kv_bytes(size.ctx, &pool_shape, &pool_bytes));
+        const auto size_shape = size.shape(s);
+        const auto size_kv = size.shape(pool_shape, "kv");
+        const auto bytes = size.output<int64_t>("bytes", 1);
+        size.call = [&](fth_context* ctx) { return fth_backfill_bytes(ctx, size_shape, size_kv, bytes); };
+        EXPECT_OK(size.ctx, size.call(size.ctx));
+        const int64_t packed_bytes = bytes[0];
+
+        int32_t depth = 1, layer = 1, source_type = type;
+        const auto pack_shape = pack.shape(s);
+        const auto pack_kv = pack.shape(pool_shape, "kv");
+        const auto wk = pack.packed("wk", row * hidden * element, element);
+        const auto wv = pack.packed("wv", row * hidden * element, element);
+        const auto bk = pack.packed("bk", row * element, element, false);
+        const auto bv = pack.packed("bv", row * element, element, false);
+        const auto gain = pack.optional<float>("gain", norm < 0 ? 0 : hidden);
+        const auto norm_bias = pack.optional<float>("norm_bias", norm < 0 ? 0 : hidden);
+        const auto target = pack.packed_output("packed", packed_bytes, 4);
+        pack.random.fill(gain, gain.size());
+        pack.random.fill(norm_bias, norm_bias.size());
+        pack.call = [&](fth_context* ctx) {
+          return fth_backfill_pack(ctx, pack_shape, pack_kv, depth, layer, source_type, wk, wv, bk, bv,
+                                   norm < 0 ? nullptr : gain.now(), norm < 0 ? nullptr : norm_bias.now(), target);
+        };
+        pack.guards();
+
+        const auto shape = run.shape(s);
+        const auto kv = run.shape(pool_shape, "kv");
+        const auto rows = run.input<fth_row>("rows", count);
+        const auto h = run.input<float>("h", count * hidden);
+        const auto packed = run.packed("packed", packed_bytes, 4);
+        const auto frequency = run.input<float>("frequency", 8);
+        const auto entry = run.input<int32_t>("entry", count * 2);
+        const auto pool = run.packed_output("pool", pool_bytes, 4);
+        run.random.fill(h, h.size());
+        run.random.fill(frequency, 8);
+        for (int32_t i = 0; i < count; i++) {
+          rows[i] = test::row();
+          rows[i].position = 11 * i;
+          entry[2 * i] = 63 - i;
+          entry[2 * i + 1] = i == 1 ? -1 : i;
+        }
+        run.call = [&](fth_context* ctx) {
+          return fth_backfill(ctx, shape, kv, count, rows, h, packed, frequency, entry, pool);
+        };
+        run.guards();
+        if (hidden != 7) continue;
+        size.refusals();
+        refuses_shapes(size, size_shape, size_kv);
+        pack.refusals();
+        refuses_shapes(pack, pack_shape, pack_kv);
+        pack.range("depth", depth, 0, 1);
+        pack.range("layer", layer, 0, 1);
+        pack.range("source_type", source_type, 0, 2);
+        if (norm < 0) {
+          const auto given = [&](const float* g, const float* b) {
+            return fth_backfill_pack(pack.ctx, pack_shape, pack_kv, 0, 0, type, wk, wv, bk, bv, g, b, target);
+          };
+          EXPECT_REFUSED_AS(pack.ctx, "gain must be null when shape.norm is -1", given(h, nullptr));
+          EXPECT_REFUSED_AS(pack.ctx, "norm_bias must be null when shape.norm is -1", given(nullptr, h));
+        }
+        run.refusals();
+        refuses_shapes(run, shape, kv);
+        run.nothing(count);
+        run.counts(count, (1 << 30) / 2);
+        for (int32_t bad : {-2, 64}) run.refused("entry[5] must be -1 or in 0..63, got", entry[5], bad);
+        run.refused("entry[8] must be an entry no other row writes, got 63 a second time", entry[8], 63);
+        // Without rotation neither is read.
+        shape->rope_style = FTH_ROPE_NONE;
+        EXPECT_OK(run.ctx, fth_backfill(run.ctx, shape, kv, count, nullptr, h, packed, nullptr, entry, pool));
+      }
 }

@@ -3,7 +3,7 @@
 // and the promises about bits.
 #include <initializer_list>
 
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -526,145 +526,194 @@ TEST(scratch_is_stated) {
   EXPECT(one > 0 && many > one);
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  const fth_block_shape good = small();
-  Block block(ctx, good, 1);
-  Scene scene;
-  const fth_kv_shape kv{good.layers, good.kv_heads, good.head_dim, good.kv_type, Scene::kPool};
-  int64_t pool_bytes, bytes;
-  EXPECT_OK(ctx, fth_kv_bytes(ctx, &kv, &pool_bytes));
-  Guarded<char> pool(pool_bytes);
-  Guarded<float> hidden(2 * good.hidden_size), source(4096);
-  Guarded<fth_row> rows(2);
-  const auto reset = [&] {
-    rows[0] = rows[1] = test::row();
-    rows[0].entry = 1; rows[1].entry = 2;
-    rows[0].visible = rows[1].visible = 3;
-  };
-  const auto call = [&](const fth_block_shape* shape, int64_t count, const fth_row* cross, const void* weights,
-                        int64_t pool_entries, float* h) {
-    return fth_block(ctx, shape, count, rows, cross, weights, scene.entries, scene.entries.size(), nullptr,
-                     pool_entries, pool.get(), h);
-  };
-  const auto run = [&](const fth_block_shape* shape) {
-    return call(shape, 2, nullptr, block.weights, Scene::kPool, hidden);
-  };
-  reset();
-  EXPECT_OK(ctx, run(&good));
-  struct { int32_t fth_block_shape::* field; int32_t value; const char* name; } shapes[] = {
-      {&fth_block_shape::layers, 0, "layers"}, {&fth_block_shape::depths, 0, "depths"},
-      {&fth_block_shape::hidden_size, 0, "hidden_size"}, {&fth_block_shape::intermediate_size, -1, "intermediate_size"},
-      {&fth_block_shape::heads, 5, "heads"}, {&fth_block_shape::kv_heads, 0, "kv_heads"},
-      {&fth_block_shape::head_dim, 20, "head_dim"}, {&fth_block_shape::weight_type, 2, "weight_type"},
-      {&fth_block_shape::kv_type, 9, "kv_type"}, {&fth_block_shape::norm, 2, "norm"},
-      {&fth_block_shape::norm_placement, 8, "norm_placement"}, {&fth_block_shape::norm_per_depth, 2, "norm_per_depth"},
-      {&fth_block_shape::activation, 7, "activation"}, {&fth_block_shape::glu, 2, "glu"},
-      {&fth_block_shape::bias, -1, "bias"}, {&fth_block_shape::rope_style, 3, "rope_style"},
-      {&fth_block_shape::rotary_dim, 17, "rotary_dim"}, {&fth_block_shape::relative_width, -1, "relative_width"},
-      {&fth_block_shape::cross, 2, "cross"}};
-  for (const auto& bad : shapes) {
-    fth_block_shape s = good;
-    s.*bad.field = bad.value;
-    EXPECT_REFUSED(ctx, bad.name, run(&s));
-    EXPECT_REFUSED(ctx, bad.name, fth_block_bytes(ctx, &s, &bytes));
-  }
-  fth_block_shape s = good;
-  s.norm_eps = NAN;
-  EXPECT_REFUSED(ctx, "norm_eps", run(&s));
-  s = good;
-  s.attention_scale = INFINITY;
-  EXPECT_REFUSED(ctx, "attention_scale", run(&s));
-  s = good;
-  s.lora_rank[2] = -1;
-  EXPECT_REFUSED(ctx, "lora_rank[2]", run(&s));
+namespace {
 
-  rows[1].depth = 3;
-  EXPECT_REFUSED(ctx, "rows[1].depth", run(&good));
-  reset(); rows[1].entry = 1;
-  EXPECT_REFUSED(ctx, "entry", run(&good));
-  reset(); rows[1].entry = Scene::kPool;
-  EXPECT_REFUSED(ctx, "rows[1].entry", run(&good));
-  reset(); rows[0].list = -1;
-  EXPECT_REFUSED(ctx, "rows[0].list", run(&good));
-  reset(); rows[0].visible = int32_t(scene.entries.size() + 1);
-  EXPECT_REFUSED(ctx, "rows[0]", run(&good));
-  reset(); scene.entries[2] = Scene::kPool;
-  EXPECT_REFUSED(ctx, "entries[2]", run(&good));
-  scene.entries[2] = -1;
-  EXPECT_REFUSED(ctx, "entries[2]", run(&good));
-  scene.entries[2] = 2;
-
-  EXPECT_REFUSED(ctx, "weights must not be null", call(&good, 2, nullptr, nullptr, Scene::kPool, hidden));
-  EXPECT_REFUSED(ctx, "hidden must not be null", call(&good, 2, nullptr, block.weights, Scene::kPool, nullptr));
-  EXPECT_REFUSED(ctx, "pool_entries", call(&good, 2, nullptr, block.weights, 100, hidden));
-  EXPECT_REFUSED(ctx, "count", call(&good, -1, nullptr, block.weights, Scene::kPool, hidden));
-  EXPECT_REFUSED(ctx, "cross_rows must be null without shape.cross",
-                 call(&good, 2, rows, block.weights, Scene::kPool, hidden));
-  EXPECT_REFUSED(ctx, "entry_position and hidden must not overlap",
-                 fth_block(ctx, &good, 2, rows, nullptr, block.weights, scene.entries, scene.entries.size(),
-                           reinterpret_cast<const int32_t*>(hidden.get()), Scene::kPool, pool.get(), hidden));
-
-  EXPECT_REFUSED(ctx, "layer", fth_block_pack(ctx, &good, 2, 0, FTH_Q, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "depth", fth_block_pack(ctx, &good, 0, 3, FTH_Q, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "part", fth_block_pack(ctx, &good, 0, 0, 20, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
-  const auto pack = [&](int32_t layer, int32_t part) {
-    return fth_block_pack(ctx, &good, layer, 0, part, FTH_WEIGHT, 1, FTH_F32, source, block.weights);
-  };
-  EXPECT_REFUSED(ctx, "part 4 needs shape.cross = 1", pack(0, FTH_CROSS_Q));
-  EXPECT_REFUSED(ctx, "cross 0", pack(0, FTH_CROSS_PRE_NORM));
-  EXPECT_REFUSED(ctx, "part 19 needs shape.relative_width > 0", pack(0, FTH_RELATIVE_BIAS));
-  EXPECT_REFUSED(ctx, "part 18 is one FTH_WEIGHT of layer 0", pack(1, FTH_ROPE_FREQUENCY));
-  EXPECT_REFUSED(ctx, "kind", fth_block_pack(ctx, &good, 0, 0, FTH_Q, 4, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "bias", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_BIAS, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "lora_rank", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_LORA_A, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "norm_placement", fth_block_pack(ctx, &good, 0, 0, FTH_MLP_POST_NORM, FTH_WEIGHT, 1, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "scale", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_WEIGHT, NAN, FTH_F32, source, block.weights));
-  EXPECT_REFUSED(ctx, "source_type", fth_block_pack(ctx, &good, 0, 0, FTH_Q, FTH_WEIGHT, 1, 3, source, block.weights));
+void refuses_shapes(test::Arguments& a, fth_block_shape* s) {
+  a.range("shape.layers", s->layers, 1, 1024);
+  a.range("shape.depths", s->depths, 1, 1024);
+  a.range("shape.hidden_size", s->hidden_size, 1, 1 << 20);
+  a.range("shape.intermediate_size", s->intermediate_size, 1, 1 << 20);
+  a.range("shape.kv_heads", s->kv_heads, 1, 1024);
+  a.range("shape.heads", s->heads, 1, 1024);
+  a.refused("shape.heads must be a multiple of kv_heads (2), got 5", s->heads, 5);
+  for (int32_t head_dim : {8, 20, 264})
+    a.refused("shape.head_dim must be a multiple of 8 in 16..256, got", s->head_dim, head_dim);
+  a.range("shape.weight_type", s->weight_type, 0, 1);
+  a.range("shape.kv_type", s->kv_type, 0, 1);
+  a.range("shape.norm", s->norm, 0, 1);
+  a.range("shape.norm_placement", s->norm_placement, 0, 7);
+  a.range("shape.norm_per_depth", s->norm_per_depth, 0, 1);
+  a.range("shape.activation", s->activation, 0, 4);
+  a.range("shape.glu", s->glu, 0, 1);
+  a.range("shape.bias", s->bias, 0, 1);
+  a.range("shape.rope_style", s->rope_style, 0, 2);
+  for (int32_t rotary_dim : {-2, 7, 18})
+    a.refused("shape.rotary_dim must be even and in 0..head_dim (16), got", s->rotary_dim, rotary_dim);
+  a.range("shape.relative_width", s->relative_width, 0, 1 << 24);
+  a.range("shape.cross", s->cross, 0, 1);
+  a.range("shape.lora_rank[2]", s->lora_rank[2], 0, 65536);
+  if (!s->cross) a.refused("shape.lora_rank[5] must be 0 without cross-attention", s->lora_rank[FTH_CROSS_O], 1);
+  else if (!s->glu) a.refused("shape.lora_rank[6] must be 0 without a gate", s->lora_rank[FTH_GATE], 1);
+  a.not_negative("shape.norm_eps", s->norm_eps);
+  a.finite("shape.attention_scale", s->attention_scale);
 }
 
-TEST(refuses_bad_cross_rows) {
-  test::Context ctx;
-  const fth_block_shape s = t5();
-  Block block(ctx, s, 1);
-  Scene scene;
-  const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, s.kv_type, Scene::kPool};
-  int64_t pool_bytes;
-  EXPECT_OK(ctx, fth_kv_bytes(ctx, &kv, &pool_bytes));
-  Guarded<char> pool(pool_bytes);
-  Guarded<float> hidden(2 * s.hidden_size), before(hidden.size()), source(4096);
-  Guarded<fth_row> rows(2), cross(2);
-  for (int i = 0; i < 2; i++) {
-    rows[i] = scene.append(0, 0, i);
-    cross[i] = scene.cross(i, 0);
-  }
-  scene.fill_encoders(ctx, kv, pool, nullptr, nullptr);
-  const auto call = [&] { return run(ctx, block, scene, 2, rows, cross, true, pool, hidden); };
-  EXPECT_OK(ctx, call());
-  before.copy_from(hidden);
-  const fth_row good = cross[1];
-  cross[1].list = scene.entries.size();
-  EXPECT_REFUSED(
-      ctx, "cross_rows[1].list and visible must stay inside the 1152 entries, got list 1152 with 40 visible", call());
-  cross[1] = good; cross[1].visible = -1;
-  EXPECT_REFUSED(ctx, "cross_rows[1].visible must be at least 0, got -1", call());
-  cross[1] = good; cross[1].start = -1;
-  EXPECT_REFUSED(ctx, "cross_rows[1].start must be at least 0, got -1", call());
-  cross[1] = good;
-  const int64_t item = good.list + 39;
-  const int32_t entry = scene.entries[item];
-  scene.entries[item] = Scene::kPool;
-  EXPECT_REFUSED(ctx, "entries[935] must be in 0..1151, got 1152", call());
-  scene.entries[item] = entry;
-  EXPECT_REFUSED(ctx, "cross_rows must not be null", run(ctx, block, scene, 2, rows, nullptr, true, pool, hidden));
-  EXPECT_REFUSED(ctx, "cross_rows and hidden must not overlap",
-                 run(ctx, block, scene, 1, rows, reinterpret_cast<const fth_row*>(hidden.get()), true, pool, hidden));
-  EXPECT(memcmp(before, hidden, size_t(hidden.size()) * 4) == 0);
-  fth_block_shape without = s;
-  without.cross = 0;
-  without.lora_rank[FTH_CROSS_O] = 2;
-  int64_t bytes;
-  EXPECT_REFUSED(ctx, "shape.lora_rank[5] must be 0 without cross-attention", fth_block_bytes(ctx, &without, &bytes));
-  EXPECT_REFUSED(ctx, "shape.lora_rank[5] > 0",
-                 fth_block_pack(ctx, &s, 0, 0, FTH_CROSS_O, FTH_LORA_A, 1, FTH_F32, source, block.weights));
+// Everything at once: cross-attention, relative bias, rotation, LoRA of odd ranks, all norms with biases, per depth.
+fth_block_shape everything(int32_t type, int32_t hidden, int32_t glu) {
+  fth_block_shape s = small();
+  s.hidden_size = hidden;
+  s.intermediate_size = hidden + 2;
+  s.weight_type = s.kv_type = type;
+  s.norm = FTH_LAYER_NORM;
+  s.norm_placement = FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST;
+  s.norm_per_depth = s.bias = s.cross = 1;
+  s.glu = glu;
+  s.relative_width = 21;
+  s.relative_center = 15;
+  for (int part = FTH_Q; part <= FTH_DOWN; part++) s.lora_rank[part] = part == FTH_GATE && !glu ? 0 : 1 + part % 3;
+  return s;
 }
+
+int64_t bytes_of(fth_context* ctx, const fth_block_shape& s) {
+  int64_t bytes = 0;
+  EXPECT(fth_block_bytes(ctx, &s, &bytes) == FTH_OK, "%s", fth_context_message(ctx));
+  return bytes;
+}
+
+}  // namespace
+
+TEST(keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t hidden : {5, 36}) {
+      const fth_block_shape s = everything(type, hidden, hidden == 5);
+      int64_t count = 5, pool_entries = 192, entry_count = 150, bytes = 0;
+      const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, s.kv_type, pool_entries};
+      test::Arguments a;
+      EXPECT_OK(a.ctx, fth_kv_bytes(a.ctx, &kv, &bytes));
+      const auto shape = a.shape(s);
+      const auto rows = a.input<fth_row>("rows", count);
+      const auto cross = a.input<fth_row>("cross_rows", count);
+      const auto weights = a.packed("weights", bytes_of(a.ctx, s), 4);
+      const auto entries = a.input<int32_t>("entries", entry_count);
+      const auto position = a.optional<int32_t>("entry_position", pool_entries);
+      const auto pool = a.packed_output("pool", bytes, 4);
+      const auto out = a.output<float>("hidden", count * hidden);
+      a.random.fill(out, out.size());
+      for (int32_t i = 0; i < entry_count; i++) entries[i] = (i * 37 + 5) % 192;
+      for (int32_t i = 0; i < pool_entries; i++) position[i] = i;
+      for (int32_t i = 0; i < count; i++) {
+        rows[i] = cross[i] = test::row();
+        rows[i].depth = i % 3;
+        rows[i].position = 66 + i;
+        rows[i].visible = 66 + i;
+        rows[i].entry = i == 3 ? -1 : entries[65 + i];
+        cross[i].list = 80;
+        cross[i].visible = 70 - i;
+      }
+      a.call = [&](fth_context* ctx) {
+        return fth_block(ctx, shape, count, rows, cross, weights, entries, entry_count, position, pool_entries, pool,
+                         out);
+      };
+      a.guards();
+      a.refusals();
+      refuses_shapes(a, shape);
+      a.nothing(count);
+      a.counts(count);
+      a.refused("entry_count must be at least 0, got -1", entry_count, -1);
+      for (int64_t bad : {int64_t(-64), int64_t(100), int64_t(1) << 31})
+        a.refused("pool_entries must be a multiple of 64 in 0..2147483647, got", pool_entries, bad);
+      a.range("rows[1].depth", rows[1].depth, 0, 2);
+      a.refused("rows[1].visible must be at least 0, got -1", rows[1].visible, -1);
+      a.refused("rows[1].start must be at least 0, got -1", rows[1].start, -1);
+      a.refused("rows[1].list and visible must stay inside the 150 entries, got list", rows[1].list, 84);
+      a.refused("cross_rows[1].visible must be at least 0, got -1", cross[1].visible, -1);
+      a.refused("cross_rows[1].start must be at least 0, got -1", cross[1].start, -1);
+      a.refused("cross_rows[1].list and visible must stay inside the 150 entries, got list", cross[1].list, 82);
+      a.range("entries[2]", entries[2], 0, 191);
+      a.range("entries[149]", entries[149], 0, 191);
+      for (int32_t bad : {-2, 192}) a.refused("rows[1].entry must be -1 or in 0..191, got", rows[1].entry, bad);
+      a.refused("rows[1].entry must be an entry no other row writes, got", rows[1].entry, rows[0].entry);
+      for (int part = 0; part <= FTH_DOWN; part++) shape->lora_rank[part] = 0;
+      a.refused("cross_rows must be null without shape.cross", shape->cross, 0);
+      shape->layers = shape->heads = shape->kv_heads = 1024;
+      shape->head_dim = 256;
+      a.refused("pool describes a pool of more than 2^56 bytes", pool_entries, INT32_MAX / 64 * 64);
+    }
+}
+
+TEST(sizes_keep_to_their_arguments) {
+  for (bool scratch : {false, true}) {
+    test::Arguments a;
+    int64_t count = 10;
+    const auto shape = a.shape(everything(FTH_F32, 36, 0));
+    const auto bytes = a.output<int64_t>("bytes", 1);
+    a.call = [&](fth_context* ctx) {
+      return scratch ? fth_block_scratch_bytes(ctx, shape, count, bytes) : fth_block_bytes(ctx, shape, bytes);
+    };
+    a.guards();
+    a.refusals();
+    refuses_shapes(a, shape);
+    if (scratch) a.counts(count);
+    for (int part = 0; part <= FTH_DOWN; part++) shape->lora_rank[part] = 0;
+    shape->cross = 0;
+    refuses_shapes(a, shape);
+  }
+}
+
+TEST(packing_keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t glu : {0, 1}) {
+      const fth_block_shape s = everything(type, 5, glu);
+      for (int32_t part = FTH_Q; part <= FTH_RELATIVE_BIAS; part++)
+        for (int32_t kind = FTH_WEIGHT; kind <= FTH_LORA_B; kind++) {
+          const bool norm = part >= FTH_ATTENTION_PRE_NORM && part <= FTH_MLP_POST_NORM, one = part > FTH_MLP_POST_NORM;
+          if ((part == FTH_GATE && !glu) || (norm && kind > FTH_BIAS) || (one && kind > FTH_WEIGHT)) continue;
+          const bool lora = kind >= FTH_LORA_A;
+          test::Arguments a;
+          int32_t layer = one ? 0 : 1, depth = norm || lora ? 2 : 0, at = part, what = kind, source_type = FTH_BF16;
+          float scale = 0.5f;
+          const auto shape = a.shape(s);
+          const auto source = a.packed("source", Block::size(s, part, kind) * 2, 2);
+          const auto weights = a.packed_output("weights", bytes_of(a.ctx, s), 4);
+          a.call = [&](fth_context* ctx) {
+            return fth_block_pack(ctx, shape, layer, depth, at, what, scale, source_type, source, weights);
+          };
+          a.guards();
+          a.refusals();
+          a.finite("scale", scale);
+          a.range("source_type", source_type, 0, 2);
+          a.range("layer", layer, 0, 1);
+          a.range("depth", depth, 0, norm || lora ? 2 : 0);
+          a.range("part", at, 0, 19);
+          a.range("kind", what, 0, 3);
+          char sentence[80];
+          if (one) {
+            snprintf(sentence, sizeof sentence, "part %d is one FTH_WEIGHT of layer 0", part);
+            a.refused(sentence, layer, 1);
+            a.refused(sentence, what, FTH_BIAS);
+          }
+          if (part == FTH_RELATIVE_BIAS)
+            a.refused("part 19 needs shape.relative_width > 0", shape->relative_width, 0);
+          if (norm && kind == FTH_BIAS)
+            a.refused("the bias of a norm needs shape.norm = FTH_LAYER_NORM", shape->norm, FTH_RMS_NORM);
+          if (norm) {
+            a.refused("kind of a norm must be FTH_WEIGHT or FTH_BIAS, got 2", what, FTH_LORA_A);
+            snprintf(sentence, sizeof sentence, "part %d is not used by shape.norm_placement 0, cross 1", part);
+            a.refused(sentence, shape->norm_placement, 0);
+          }
+          if (part <= FTH_DOWN && kind == FTH_BIAS) a.refused("a bias needs shape.bias = 1", shape->bias, 0);
+          if (lora) {
+            snprintf(sentence, sizeof sentence, "LoRA of part %d needs shape.lora_rank[%d] > 0", part, part);
+            a.refused(sentence, shape->lora_rank[part], 0);
+          }
+          if (part == FTH_Q && kind == FTH_WEIGHT) refuses_shapes(a, shape);
+          for (int i = 0; i <= FTH_DOWN; i++) shape->lora_rank[i] = 0;
+          if (lora) continue;
+          if (part == FTH_GATE) a.refused("part 6 needs shape.glu = 1", shape->glu, 0);
+          if (part == FTH_CROSS_Q) a.refused("part 4 needs shape.cross = 1", shape->cross, 0);
+          if (part == FTH_CROSS_POST_NORM)
+            a.refused("part 14 is not used by shape.norm_placement 7, cross 0", shape->cross, 0);
+        }
+    }
+}
+

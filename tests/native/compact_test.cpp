@@ -1,5 +1,5 @@
 // Gather and scatter-add: exact on every instruction set, other rows untouched, and the refusals.
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -70,36 +70,37 @@ TEST(scatter_add_adds_gated_rows) {
       }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  Guarded<float> x(12), y(12);
-  Guarded<int32_t> index(3);
-  index[0] = 2; index[1] = 0; index[2] = 2;
-  EXPECT_REFUSED(ctx, "index[2] must differ from all before it, got 2 again",
-                 fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
-  EXPECT_REFUSED(ctx, "index[2] must differ from all before it, got 2 again",
-                 fth_scatter(ctx, 4, 3, 3, index, y, x));
-  index[2] = 3;
-  EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_scatter(ctx, 4, 3, 3, index, y, x));
-  EXPECT_REFUSED(ctx, "width", fth_scatter(ctx, 0, 3, 3, index, y, x));
-  EXPECT_REFUSED(ctx, "target_count", fth_scatter(ctx, 4, -1, 3, index, y, x));
-  EXPECT_REFUSED(ctx, "x must not be null", fth_scatter(ctx, 4, 3, 3, index, y, nullptr));
-  EXPECT_REFUSED(ctx, "y and x must not overlap", fth_scatter(ctx, 4, 3, 1, index, x, x));
-  EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_scatter_add(ctx, 4, 3, 3, index, nullptr, y, x));
-  EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got 3", fth_gather(ctx, 4, 3, 3, index, x, y));
-  index[2] = -1;
-  EXPECT_REFUSED(ctx, "index[2] must be in 0..2, got -1", fth_gather(ctx, 4, 3, 3, index, x, y));
-  EXPECT_REFUSED(ctx, "index[0]", fth_gather(ctx, 4, 0, 3, index, x, y));
-  EXPECT_REFUSED(ctx, "width", fth_gather(ctx, 0, 3, 3, index, x, y));
-  EXPECT_REFUSED(ctx, "width", fth_scatter_add(ctx, -1, 3, 3, index, nullptr, y, x));
-  EXPECT_REFUSED(ctx, "count", fth_gather(ctx, 4, 3, -1, index, x, y));
-  EXPECT_REFUSED(ctx, "target_count", fth_scatter_add(ctx, 4, -1, 3, index, nullptr, y, x));
-  EXPECT_REFUSED(ctx, "source_count", fth_gather(ctx, 4, INT64_MAX, 3, index, x, y));
-  EXPECT_REFUSED(ctx, "index must not be null", fth_gather(ctx, 4, 3, 3, nullptr, x, y));
-  EXPECT_REFUSED(ctx, "x must not be null", fth_gather(ctx, 4, 3, 3, index, nullptr, y));
-  EXPECT_REFUSED(ctx, "y must not be null", fth_scatter_add(ctx, 4, 3, 3, index, nullptr, nullptr, x));
-  EXPECT_REFUSED(ctx, "x and y must not overlap", fth_gather(ctx, 4, 3, 1, index, x, x + 8));
-  EXPECT_REFUSED(ctx, "y and x must not overlap", fth_scatter_add(ctx, 4, 3, 1, index, nullptr, x, x));
-  EXPECT_REFUSED(ctx, "gate and x must not overlap", fth_scatter_add(ctx, 4, 3, 1, index, x, y, x));
-  EXPECT_OK(ctx, fth_gather(ctx, 4, 0, 0, nullptr, nullptr, nullptr));
+TEST(keeps_to_its_arguments) {
+  enum { kGather, kScatter, kScatterAdd };
+  for (int what : {kGather, kScatter, kScatterAdd})
+    for (int32_t size : {1, 7, 16, 35}) {
+      test::Arguments a;
+      int32_t width = size;
+      int64_t count = 3, others = 5;
+      const bool gather = what == kGather;
+      const auto index = a.input<int32_t>("index", count);
+      const auto gate = a.optional<float>("gate", what == kScatterAdd ? count : 0);
+      const auto from = a.input<float>(gather ? "x" : "y", (gather ? others : count) * width);
+      const auto to = a.output<float>(gather ? "y" : "x", (gather ? count : others) * width);
+      index[0] = 4;
+      index[1] = 0;
+      index[2] = gather ? 4 : 2;
+      for (const auto& v : {gate, from, to}) a.random.fill(v, v.size());
+      a.call = [&](fth_context* ctx) {
+        return what == kGather    ? fth_gather(ctx, width, others, count, index, from, to)
+               : what == kScatter ? fth_scatter(ctx, width, others, count, index, from, to)
+                                  : fth_scatter_add(ctx, width, others, count, index, gate, from, to);
+      };
+      a.guards();
+      if (size != 7) continue;
+      a.refusals();
+      a.nothing(count);
+      a.counts(count);
+      a.range("width", width, 1, 1 << 24);
+      a.range(gather ? "source_count" : "target_count", others, 0, 1 << 30);
+      a.range("index[1]", index[1], 0, 4);
+      if (!gather) a.refused("index[2] must differ from all before it, got 4 again", index[2], 4);
+      others = 0;
+      a.refused("index[0] must be in 0..-1, got 0", index[0], 0);
+    }
 }

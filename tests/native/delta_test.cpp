@@ -1,5 +1,5 @@
 // State deltas against double, rows that stand still, bits that depend on the row alone, and the refusals.
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -111,22 +111,22 @@ TEST(bits_do_not_depend_on_workers_or_company) {
     }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  Guarded<float> a(8), b(8), c(8);
-  Guarded<fth_delta_stats> out(2);
-  EXPECT_OK(ctx, fth_state_delta(ctx, 4, 2, a, b, c, out));
-  EXPECT_OK(ctx, fth_state_delta(ctx, 4, 0, nullptr, nullptr, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "width must be in 1..", fth_state_delta(ctx, 0, 2, a, b, c, out));
-  EXPECT_REFUSED(ctx, "count", fth_state_delta(ctx, 4, -1, a, b, c, out));
-  EXPECT_REFUSED(ctx, "count", fth_state_delta(ctx, 4, INT64_MAX, a, b, c, out));
-  EXPECT_REFUSED(ctx, "before must not be null", fth_state_delta(ctx, 4, 2, a, nullptr, c, out));
-  EXPECT_REFUSED(ctx, "now must not be null", fth_state_delta(ctx, 4, 2, a, b, nullptr, out));
-  EXPECT_REFUSED(ctx, "out must not be null", fth_state_delta(ctx, 4, 2, a, b, c, nullptr));
-  const float* odd = reinterpret_cast<const float*>(reinterpret_cast<const char*>(a.get()) + 2);
-  EXPECT_REFUSED(ctx, "before2 must be aligned", fth_state_delta(ctx, 1, 2, odd, b, c, out));
-  auto* on = [](const Guarded<float>& x) { return reinterpret_cast<fth_delta_stats*>(x.get()); }(a);
-  EXPECT_REFUSED(ctx, "before2 and out must not overlap", fth_state_delta(ctx, 4, 1, a, b, c, on));
-  EXPECT_REFUSED(ctx, "before and out must not overlap", fth_state_delta(ctx, 4, 1, nullptr, a, c, on));
-  EXPECT_REFUSED(ctx, "now and out must not overlap", fth_state_delta(ctx, 4, 1, nullptr, b, a, on));
+TEST(keeps_to_its_arguments) {
+  for (int32_t size : {1, 7, 16, 35}) {
+    test::Arguments a;
+    int32_t width = size;
+    int64_t count = 3;
+    const auto before2 = a.optional<float>("before2", count * width);
+    const auto before = a.input<float>("before", count * width);
+    const auto now = a.input<float>("now", count * width);
+    const auto out = a.output<fth_delta_stats>("out", count);
+    for (const auto& v : {before2, before, now}) a.random.fill(v, v.size());
+    a.call = [&](fth_context* ctx) { return fth_state_delta(ctx, width, count, before2, before, now, out); };
+    a.guards();
+    if (size != 7) continue;
+    a.refusals();
+    a.nothing(count);
+    a.counts(count);
+    a.range("width", width, 1, 1 << 24);
+  }
 }

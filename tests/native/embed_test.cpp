@@ -1,5 +1,5 @@
 // Embedding rows from plain and packed tables: exact, since a product with the scale is one rounding.
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -50,25 +50,34 @@ TEST(matches_the_table) {
         }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  Guarded<float> table(12), out(8);
-  Guarded<int32_t> id(2);
-  id[0] = 2; id[1] = 3;
-  fth_embed_shape shape{3, 4, FTH_F32, 0, 1.f, 0};
-  EXPECT_REFUSED(ctx, "id[1] must be in 0..2, got 3", fth_embed(ctx, &shape, 2, id, table, out));
-  EXPECT_REFUSED(ctx, "id must not be null", fth_embed(ctx, &shape, 1, nullptr, table, out));
-  EXPECT_REFUSED(ctx, "table must not be null", fth_embed(ctx, &shape, 1, id, nullptr, out));
-  EXPECT_REFUSED(ctx, "out must not be null", fth_embed(ctx, &shape, 1, id, table, nullptr));
-  EXPECT_REFUSED(ctx, "table and out must not overlap", fth_embed(ctx, &shape, 1, id, table, table + 8));
-  EXPECT_REFUSED(ctx, "count", fth_embed(ctx, &shape, -1, id, table, out));
-  EXPECT_REFUSED(ctx, "shape must not be null", fth_embed(ctx, nullptr, 1, id, table, out));
-  shape.scale = INFINITY;
-  EXPECT_REFUSED(ctx, "shape.scale", fth_embed(ctx, &shape, 1, id, table, out));
-  shape = {3, 4, FTH_F16, 0, 1.f, 0};
-  EXPECT_REFUSED(ctx, "shape.type", fth_embed(ctx, &shape, 1, id, table, out));
-  shape = {3, 4, FTH_F32, 2, 1.f, 0};
-  EXPECT_REFUSED(ctx, "shape.packed", fth_embed(ctx, &shape, 1, id, table, out));
-  shape = {0, 4, FTH_F32, 0, 1.f, 0};
-  EXPECT_REFUSED(ctx, "shape.vocab_size", fth_embed(ctx, &shape, 1, id, table, out));
+TEST(keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t width : {1, 7, 16, 35})
+      for (int32_t packed : {0, 1}) {
+        test::Arguments a;
+        const int32_t vocab = 67, element = type == FTH_F32 ? 4 : 2;
+        const fth_linear_shape head{width, vocab, type, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
+        int64_t count = 3, bytes = int64_t(vocab) * width * element;
+        if (packed) EXPECT_OK(a.ctx, fth_linear_bytes(a.ctx, &head, &bytes));
+        const auto shape = a.shape<fth_embed_shape>({vocab, width, type, packed, 0.5f, 0});
+        const auto id = a.input<int32_t>("id", count);
+        const auto table = a.packed("table", bytes, element);
+        const auto out = a.output<float>("out", count * width);
+        id[0] = 0;
+        id[1] = vocab - 1;
+        id[2] = 2;
+        a.call = [&](fth_context* ctx) { return fth_embed(ctx, shape, count, id, table, out); };
+        a.guards();
+        if (width != 7) continue;
+        a.refusals();
+        a.nothing(count);
+        a.counts(count);
+        a.range("shape.vocab_size", shape->vocab_size, 1, 1 << 24);
+        a.range("shape.hidden_size", shape->hidden_size, 1, 1 << 24);
+        a.range("shape.type", shape->type, 0, 1);
+        a.range("shape.packed", shape->packed, 0, 1);
+        a.finite("shape.scale", shape->scale);
+        a.range("shape.reserved", shape->reserved, 0, 0);
+        a.range("id[1]", id[1], 0, vocab - 1);
+      }
 }

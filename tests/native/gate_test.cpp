@@ -1,6 +1,6 @@
 // Routers and exit heads: logits against double, decisions against crafted logits (an identity matrix passes x
 // through), the refusals.
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -285,82 +285,101 @@ TEST(bits_do_not_depend_on_workers_company_or_order) {
     }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  const fth_gate_shape good = linear_shape(4, 2, 2, FTH_GATE_SIGMOID);
-  Guarded<char> packed(Weights::bytes(ctx, good));
-  Guarded<float> x(8), gate(2), logits(4), p(4);
-  Guarded<int32_t> choice(2);
-  Guarded<fth_row> rows(2);
-  rows[0] = rows[1] = test::row();
-  const auto call = [&](const fth_gate_shape& s) {
-    return fth_gate(ctx, &s, 2, rows, x, packed, nullptr, logits, p, gate, choice);
-  };
-  EXPECT_OK(ctx, call(good));
-  fth_gate_shape s = good;
-  s.threshold = NAN;
-  EXPECT_REFUSED(ctx, "shape.threshold", call(s));
-  s = good; s.temperature = 0;
-  EXPECT_REFUSED(ctx, "shape.temperature", call(s));
-  s = good; s.temperature = NAN;
-  EXPECT_REFUSED(ctx, "shape.temperature", call(s));
-  s = good; s.alpha = INFINITY;
-  EXPECT_REFUSED(ctx, "shape.alpha", call(s));
-  s = good; s.function = 4;
-  EXPECT_REFUSED(ctx, "shape.function", call(s));
-  s = good; s.router = 2;
-  EXPECT_REFUSED(ctx, "shape.router", call(s));
-  s = good; s.inner_size = 8;
-  EXPECT_REFUSED(ctx, "shape.inner_size", call(s));
-  s = good; s.router = FTH_ROUTER_MLP;
-  EXPECT_REFUSED(ctx, "shape.inner_size", call(s));
-  s = good; s.outputs = 0;
-  EXPECT_REFUSED(ctx, "shape.outputs", call(s));
-  s = good; s.depths = 0;
-  EXPECT_REFUSED(ctx, "shape.depths", call(s));
-  s = good; s.hidden_size = -4;
-  EXPECT_REFUSED(ctx, "shape.hidden_size", call(s));
-  s = good; s.activation = FTH_RELU;
-  EXPECT_REFUSED(ctx, "shape.activation must be in 0..0, got 1", call(s));
-  s = mlp_shape(4, 3, 2, 2);
-  s.activation = FTH_SILU + 1;
-  EXPECT_REFUSED(ctx, "shape.activation", call(s));
-  s = good; s.bias = 2;
-  EXPECT_REFUSED(ctx, "shape.bias", call(s));
-  rows[1].depth = 2;
-  EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..1, got 2", call(good));
-  rows[1].depth = 0;
-  const auto with = [&](const fth_row* r, const float* in, const void* w, float* z, float* values, float* g,
-                        int32_t* chosen) {
-    return fth_gate(ctx, &good, 2, r, in, w, nullptr, z, values, g, chosen);
-  };
-  EXPECT_OK(ctx, with(rows, x, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "shape must not be null",
-                 fth_gate(ctx, nullptr, 2, rows, x, packed, nullptr, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "rows must not be null", with(nullptr, x, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "x must not be null", with(rows, nullptr, packed, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "packed must not be null", with(rows, x, nullptr, nullptr, nullptr, gate, choice));
-  EXPECT_REFUSED(ctx, "gate must not be null", with(rows, x, packed, nullptr, nullptr, nullptr, choice));
-  EXPECT_REFUSED(ctx, "choice must not be null", with(rows, x, packed, nullptr, nullptr, gate, nullptr));
-  EXPECT_REFUSED(ctx, "x and logits must not overlap", with(rows, x, packed, x, p, gate, choice));
-  EXPECT_REFUSED(ctx, "logits and p must not overlap", with(rows, x, packed, logits, logits, gate, choice));
-  EXPECT_REFUSED(ctx, "logits and gate must not overlap", with(rows, x, packed, logits, p, logits, choice));
-  EXPECT_REFUSED(ctx, "choice_bias and p must not overlap",
-                 fth_gate(ctx, &good, 2, rows, x, packed, p, logits, p, gate, choice));
-  EXPECT_REFUSED(ctx, "count", fth_gate(ctx, &good, -1, rows, x, packed, nullptr, logits, p, gate, choice));
-  const auto pack = [&](const fth_gate_shape& shape, int32_t depth, int32_t part, int32_t type, const void* source) {
-    return fth_gate_pack(ctx, &shape, depth, part, type, source, packed);
-  };
-  EXPECT_REFUSED(ctx, "depth must be in 0..1, got 2", pack(good, 2, FTH_GATE_W1, FTH_F32, x));
-  EXPECT_REFUSED(ctx, "part must be in 0..1, got 2", pack(good, 0, FTH_GATE_W2, FTH_F32, x));
-  EXPECT_REFUSED(ctx, "part must be a weight when shape.bias is 0, got 1", pack(good, 0, FTH_GATE_B1, FTH_F32, x));
-  s = mlp_shape(4, 3, 2, 2);
-  EXPECT_REFUSED(ctx, "part must be in 0..3, got 4", pack(s, 0, 4, FTH_F32, x));
-  EXPECT_REFUSED(ctx, "part must be a weight when shape.bias is 0, got 3", pack(s, 0, FTH_GATE_B2, FTH_F32, x));
-  EXPECT_REFUSED(ctx, "source_type", pack(good, 0, FTH_GATE_W1, 3, x));
-  EXPECT_REFUSED(ctx, "source must not be null", pack(good, 0, FTH_GATE_W1, FTH_F32, nullptr));
-  int64_t bytes = 0;
-  s = good; s.hidden_size = -4;
-  EXPECT_REFUSED(ctx, "shape.hidden_size", fth_gate_bytes(ctx, &s, &bytes));
-  EXPECT_REFUSED(ctx, "bytes must not be null", fth_gate_bytes(ctx, &good, nullptr));
+static void refuses_shapes(test::Arguments& a, fth_gate_shape* s) {
+  const bool mlp = s->router == FTH_ROUTER_MLP;
+  a.range("shape.router", s->router, 0, 1);
+  a.range("shape.hidden_size", s->hidden_size, 1, 1 << 24);
+  a.range("shape.inner_size", s->inner_size, mlp, mlp ? 1 << 24 : 0);
+  a.range("shape.outputs", s->outputs, 1, 4096);
+  a.range("shape.depths", s->depths, 1, 4096);
+  a.range("shape.function", s->function, 0, 3);
+  for (float bad : {0.f, -1.f, NAN, INFINITY})
+    a.refused("shape.temperature must be a finite number > 0, got", s->temperature, bad);
+  a.finite("shape.alpha", s->alpha);
+  a.refused("shape.threshold must be a number, got nan", s->threshold, NAN);
+  a.range("shape.activation", s->activation, 0, mlp ? 4 : 0);
+  a.range("shape.bias", s->bias, 0, 1);
+}
+
+TEST(keeps_to_its_arguments) {
+  for (int32_t inner : {0, 1, 19})
+    for (int32_t hidden : {1, 7, 16, 35})
+      for (int32_t outputs : {1, 3}) {
+        fth_gate_shape s = inner ? mlp_shape(hidden, inner, outputs, 2) : linear_shape(hidden, outputs, 2);
+        s.bias = 1;
+        s.temperature = 0.7f;
+        s.function = outputs == 1 ? FTH_GATE_SIGMOID : FTH_GATE_SOFTMAX;
+        int64_t count = 3;
+        test::Arguments size, pack, run;
+        const auto size_shape = size.shape(s);
+        const auto bytes = size.output<int64_t>("bytes", 1);
+        size.call = [&](fth_context* ctx) { return fth_gate_bytes(ctx, size_shape, bytes); };
+        EXPECT_OK(size.ctx, size.call(size.ctx));
+        const int64_t packed_bytes = bytes[0];
+
+        int32_t depth = 1, part = FTH_GATE_W1, type = FTH_F16;
+        const auto pack_shape = pack.shape(s);
+        const auto source = pack.packed("source", int64_t(inner ? inner : outputs) * hidden * 2, 2);
+        const auto target = pack.packed_output("packed", packed_bytes, 4);
+        pack.call = [&](fth_context* ctx) { return fth_gate_pack(ctx, pack_shape, depth, part, type, source, target); };
+        pack.guards();
+
+        const auto shape = run.shape(s);
+        const auto rows = run.input<fth_row>("rows", count);
+        const auto x = run.input<float>("x", count * hidden);
+        const auto packed = run.packed("packed", packed_bytes, 4);
+        const auto choice_bias = run.optional<float>("choice_bias", outputs);
+        const auto logits = run.optional_output<float>("logits", count * outputs);
+        const auto p = run.optional_output<float>("p", count * outputs);
+        const auto gate = run.output<float>("gate", count);
+        const auto choice = run.output<int32_t>("choice", count);
+        for (int32_t i = 0; i < count; i++) {
+          rows[i] = test::row();
+          rows[i].depth = i % 2;
+        }
+        run.random.fill(x, x.size());
+        run.random.fill(choice_bias, outputs);
+        run.call = [&](fth_context* ctx) {
+          return fth_gate(ctx, shape, count, rows, x, packed, choice_bias, logits, p, gate, choice);
+        };
+        run.guards();
+        if (hidden != 7 || outputs != 3 || inner == 1) continue;
+        size.refusals();
+        refuses_shapes(size, size_shape);
+        pack.refusals();
+        refuses_shapes(pack, pack_shape);
+        pack.range("depth", depth, 0, 1);
+        pack.range("part", part, 0, inner ? FTH_GATE_B2 : FTH_GATE_B1);
+        pack.range("source_type", type, 0, 2);
+        pack_shape->bias = 0;
+        pack.refused("part must be a weight when shape.bias is 0, got 1", part, FTH_GATE_B1);
+        if (inner) pack.refused("part must be a weight when shape.bias is 0, got 3", part, FTH_GATE_B2);
+        run.refusals();
+        refuses_shapes(run, shape);
+        run.nothing(count);
+        run.counts(count);
+        run.range("rows[1].depth", rows[1].depth, 0, 1);
+        shape->depths = 1;  // then it selects nothing
+        rows[1].depth = 9;
+        EXPECT_OK(run.ctx, run.call(run.ctx));
+      }
+}
+
+// The parts of a router that are not first in its buffer.
+TEST(packing_stays_inside_its_buffers) {
+  for (int32_t part = FTH_GATE_W1; part <= FTH_GATE_B2; part++) {
+    fth_gate_shape s = mlp_shape(7, 19, 3, 2);
+    s.bias = 1;
+    const int64_t sizes[] = {7 * 19, 19, 19 * 3, 3};
+    for (int32_t type : {FTH_F32, FTH_BF16}) {
+      test::Arguments a;
+      const int64_t element = type == FTH_F32 ? 4 : 2;
+      const auto shape = a.shape(s);
+      const auto source = a.packed("source", sizes[part] * element, element);
+      const auto packed = a.packed_output("packed", Weights::bytes(a.ctx, s), 4);
+      a.call = [&](fth_context* ctx) { return fth_gate_pack(ctx, shape, 1, part, type, source, packed); };
+      a.guards();
+      a.refusals();
+    }
+  }
 }

@@ -1,6 +1,6 @@
 // Head statistics. Crafted logits go through a hidden size of 1 (logit = weight * 1), so that every special value can
 // be placed; products are compared with norm and linear, which have tests of their own.
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -238,53 +238,49 @@ TEST(bits_do_not_depend_on_workers_or_company) {
     }
 }
 
-TEST(refuses_bad_arguments) {
-  Model m(FTH_ISA_AUTO, 1, 4, 10, FTH_F32, FTH_RMS_NORM, 2, 1);
-  test::Context& ctx = m.ctx;
-  Guarded<fth_head_stats> stats(2);
-  Guarded<float> picked(2), logits(20);
-  Guarded<int32_t> id(2);
-  id[0] = 3; id[1] = 9;
-  const auto call = [&](const fth_head_shape& s) {
-    return fth_head(ctx, &s, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, logits);
-  };
-  EXPECT_OK(ctx, call(m.shape));
-  EXPECT_OK(ctx, fth_head(ctx, &m.shape, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr));
-  fth_head_shape s = m.shape;
-  s.hidden_size = 0;
-  EXPECT_REFUSED(ctx, "shape.hidden_size", call(s));
-  s = m.shape; s.vocab_size = 0;
-  EXPECT_REFUSED(ctx, "shape.vocab_size", call(s));
-  s = m.shape; s.weight_type = FTH_F16;
-  EXPECT_REFUSED(ctx, "shape.weight_type", call(s));
-  s = m.shape; s.norm = -2;
-  EXPECT_REFUSED(ctx, "shape.norm", call(s));
-  s = m.shape; s.norm_eps = -1;
-  EXPECT_REFUSED(ctx, "shape.norm_eps", call(s));
-  s = m.shape; s.logit_scale = NAN;
-  EXPECT_REFUSED(ctx, "shape.logit_scale", call(s));
-  s = m.shape; s.softcap = NAN;
-  EXPECT_REFUSED(ctx, "shape.softcap", call(s));
-  s = m.shape; s.chosen = -1;
-  EXPECT_REFUSED(ctx, "shape.chosen", call(s));
-  id[1] = 10;
-  EXPECT_REFUSED(ctx, "chosen_id[1] must be in 0..9, got 10", call(m.shape));
-  id[1] = 9;
-  EXPECT_REFUSED(ctx, "shape must not be null",
-                 fth_head(ctx, nullptr, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "h must not be null",
-                 fth_head(ctx, &m.shape, 2, nullptr, m.gain, nullptr, m.packed, id, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "packed must not be null",
-                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, nullptr, id, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "chosen_id must not be null",
-                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, nullptr, stats, picked, logits));
-  EXPECT_REFUSED(ctx, "stats must not be null",
-                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, nullptr, picked, logits));
-  EXPECT_REFUSED(ctx, "chosen_logit must not be null",
-                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, nullptr, logits));
-  EXPECT_REFUSED(ctx, "chosen_logit and logits must not overlap",
-                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, logits, logits));
-  EXPECT_REFUSED(ctx, "h and logits must not overlap",
-                 fth_head(ctx, &m.shape, 2, m.h, m.gain, nullptr, m.packed, id, stats, picked, m.h));
-  EXPECT_REFUSED(ctx, "count", fth_head(ctx, &m.shape, -1, m.h, m.gain, nullptr, m.packed, id, stats, picked, logits));
+TEST(keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t hidden : {1, 7, 35})
+      for (int32_t vocab : {1, 67, 600}) {
+        const int32_t chosen = 2, stored = type == FTH_F32 ? 4 : 2;
+        int64_t count = 3;
+        test::Arguments a;
+        const auto shape = a.shape<fth_head_shape>({hidden, vocab, type, FTH_LAYER_NORM, 1e-5f, 0.5f, 20.f, chosen});
+        const auto h = a.input<float>("h", count * hidden);
+        const auto gain = a.optional<float>("gain", hidden);
+        const auto norm_bias = a.optional<float>("norm_bias", hidden);
+        const auto packed = a.packed("packed", Packed::bytes(a.ctx, Packed::linear(hidden, vocab, type)), stored);
+        const auto id = a.input<int32_t>("chosen_id", count * chosen);
+        const auto stats = a.output<fth_head_stats>("stats", count);
+        const auto picked = a.output<float>("chosen_logit", count * chosen);
+        const auto logits = a.optional_output<float>("logits", count * vocab);
+        for (const auto& v : {h, gain, norm_bias}) a.random.fill(v, v.size());
+        for (int64_t i = 0; i < id.size(); i++) id[i] = int32_t(i * 31 % vocab);
+        a.call = [&](fth_context* ctx) {
+          return fth_head(ctx, shape, count, h, gain, norm_bias, packed, id, stats, picked, logits);
+        };
+        a.guards();
+        a.call = [&](fth_context* ctx) {
+          return fth_head(ctx, shape, count, h, gain, norm_bias, packed, id, stats, picked, nullptr);
+        };
+        a.guards();
+        if (hidden != 7 || vocab != 67) continue;
+        a.call = [&](fth_context* ctx) {
+          return fth_head(ctx, shape, count, h, gain, norm_bias, packed, id, stats, picked, logits);
+        };
+        a.refusals();
+        a.nothing(count);
+        a.counts(count);
+        a.range("shape.hidden_size", shape->hidden_size, 1, 1 << 24);
+        a.range("shape.vocab_size", shape->vocab_size, 1, 1 << 24);
+        a.range("shape.weight_type", shape->weight_type, 0, 1);
+        a.range("shape.norm", shape->norm, -1, 1);
+        a.range("shape.chosen", shape->chosen, 0, 65536);
+        a.not_negative("shape.norm_eps", shape->norm_eps);
+        a.finite("shape.logit_scale", shape->logit_scale);
+        a.not_negative("shape.softcap", shape->softcap);
+        a.range("chosen_id[3]", id[3], 0, 66);
+        shape->chosen = 0;
+        EXPECT_OK(a.ctx, fth_head(a.ctx, shape, count, h, gain, norm_bias, packed, nullptr, stats, nullptr, logits));
+      }
 }

@@ -1,8 +1,8 @@
 // The K,V pool: what is written is read back, nothing else is touched, bad arguments are refused.
 #include "kv/kv.h"
 
+#include "arguments.h"
 #include "simd/scalar.h"
-#include "test.h"
 
 using test::Guarded;
 
@@ -66,51 +66,70 @@ TEST(rows_without_entry_write_nothing) {
   EXPECT(memcmp(pool, before, size_t(pool.size())) == 0);
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  fth_kv_shape shape{2, 1, 16, FTH_F32, 64};
-  Guarded<char> pool(2 * 64 * 16 * 8);
-  Guarded<float> k(32), v(32);
-  Guarded<fth_row> rows(2);
-  Guarded<int32_t> entry(2);
-  rows[0] = rows[1] = test::row();
-  int64_t bytes = 0;
-  rows[0].entry = rows[1].entry = 9;
-  EXPECT_REFUSED(ctx, "rows[1].entry must be an entry no other row writes, got 9",
-                 fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
-  rows[1].entry = 64;
-  EXPECT_REFUSED(ctx, "rows[1].entry must be -1 or in 0..63, got 64",
-                 fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
-  rows[1].entry = -2;
-  EXPECT_REFUSED(ctx, "rows[1].entry", fth_kv_write(ctx, &shape, 0, 2, rows, k, v, pool));
-  rows[1].entry = 8;
-  EXPECT_REFUSED(ctx, "layer must be in 0..1, got 2", fth_kv_write(ctx, &shape, 2, 2, rows, k, v, pool));
-  EXPECT_REFUSED(ctx, "layer", fth_kv_write(ctx, &shape, -1, 2, rows, k, v, pool));
-  EXPECT_REFUSED(ctx, "count", fth_kv_write(ctx, &shape, 0, -1, rows, k, v, pool));
-  EXPECT_REFUSED(ctx, "rows must not be null", fth_kv_write(ctx, &shape, 0, 2, nullptr, k, v, pool));
-  EXPECT_REFUSED(ctx, "k must not be null", fth_kv_write(ctx, &shape, 0, 2, rows, nullptr, v, pool));
-  EXPECT_REFUSED(ctx, "v must not be null", fth_kv_write(ctx, &shape, 0, 2, rows, k, nullptr, pool));
-  EXPECT_REFUSED(ctx, "pool must not be null", fth_kv_write(ctx, &shape, 0, 2, rows, k, v, nullptr));
-  EXPECT_REFUSED(ctx, "shape must not be null", fth_kv_write(ctx, nullptr, 0, 2, rows, k, v, pool));
-  EXPECT_REFUSED(ctx, "must not overlap",
-                 fth_kv_write(ctx, &shape, 0, 2, rows, reinterpret_cast<float*>(pool.get()), v, pool));
-  entry[0] = 0;
-  entry[1] = -1;
-  EXPECT_REFUSED(ctx, "entry[1] must be in 0..63, got -1", fth_kv_read(ctx, &shape, 0, 2, entry, pool, k, v));
-  EXPECT_REFUSED(ctx, "must not overlap", fth_kv_read(ctx, &shape, 0, 2, entry, pool, k, k + 8));
-  EXPECT_REFUSED(ctx, "bytes must not be null", fth_kv_bytes(ctx, &shape, nullptr));
-  for (int32_t head_dim : {0, 8, 20, 264}) {
-    shape.head_dim = head_dim;
-    EXPECT_REFUSED(ctx, "shape.head_dim must be a multiple of 8 in 16..256", fth_kv_bytes(ctx, &shape, &bytes));
-  }
-  shape = {2, 1, 16, FTH_F16, 64};
-  EXPECT_REFUSED(ctx, "shape.type", fth_kv_bytes(ctx, &shape, &bytes));
-  shape = {2, 1, 16, FTH_F32, 65};
-  EXPECT_REFUSED(ctx, "shape.entries must be a multiple of 64", fth_kv_bytes(ctx, &shape, &bytes));
-  shape = {0, 1, 16, FTH_F32, 64};
-  EXPECT_REFUSED(ctx, "shape.layers", fth_kv_bytes(ctx, &shape, &bytes));
-  shape = {1, 0, 16, FTH_F32, 64};
-  EXPECT_REFUSED(ctx, "shape.kv_heads", fth_kv_bytes(ctx, &shape, &bytes));
-  shape = {65536, 65536, 256, FTH_F32, INT32_MAX / 64 * 64};
-  EXPECT_REFUSED(ctx, "2^56", fth_kv_bytes(ctx, &shape, &bytes));
+static void refuses_shapes(test::Arguments& a, fth_kv_shape* s) {
+  a.range("shape.layers", s->layers, 1, 65536);
+  a.range("shape.kv_heads", s->kv_heads, 1, 65536);
+  for (int32_t head_dim : {0, 8, 20, 264})
+    a.refused("shape.head_dim must be a multiple of 8 in 16..256, got", s->head_dim, head_dim);
+  for (int32_t type : {-1, 2}) a.refused("shape.type must be 0 (f32) or 1 (bf16), got", s->type, type);
+  for (int64_t entries : {int64_t(-64), int64_t(65), int64_t(1) << 31})
+    a.refused("shape.entries must be a multiple of 64 in 0..2147483647, got", s->entries, entries);
+  a.refused("shape describes a pool of more than 2^56 bytes", *s,
+            fth_kv_shape{65536, 65536, 256, FTH_F32, INT32_MAX / 64 * 64});
+}
+
+TEST(keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t head_dim : {16, 24, 72}) {
+      const int64_t row = 2 * head_dim;
+      const fth_kv_shape kv{3, 2, head_dim, type, 64};
+      int64_t count = 5;
+      int32_t layer = 1;
+      test::Arguments size, write, read;
+      const auto size_shape = size.shape(kv);
+      const auto bytes = size.output<int64_t>("bytes", 1);
+      size.call = [&](fth_context* ctx) { return fth_kv_bytes(ctx, size_shape, bytes); };
+      EXPECT_OK(size.ctx, size.call(size.ctx));
+      const int64_t pool_bytes = bytes[0];
+
+      const auto write_shape = write.shape(kv);
+      const auto rows = write.input<fth_row>("rows", count);
+      const auto k = write.input<float>("k", count * row);
+      const auto v = write.input<float>("v", count * row);
+      const auto pool = write.packed_output("pool", pool_bytes, 4);
+      for (int32_t i = 0; i < count; i++) {
+        rows[i] = test::row();
+        rows[i].entry = i == 2 ? -1 : 63 - 9 * i;
+      }
+      write.random.fill(k, k.size());
+      write.random.fill(v, v.size());
+      write.call = [&](fth_context* ctx) { return fth_kv_write(ctx, write_shape, layer, count, rows, k, v, pool); };
+      write.guards();
+
+      const auto read_shape = read.shape(kv);
+      const auto entry = read.input<int32_t>("entry", count);
+      const auto source = read.packed("pool", pool_bytes, 4);
+      const auto k_out = read.output<float>("k", count * row);
+      const auto v_out = read.output<float>("v", count * row);
+      for (int32_t i = 0; i < count; i++) entry[i] = i == 2 ? 0 : 63 - 9 * i;
+      read.call = [&](fth_context* ctx) {
+        return fth_kv_read(ctx, read_shape, layer, count, entry, source, k_out, v_out);
+      };
+      read.guards();
+
+      if (head_dim != 24) continue;
+      size.refusals();
+      refuses_shapes(size, size_shape);
+      for (test::Arguments* a : {&write, &read}) {
+        a->refusals();
+        a->nothing(count);
+        a->range("count", count, 0, INT32_MAX);
+        a->range("layer", layer, 0, 2);
+      }
+      refuses_shapes(write, write_shape);
+      refuses_shapes(read, read_shape);
+      for (int32_t bad : {-2, 64}) write.refused("rows[1].entry must be -1 or in 0..63, got", rows[1].entry, bad);
+      write.refused("rows[4].entry must be an entry no other row writes, got 63 a second time", rows[4].entry, 63);
+      read.range("entry[2]", entry[2], 0, 63);
+    }
 }

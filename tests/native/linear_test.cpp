@@ -1,8 +1,8 @@
 // Linear layers against the formula in double, on every instruction set, with every buffer against a guard page.
 #include "linear/linear.h"
 
+#include "arguments.h"
 #include "simd/scalar.h"
-#include "test.h"
 
 using test::Guarded;
 
@@ -306,84 +306,119 @@ TEST(packs_every_source_type) {
   }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  const fth_linear_shape good{4, 8, FTH_F32, FTH_SILU, 1, FTH_RESIDUAL_GATED, 2, 3};
-  Guarded<float> x(8), y(16), r(16), g(2), bias(16), w(64), a(8), b(32), packed(512), lora(3 * (256 + 128));
-  Guarded<fth_row> rows(2);
-  rows[0] = rows[1] = test::row();
-  int64_t bytes = 0;
-  EXPECT_OK(ctx, fth_linear_bytes(ctx, &good, &bytes));
-  EXPECT(bytes == 2 * 4 * 64 * 4, "%lld", (long long)bytes);
-  EXPECT_OK(ctx, fth_lora_bytes(ctx, &good, &bytes));
-  EXPECT(bytes == 3 * (4 + 2) * 64 * 4, "%lld", (long long)bytes);
+static void refuses_shapes(test::Arguments& a, fth_linear_shape* s) {
+  a.range("shape.in_features", s->in_features, 1, 1 << 24);
+  a.range("shape.out_features", s->out_features, 1, 1 << 24);
+  a.range("shape.weight_type", s->weight_type, 0, 1);
+  a.range("shape.activation", s->activation, 0, 4);
+  a.range("shape.glu", s->glu, 0, 1);
+  a.range("shape.residual", s->residual, 0, 2);
+  a.range("shape.lora_rank", s->lora_rank, 0, 65536);
+  a.range("shape.lora_depths", s->lora_depths, 1, 65536);
+}
 
-  const auto refused_shape = [&](const char* word, auto change) {
-    fth_linear_shape shape = good;
-    change(shape);
-    EXPECT_REFUSED(ctx, word, fth_linear_bytes(ctx, &shape, &bytes));
-    EXPECT_REFUSED(ctx, word, fth_linear_pack(ctx, &shape, 0, 8, FTH_F32, w, packed));
-    EXPECT_REFUSED(ctx, word, fth_linear(ctx, &shape, 2, rows, x, packed, bias, lora, r, g, y));
-    EXPECT_REFUSED(ctx, word, fth_lora_bytes(ctx, &shape, &bytes));
-  };
-  refused_shape("shape.in_features must be in 1..16777216, got 0", [](auto& s) { s.in_features = 0; });
-  refused_shape("out_features", [](auto& s) { s.out_features = -1; });
-  refused_shape("out_features", [](auto& s) { s.out_features = INT32_MAX; });
-  refused_shape("weight_type", [](auto& s) { s.weight_type = FTH_F16; });
-  refused_shape("activation", [](auto& s) { s.activation = 5; });
-  refused_shape("glu", [](auto& s) { s.glu = 2; });
-  refused_shape("residual", [](auto& s) { s.residual = 3; });
-  refused_shape("lora_rank", [](auto& s) { s.lora_rank = -1; });
-  refused_shape("lora_depths", [](auto& s) { s.lora_depths = 0; });
-  EXPECT_REFUSED(ctx, "shape must not be null", fth_linear_bytes(ctx, nullptr, &bytes));
-  EXPECT_REFUSED(ctx, "bytes must not be null", fth_linear_bytes(ctx, &good, nullptr));
-  EXPECT_REFUSED(ctx, "bytes must not be null", fth_lora_bytes(ctx, &good, nullptr));
-  const fth_linear_shape plain{4, 8, FTH_F32, 0, 0, 0, 0, 0};
-  EXPECT_REFUSED(ctx, "shape.lora_rank must be at least 1", fth_lora_bytes(ctx, &plain, &bytes));
+TEST(sizes_keep_to_their_arguments) {
+  for (const auto ask : {fth_linear_bytes, fth_lora_bytes}) {
+    test::Arguments a;
+    const auto shape = a.shape<fth_linear_shape>({4, 8, FTH_F32, FTH_SILU, 1, FTH_RESIDUAL_GATED, 2, 3});
+    const auto bytes = a.output<int64_t>("bytes", 1);
+    a.call = [&](fth_context* ctx) { return ask(ctx, shape, bytes); };
+    a.guards();
+    a.refusals();
+    refuses_shapes(a, shape);
+    if (ask == fth_lora_bytes) a.refused("shape.lora_rank must be at least 1, got 0", shape->lora_rank, 0);
+    EXPECT_OK(a.ctx, a.call(a.ctx));
+    const int64_t want = ask == fth_linear_bytes ? 2 * 4 * 64 * 4 : 3 * (4 + 2) * 64 * 4;
+    EXPECT(bytes[0] == want, "%lld", (long long)bytes[0]);
+  }
+}
 
-  EXPECT_REFUSED(ctx, "first", fth_linear_pack(ctx, &good, -1, 1, FTH_F32, w, packed));
-  EXPECT_REFUSED(ctx, "first", fth_linear_pack(ctx, &good, 17, 0, FTH_F32, w, packed));
-  EXPECT_REFUSED(ctx, "count must be in 0..6, got 7", fth_linear_pack(ctx, &good, 10, 7, FTH_F32, w, packed));
-  EXPECT_REFUSED(ctx, "count", fth_linear_pack(ctx, &good, 0, -1, FTH_F32, w, packed));
-  EXPECT_REFUSED(ctx, "source_type", fth_linear_pack(ctx, &good, 0, 1, 3, w, packed));
-  EXPECT_REFUSED(ctx, "source must not be null", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, nullptr, packed));
-  EXPECT_REFUSED(ctx, "packed must not be null", fth_linear_pack(ctx, &good, 0, 1, FTH_F32, w, nullptr));
-  EXPECT_REFUSED(ctx, "source must be aligned",
-                 fth_linear_pack(ctx, &good, 0, 1, FTH_F32, reinterpret_cast<char*>(w.get()) + 1, packed));
-  EXPECT_REFUSED(ctx, "must not overlap", fth_linear_pack(ctx, &good, 0, 8, FTH_F32, packed + 4, packed));
+TEST(packing_keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t source_type : {FTH_F32, FTH_BF16, FTH_F16})
+      for (int32_t in : {1, 7, 33})
+        for (int32_t out : {1, 70}) {
+          const int32_t rank = 5, depths = 2, element = source_type == FTH_F32 ? 4 : 2, stored = type == FTH_F32 ? 4 : 2;
+          const fth_linear_shape s{in, out, type, FTH_IDENTITY, 1, FTH_RESIDUAL_NONE, rank, depths};
+          test::Arguments pack, pair;
+          int64_t bytes = 0, first = out, count = out;
+          EXPECT_OK(pack.ctx, fth_linear_bytes(pack.ctx, &s, &bytes));
+          const auto shape = pack.shape(s);
+          const auto source = pack.packed("source", count * in * element, element);
+          const auto packed = pack.packed_output("packed", bytes, stored);
+          int32_t kind = source_type;
+          pack.call = [&](fth_context* ctx) {
+            return fth_linear_pack(ctx, shape, first, count, kind, source, packed);
+          };
+          pack.guards();
 
-  EXPECT_REFUSED(ctx, "depth must be in 0..2, got 3", fth_lora_pack(ctx, &good, 3, 1.f, FTH_F32, a, b, lora));
-  EXPECT_REFUSED(ctx, "scale", fth_lora_pack(ctx, &good, 0, INFINITY, FTH_F32, a, b, lora));
-  EXPECT_REFUSED(ctx, "source_type", fth_lora_pack(ctx, &good, 0, 1.f, -1, a, b, lora));
-  EXPECT_REFUSED(ctx, "a must not be null", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, nullptr, b, lora));
-  EXPECT_REFUSED(ctx, "b must not be null", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, a, nullptr, lora));
-  EXPECT_REFUSED(ctx, "packed must not be null", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, a, b, nullptr));
-  EXPECT_REFUSED(ctx, "must not overlap", fth_lora_pack(ctx, &good, 0, 1.f, FTH_F32, a, lora, lora));
+          EXPECT_OK(pair.ctx, fth_lora_bytes(pair.ctx, &s, &bytes));
+          const auto pair_shape = pair.shape(s);
+          const auto a = pair.packed("a", rank * in * element, element);
+          const auto b = pair.packed("b", int64_t(2 * out) * rank * element, element);
+          const auto pairs = pair.packed_output("packed", bytes, stored);
+          int32_t depth = 1;
+          float scale = 0.5f;
+          pair.call = [&](fth_context* ctx) {
+            return fth_lora_pack(ctx, pair_shape, depth, scale, kind, a, b, pairs);
+          };
+          pair.guards();
 
-  EXPECT_OK(ctx, fth_linear_pack(ctx, &good, 0, 16, FTH_F32, w, packed));
-  for (int32_t d = 0; d < 3; d++) EXPECT_OK(ctx, fth_lora_pack(ctx, &good, d, 1.f, FTH_F32, a, b, lora));
-  const auto run = [&](int64_t count, const fth_row* at, const float* in, const void* weight, const void* pairs,
-                       const float* residual, const float* gate, float* out) {
-    return fth_linear(ctx, &good, count, at, in, weight, bias, pairs, residual, gate, out);
-  };
-  EXPECT_OK(ctx, run(2, rows, x, packed, lora, r, g, y));
-  EXPECT_OK(ctx, run(2, rows, x, packed, lora, y, g, y));
-  EXPECT_OK(ctx, run(2, nullptr, x, packed, nullptr, r, g, y));
-  EXPECT_OK(ctx, run(0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "count must be in", run(-1, rows, x, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "count must be in", run(INT64_MAX, rows, x, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "rows must not be null", run(2, nullptr, x, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "x must not be null", run(2, rows, nullptr, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "packed must not be null", run(2, rows, x, nullptr, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "residual must not be null", run(2, rows, x, packed, lora, nullptr, g, y));
-  EXPECT_REFUSED(ctx, "gate must not be null", run(2, rows, x, packed, lora, r, nullptr, y));
-  EXPECT_REFUSED(ctx, "y must not be null", run(2, rows, x, packed, lora, r, g, nullptr));
-  EXPECT_REFUSED(ctx, "x and y must not overlap", run(2, rows, y, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "residual and y must not overlap", run(2, rows, x, packed, lora, y - 1, g, y));
-  EXPECT_REFUSED(ctx, "gate and y must not overlap", run(2, rows, x, packed, lora, r, y, y));
-  EXPECT_REFUSED(ctx, "packed and y must not overlap", run(2, rows, x, y, lora, r, g, y));
-  rows[1].depth = 3;
-  EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..2, got 3", run(2, rows, x, packed, lora, r, g, y));
-  EXPECT_REFUSED(ctx, "lora must be null",
-                 fth_linear(ctx, &plain, 1, rows, x, packed, nullptr, lora, nullptr, nullptr, y));
+          if (in != 7 || out != 70) continue;
+          pack.refusals();
+          refuses_shapes(pack, shape);
+          pack.range("source_type", kind, 0, 2);
+          pack.range("first", first, 0, 2 * out);
+          pack.range("count", count, 0, out);
+          pack.nothing(count);
+          pair.refusals();
+          refuses_shapes(pair, pair_shape);
+          pair.refused("shape.lora_rank must be at least 1, got 0", pair_shape->lora_rank, 0);
+          pair.range("source_type", kind, 0, 2);
+          pair.range("depth", depth, 0, 1);
+          pair.finite("scale", scale);
+        }
+}
+
+TEST(keeps_to_its_arguments) {
+  for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t in : {1, 17, 70})
+      for (int32_t out : {1, 15, 65})
+        for (int32_t glu : {0, 1}) {
+          const int32_t rank = 3, depths = 2, stored = type == FTH_F32 ? 4 : 2, w_rows = out * (1 + glu);
+          test::Arguments a;
+          int64_t count = 7, bytes = 0, lora_bytes = 0;
+          const auto shape =
+              a.shape<fth_linear_shape>({in, out, type, FTH_SILU, glu, FTH_RESIDUAL_GATED, rank, depths});
+          EXPECT_OK(a.ctx, fth_linear_bytes(a.ctx, shape, &bytes));
+          EXPECT_OK(a.ctx, fth_lora_bytes(a.ctx, shape, &lora_bytes));
+          const auto rows = a.input<fth_row>("rows", count);
+          const auto x = a.input<float>("x", count * in);
+          const auto packed = a.packed("packed", bytes, stored);
+          const auto bias = a.optional<float>("bias", w_rows);
+          const auto lora = a.packed("lora", lora_bytes, stored, false);
+          const auto residual = a.input<float>("residual", count * out);
+          const auto gate = a.input<float>("gate", count);
+          const auto y = a.output<float>("y", count * out);
+          for (int32_t i = 0; i < count; i++) {
+            rows[i] = test::row();
+            rows[i].depth = i % depths;
+          }
+          for (const auto& v : {x, bias, residual, gate}) a.random.fill(v, v.size());
+          a.call = [&](fth_context* ctx) {
+            return fth_linear(ctx, shape, count, rows, x, packed, bias, lora, residual, gate, y);
+          };
+          a.guards();
+          if (in != 17 || out != 65) continue;
+          a.refusals();
+          refuses_shapes(a, shape);
+          a.in_place(residual, y);
+          a.nothing(count);
+          a.counts(count);
+          a.range("rows[1].depth", rows[1].depth, 0, 1);
+          a.refused("lora must be null when shape.lora_rank is 0", shape->lora_rank, 0);
+          // What the shape does not use may be anything.
+          shape->residual = FTH_RESIDUAL_NONE;
+          EXPECT_OK(a.ctx, fth_linear(a.ctx, shape, count, nullptr, x, packed, bias, nullptr, y, y, y));
+        }
 }

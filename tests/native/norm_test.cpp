@@ -1,10 +1,11 @@
-// Norms against a double-precision evaluation of the formula, on every instruction set, with buffers against guard pages.
-#include "test.h"
+// Norms against a double-precision evaluation of the formula, on every instruction set, with buffers against guard
+// pages.
+#include "arguments.h"
 
 using test::Guarded;
 
-static void compare(int32_t isa, int32_t kind, int32_t width, int64_t count, int32_t depths, bool with_gain, bool with_bias,
-                    bool in_place) {
+static void compare(int32_t isa, int32_t kind, int32_t width, int64_t count, int32_t depths, bool with_gain,
+                    bool with_bias, bool in_place) {
   test::Context ctx(isa, 2);
   test::Random random(uint64_t(width * 131 + count));
   Guarded<float> x(count * width), gain(depths * width), bias(depths * width), y(count * width);
@@ -18,7 +19,8 @@ static void compare(int32_t isa, int32_t kind, int32_t width, int64_t count, int
 
   const fth_norm_shape shape{kind, width, depths, 1e-5f};
   float* out = in_place ? x.get() : y.get();
-  EXPECT_OK(ctx, fth_norm(ctx, &shape, count, rows, x, with_gain ? gain.get() : nullptr, with_bias ? bias.get() : nullptr, out));
+  EXPECT_OK(ctx, fth_norm(ctx, &shape, count, rows, x, with_gain ? gain.get() : nullptr,
+                          with_bias ? bias.get() : nullptr, out));
   for (int64_t i = 0; i < count; i++) {
     const float* v = input + i * width;
     double mean = 0, squares = 0;
@@ -31,7 +33,8 @@ static void compare(int32_t isa, int32_t kind, int32_t width, int64_t count, int
       if (with_bias) want += bias[rows[i].depth * width + k];
       // Sums of `width` terms in fp32 err by at most width/2 ulp of the sum; |y| <= sqrt(width).
       const double bound = 6e-8 * (4 + width * 0.5) * (fabs(want) + 1);
-      EXPECT(fabs(out[i * width + k] - want) <= bound, "isa %d width %d: %g, want %g", isa, width, out[i * width + k], want);
+      EXPECT(fabs(out[i * width + k] - want) <= bound, "isa %d width %d: %g, want %g", isa, width, out[i * width + k],
+             want);
     }
   }
 }
@@ -62,23 +65,52 @@ TEST(bits_do_not_depend_on_workers_or_company) {
   }
 }
 
-TEST(refuses_bad_arguments) {
+TEST(keeps_to_its_arguments) {
+  for (int32_t kind : {FTH_RMS_NORM, FTH_LAYER_NORM})
+    for (int32_t width : {1, 7, 16, 35})
+      for (int32_t depths : {1, 3}) {
+        test::Arguments a;
+        int64_t count = 3;
+        const auto shape = a.shape<fth_norm_shape>({kind, width, depths, 1e-5f});
+        const auto rows = a.input<fth_row>("rows", depths == 1 ? 0 : count);
+        const auto x = a.input<float>("x", count * width);
+        const auto gain = a.optional<float>("gain", depths * width);
+        const auto bias = a.optional<float>("bias", depths * width);
+        const auto y = a.output<float>("y", count * width);
+        for (int64_t i = 0; i < rows.size(); i++) {
+          rows[i] = test::row();
+          rows[i].depth = int32_t(i);
+        }
+        for (const auto& v : {x, gain, bias}) a.random.fill(v, v.size());
+        a.call = [&](fth_context* ctx) {
+          return fth_norm(ctx, shape, count, depths == 1 ? nullptr : rows.now(), x, gain, bias, y);
+        };
+        a.guards();
+        if (depths == 1 || width != 7) continue;
+        a.call = [&](fth_context* ctx) { return fth_norm(ctx, shape, count, rows, x, gain, bias, y); };
+        a.refusals();
+        a.in_place(x, y);
+        a.nothing(count);
+        a.counts(count);
+        a.range("shape.kind", shape->kind, 0, 1);
+        a.range("shape.width", shape->width, 1, 1 << 24);
+        a.range("shape.depths", shape->depths, 1, 65536);
+        a.not_negative("shape.eps", shape->eps);
+        a.range("rows[1].depth", rows[1].depth, 0, 2);
+      }
+}
+
+// With one depth it selects nothing.
+TEST(rows_of_any_depth_share_one_gain) {
   test::Context ctx;
-  Guarded<float> x(8), y(8);
-  Guarded<fth_row> rows(2);
-  rows[0] = rows[1] = test::row();
-  rows[1].depth = 2;
-  fth_norm_shape shape{FTH_RMS_NORM, 4, 2, 1e-5f};
-  EXPECT_REFUSED(ctx, "rows[1].depth must be in 0..1, got 2", fth_norm(ctx, &shape, 2, rows, x, nullptr, nullptr, y));
-  EXPECT_REFUSED(ctx, "rows must not be null", fth_norm(ctx, &shape, 2, nullptr, x, nullptr, nullptr, y));
-  EXPECT_REFUSED(ctx, "x must not be null", fth_norm(ctx, &shape, 1, rows, nullptr, nullptr, nullptr, y));
-  EXPECT_REFUSED(ctx, "must not overlap", fth_norm(ctx, &shape, 1, rows, x, nullptr, nullptr, x + 2));
-  EXPECT_REFUSED(ctx, "count", fth_norm(ctx, &shape, -1, rows, x, nullptr, nullptr, y));
-  EXPECT_REFUSED(ctx, "shape must not be null", fth_norm(ctx, nullptr, 1, rows, x, nullptr, nullptr, y));
-  shape.eps = NAN;
-  EXPECT_REFUSED(ctx, "eps", fth_norm(ctx, &shape, 1, rows, x, nullptr, nullptr, y));
-  shape = {7, 4, 2, 1e-5f};
-  EXPECT_REFUSED(ctx, "kind", fth_norm(ctx, &shape, 1, rows, x, nullptr, nullptr, y));
-  shape = {FTH_RMS_NORM, 0, 2, 1e-5f};
-  EXPECT_REFUSED(ctx, "width", fth_norm(ctx, &shape, 1, rows, x, nullptr, nullptr, y));
+  Guarded<float> x(12), gain(4), want(12), y(12);
+  Guarded<fth_row> rows(3);
+  test::Random random(2);
+  random.fill(x, 12);
+  random.fill(gain, 4);
+  for (int32_t i = 0; i < 3; i++) rows[i].depth = 5 * i - 1;
+  const fth_norm_shape shape{FTH_RMS_NORM, 4, 1, 1e-5f};
+  EXPECT_OK(ctx, fth_norm(ctx, &shape, 3, nullptr, x, gain, nullptr, want));
+  EXPECT_OK(ctx, fth_norm(ctx, &shape, 3, rows, x, gain, nullptr, y));
+  EXPECT(memcmp(y, want, 12 * sizeof(float)) == 0);
 }

@@ -1,5 +1,5 @@
 // Rotary embedding against the formula in double, equality of all instruction sets, and the refusals.
-#include "test.h"
+#include "arguments.h"
 
 using test::Guarded;
 
@@ -82,33 +82,32 @@ TEST(bits_do_not_depend_on_workers_or_company) {
   }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  Guarded<float> x(16), frequency(4);
-  Guarded<fth_row> rows(2);
-  fth_rope_shape shape{FTH_ROPE_HALF, 1, 8, 8};
-  const auto call = [&](const fth_rope_shape* s, int64_t count, const fth_row* r, const float* f, float* v) {
-    return fth_rope(ctx, s, count, r, f, v);
-  };
-  EXPECT_REFUSED(ctx, "shape must not be null", call(nullptr, 2, rows, frequency, x));
-  EXPECT_REFUSED(ctx, "rows must not be null", call(&shape, 2, nullptr, frequency, x));
-  EXPECT_REFUSED(ctx, "frequency must not be null", call(&shape, 2, rows, nullptr, x));
-  EXPECT_REFUSED(ctx, "x must not be null", call(&shape, 2, rows, frequency, nullptr));
-  EXPECT_REFUSED(ctx, "count", call(&shape, -1, rows, frequency, x));
-  EXPECT_REFUSED(ctx, "count", call(&shape, INT64_MAX, rows, frequency, x));
-  EXPECT_REFUSED(ctx, "frequency and x must not overlap", call(&shape, 2, rows, x + 4, x));
-  EXPECT_REFUSED(ctx, "aligned",
-                 call(&shape, 1, rows, frequency, reinterpret_cast<float*>(reinterpret_cast<char*>(x.get()) + 2)));
-  shape = {FTH_ROPE_HALF, 1, 8, 7};
-  EXPECT_REFUSED(ctx, "shape.rotary_dim must be even, got 7", call(&shape, 1, rows, frequency, x));
-  shape = {FTH_ROPE_HALF, 1, 8, 10};
-  EXPECT_REFUSED(ctx, "shape.rotary_dim must be in 0..8, got 10", call(&shape, 1, rows, frequency, x));
-  shape = {3, 1, 8, 8};
-  EXPECT_REFUSED(ctx, "shape.style", call(&shape, 1, rows, frequency, x));
-  shape = {FTH_ROPE_HALF, 0, 8, 8};
-  EXPECT_REFUSED(ctx, "shape.heads", call(&shape, 1, rows, frequency, x));
-  shape = {FTH_ROPE_HALF, 1 << 24, 8, 8};
-  EXPECT_REFUSED(ctx, "shape.heads", call(&shape, 1, rows, frequency, x));
-  shape = {FTH_ROPE_HALF, 1, 0, 0};
-  EXPECT_REFUSED(ctx, "shape.head_dim", call(&shape, 1, rows, frequency, x));
+TEST(keeps_to_its_arguments) {
+  for (int32_t style : {FTH_ROPE_HALF, FTH_ROPE_INTERLEAVED})
+    for (int32_t rotary : {2, 8, 14, 32, 40}) {
+      test::Arguments a;
+      int64_t count = 3;
+      const int32_t heads = 3, head_dim = rotary + 1;
+      const auto shape = a.shape<fth_rope_shape>({style, heads, head_dim, rotary});
+      const auto rows = a.input<fth_row>("rows", count);
+      const auto frequency = a.input<float>("frequency", rotary / 2);
+      const auto x = a.output<float>("x", count * heads * head_dim);
+      for (int32_t i = 0; i < count; i++) {
+        rows[i] = test::row();
+        rows[i].position = 100 * i + 7;
+      }
+      a.random.fill(frequency, frequency.size());
+      a.random.fill(x, x.size());
+      a.call = [&](fth_context* ctx) { return fth_rope(ctx, shape, count, rows, frequency, x); };
+      a.guards();
+      if (rotary != 8) continue;
+      a.refusals();
+      a.nothing(count);
+      a.counts(count);
+      a.range("shape.style", shape->style, 0, 2);
+      a.range("shape.head_dim", shape->head_dim, 1, 1 << 24);
+      a.range("shape.heads", shape->heads, 1, (1 << 24) / 9);
+      a.range("shape.rotary_dim", shape->rotary_dim, 0, 9);
+      a.refused("shape.rotary_dim must be even, got 7", shape->rotary_dim, 7);
+    }
 }

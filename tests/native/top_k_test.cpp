@@ -1,5 +1,5 @@
 // Top k against a full sort, on values that try every way through the search, and the refusals.
-#include "test.h"
+#include "arguments.h"
 
 #include <algorithm>
 #include <numeric>
@@ -131,34 +131,33 @@ TEST(kernels_stay_inside_their_scratch) {
       }
 }
 
-TEST(refuses_bad_arguments) {
-  test::Context ctx;
-  Guarded<float> values(8);
-  Guarded<int32_t> begin(3), k(2), index(8);
-  const auto call = [&](int32_t b0, int32_t b1, int32_t b2, int32_t k0, int32_t k1) {
-    begin[0] = b0; begin[1] = b1; begin[2] = b2; k[0] = k0; k[1] = k1;
-    return fth_top_k(ctx, 8, values, 2, begin, k, index);
-  };
-  EXPECT_OK(ctx, call(0, 5, 8, 5, 0));
-  EXPECT_OK(ctx, call(2, 2, 2, 0, 0));
-  EXPECT_OK(ctx, fth_top_k(ctx, 0, nullptr, 0, nullptr, nullptr, nullptr));
-  EXPECT_REFUSED(ctx, "begin[0] must be in 0..8, got -1", call(-1, 5, 8, 1, 1));
-  EXPECT_REFUSED(ctx, "begin[1] must be in 2..8, got 1", call(2, 1, 8, 1, 1));
-  EXPECT_REFUSED(ctx, "begin[2] must be in 5..8, got 9", call(0, 5, 9, 1, 1));
-  EXPECT_REFUSED(ctx, "k[0] must be in 0..5, got 6", call(0, 5, 8, 6, 1));
-  EXPECT_REFUSED(ctx, "k[1] must be in 0..3, got -1", call(0, 5, 8, 5, -1));
-  const auto with = [&](int64_t count, const float* v, int64_t segments, const int32_t* b, const int32_t* ks,
-                        int32_t* out) { return fth_top_k(ctx, count, v, segments, b, ks, out); };
-  EXPECT_OK(ctx, call(0, 5, 8, 1, 1));
-  EXPECT_REFUSED(ctx, "count", with(-1, values, 2, begin, k, index));
-  EXPECT_REFUSED(ctx, "count", with(int64_t(1) << 31, values, 2, begin, k, index));
-  EXPECT_REFUSED(ctx, "segments", with(8, values, -2, begin, k, index));
-  EXPECT_REFUSED(ctx, "values must not be null", with(8, nullptr, 2, begin, k, index));
-  EXPECT_REFUSED(ctx, "begin must not be null", with(8, values, 2, nullptr, k, index));
-  EXPECT_REFUSED(ctx, "k must not be null", with(8, values, 2, begin, nullptr, index));
-  EXPECT_REFUSED(ctx, "index must not be null", with(8, values, 2, begin, k, nullptr));
-  auto* const on_values = reinterpret_cast<int32_t*>(values.get());
-  EXPECT_REFUSED(ctx, "values and index must not overlap", with(8, values, 2, begin, k, on_values));
-  EXPECT_REFUSED(ctx, "begin and index must not overlap", with(3, values, 2, begin, k, begin));
-  EXPECT_REFUSED(ctx, "k and index must not overlap", with(2, values, 2, begin, k, k));
+TEST(keeps_to_its_arguments) {
+  for (int32_t size : {1, 15, 40, 300}) {
+    test::Arguments a;
+    int64_t count = size + 9, segments = 3;
+    const auto values = a.input<float>("values", count);
+    const auto begin = a.input<int32_t>("begin", segments + 1);
+    const auto k = a.input<int32_t>("k", segments);
+    const auto index = a.output<int32_t>("index", count);
+    fill(kFew, values, count, uint64_t(size));
+    const int32_t begins[] = {2, 2 + size, 2 + size, 8 + size}, ks[] = {(size + 1) / 2, 0, 5};
+    memcpy(begin.get(), begins, sizeof begins);
+    memcpy(k.get(), ks, sizeof ks);
+    a.call = [&](fth_context* ctx) { return fth_top_k(ctx, count, values, segments, begin, k, index); };
+    a.guards();
+    if (size != 15) continue;
+    a.refusals();
+    a.counts(count);
+    a.range("segments", segments, 0, 1 << 30);
+    a.range("begin[0]", begin[0], 0, count);
+    a.range("begin[1]", begin[1], 2, count);
+    a.range("begin[3]", begin[3], 17, count);
+    a.range("k[0]", k[0], 0, 15);
+    a.range("k[1]", k[1], 0, 0);
+    EXPECT_OK(a.ctx, fth_top_k(a.ctx, count, values, 0, nullptr, nullptr, index));
+    EXPECT_OK(a.ctx, fth_top_k(a.ctx, 0, nullptr, 0, nullptr, nullptr, nullptr));
+    for (int32_t i = 0; i < 4; i++) begin[i] = 0;
+    for (int32_t i = 0; i < 3; i++) k[i] = 0;
+    EXPECT_OK(a.ctx, fth_top_k(a.ctx, 0, nullptr, segments, begin, k, nullptr));
+  }
 }
