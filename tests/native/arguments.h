@@ -1,6 +1,7 @@
-// What every function owes its arguments, from one description of a call: buffers of exactly the stated size are enough,
-// whichever side an inaccessible page is on, and inputs are never written; whatever is null, misaligned, overlapping or
-// out of range is refused with a sentence that begins with the argument's name, and then nothing has changed.
+// What every function owes its arguments, from one description of a call: buffers of exactly the stated size are
+// enough, whichever side an inaccessible page is on, and inputs are never written; whatever is null, misaligned,
+// overlapping or out of range is refused with a sentence that begins with the argument's name, and then nothing has
+// changed.
 #pragma once
 #include <functional>
 #include <memory>

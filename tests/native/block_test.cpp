@@ -1,6 +1,7 @@
 // The block against a double-precision evaluation of a transformer layer, row by row, on every instruction set: mixed
 // depths, several sequences, every norm placement, LoRA per depth, rows without entry, cross-attention, relative bias,
 // and the promises about bits.
+#include <algorithm>
 #include <initializer_list>
 
 #include "arguments.h"
@@ -15,8 +16,7 @@ constexpr int kParts = FTH_RELATIVE_BIAS + 1;
 struct Block {
   fth_block_shape shape;
   double* tensor[4][8][kParts][4] = {};  // [layer][depth][part][kind]; depth 0 holds what all depths share
-  void* weights = nullptr;
-  int64_t bytes = 0;
+  Guarded<char> weights;
 
   static int64_t size(const fth_block_shape& s, int part, int kind) {
     const int64_t q = int64_t(s.heads) * s.head_dim, kv = int64_t(s.kv_heads) * s.head_dim, d = s.hidden_size,
@@ -30,10 +30,14 @@ struct Block {
            : kind == FTH_LORA_A ? s.lora_rank[part] * in[part] : out[part] * s.lora_rank[part];
   }
 
-  Block(fth_context* ctx, const fth_block_shape& s, uint64_t seed) : shape(s) {
+  static int64_t bytes(fth_context* ctx, const fth_block_shape& s) {
+    int64_t n = 0;
+    EXPECT(fth_block_bytes(ctx, &s, &n) == FTH_OK, "%s", fth_context_message(ctx));
+    return n;
+  }
+
+  Block(fth_context* ctx, const fth_block_shape& s, uint64_t seed) : shape(s), weights(bytes(ctx, s)) {
     test::Random random(seed);
-    EXPECT(fth_block_bytes(ctx, &s, &bytes) == FTH_OK, "%s", fth_context_message(ctx));
-    EXPECT(fth_memory_map(bytes, &weights) == FTH_OK);
     for (int layer = 0; layer < s.layers; layer++) {
       for (int part = 0; part <= FTH_MLP_POST_NORM; part++) {
         const bool norm = part >= FTH_ATTENTION_PRE_NORM;
@@ -83,7 +87,6 @@ struct Block {
 
   ~Block() {
     for (auto& layer : tensor) for (auto& depth : layer) for (auto& part : depth) for (double* kind : part) free(kind);
-    fth_memory_unmap(weights, bytes);
   }
 
   const double* at(int layer, int depth, int part, int kind) const {
@@ -124,7 +127,8 @@ struct Block {
     for (int i = 0; i < half; i++) {
       const bool split = shape.rope_style == FTH_ROPE_HALF;
       double &a = head[split ? i : 2 * i], &b = head[split ? i + half : 2 * i + 1];
-      const double angle = position * tensor[0][0][FTH_ROPE_FREQUENCY][0][i], c = cos(angle), s = sin(angle), x = a, y = b;
+      const double angle = position * tensor[0][0][FTH_ROPE_FREQUENCY][0][i];
+      const double c = cos(angle), s = sin(angle), x = a, y = b;
       a = x * c - y * s;
       b = y * c + x * s;
     }
@@ -177,7 +181,8 @@ struct Block {
   void run(int64_t count, const fth_row* rows, const fth_row* cross_rows, const int32_t* entries,
            const int32_t* entry_position, double* keys, double* values, int64_t pool, double* hidden) const {
     const fth_block_shape& s = shape;
-    const int d = s.hidden_size, q_size = s.heads * s.head_dim, kv_size = s.kv_heads * s.head_dim, f = s.intermediate_size;
+    const int d = s.hidden_size, q_size = s.heads * s.head_dim, kv_size = s.kv_heads * s.head_dim;
+    const int f = s.intermediate_size;
     double *q = static_cast<double*>(malloc(sizeof(double) * count * q_size)), x[512], y[512], a[512], g[512], u[512];
     for (int layer = 0; layer < s.layers; layer++) {
       for (int64_t i = 0; i < count; i++) {
@@ -225,15 +230,22 @@ struct Block {
 
   void finish(int layer, int depth, int pre_norm, double* y, double* h) const {
     double t[512];
-    if (shape.norm_placement & FTH_NORM_BRANCH) { norm(layer, depth, pre_norm + 1, y, t); memcpy(y, t, sizeof(double) * shape.hidden_size); }
+    if (shape.norm_placement & FTH_NORM_BRANCH) {
+      norm(layer, depth, pre_norm + 1, y, t);
+      memcpy(y, t, sizeof(double) * shape.hidden_size);
+    }
     for (int k = 0; k < shape.hidden_size; k++) h[k] += y[k];
-    if (shape.norm_placement & FTH_NORM_POST) { norm(layer, depth, pre_norm + 2, h, t); memcpy(h, t, sizeof(double) * shape.hidden_size); }
+    if (shape.norm_placement & FTH_NORM_POST) {
+      norm(layer, depth, pre_norm + 2, h, t);
+      memcpy(h, t, sizeof(double) * shape.hidden_size);
+    }
   }
 };
 
 fth_block_shape small() {
   fth_block_shape s{};
-  s.layers = 2; s.depths = 3; s.hidden_size = 48; s.intermediate_size = 72; s.heads = 6; s.kv_heads = 2; s.head_dim = 16;
+  s.layers = 2; s.depths = 3; s.hidden_size = 48; s.intermediate_size = 72;
+  s.heads = 6; s.kv_heads = 2; s.head_dim = 16;
   s.weight_type = FTH_F32; s.kv_type = FTH_F32; s.norm = FTH_RMS_NORM; s.norm_placement = FTH_NORM_PRE;
   s.activation = FTH_SILU; s.glu = 1; s.rope_style = FTH_ROPE_HALF; s.rotary_dim = 16; s.norm_eps = 1e-5f;
   s.attention_scale = 0.25f;
@@ -245,6 +257,22 @@ fth_block_shape t5() {
   fth_block_shape s = small();
   s.cross = 1; s.relative_width = 33; s.relative_center = 20; s.rope_style = FTH_ROPE_NONE; s.rotary_dim = 0;
   s.kv_heads = s.heads; s.activation = FTH_GELU_TANH; s.norm_eps = 1e-6f; s.attention_scale = 1;
+  return s;
+}
+
+// Everything at once: cross-attention, relative bias, rotation, LoRA of odd ranks, all norms with biases, per depth.
+fth_block_shape everything(int32_t type, int32_t hidden, int32_t glu) {
+  fth_block_shape s = small();
+  s.hidden_size = hidden;
+  s.intermediate_size = hidden + 2;
+  s.weight_type = s.kv_type = type;
+  s.norm = FTH_LAYER_NORM;
+  s.norm_placement = FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST;
+  s.norm_per_depth = s.bias = s.cross = 1;
+  s.glu = glu;
+  s.relative_width = 21;
+  s.relative_center = 15;
+  for (int part = FTH_Q; part <= FTH_DOWN; part++) s.lora_rank[part] = part == FTH_GATE && !glu ? 0 : 1 + part % 3;
   return s;
 }
 
@@ -260,7 +288,8 @@ struct Scene {
   Scene() {
     // List l owns pages 2l and 2l + 1, in reverse order for odd l.
     for (int l = 0; l < kLists; l++)
-      for (int i = 0; i < kCapacity; i++) entries[l * kCapacity + i] = (2 * l + (l % 2 ? 1 - i / 64 : i / 64)) * 64 + i % 64;
+      for (int i = 0; i < kCapacity; i++)
+        entries[l * kCapacity + i] = (2 * l + (l % 2 ? 1 - i / 64 : i / 64)) * 64 + i % 64;
     for (int i = 0, last = kLists - 1; i < kCapacity; i++)
       entries[last * kCapacity + i] = 2 * last * 64 + i * 37 % kCapacity;
     for (int e = 0; e < kPool; e++) position[e] = INT32_MAX;  // read of no row
@@ -287,22 +316,23 @@ struct Scene {
     const int64_t row = int64_t(kv.kv_heads) * kv.head_dim;
     test::Random random(8);
     for (int32_t layer = 0; layer < kv.layers; layer++)
-      for (int l = 0; l < 2; l++)
-        for (int i = 0; i < kEncoderLengths[l]; i++) {
-          Guarded<float> k(row), v(row);
-          for (int64_t j = 0; j < row; j++) {
+      for (int l = 0; l < 2; l++) {
+        const int count = kEncoderLengths[l];
+        Guarded<float> k(count * row), v(count * row);
+        Guarded<fth_row> to(count);
+        for (int i = 0; i < count; i++) {
+          to[i] = test::row();
+          to[i].entry = entries[(kDecoder + l) * kCapacity + i];
+          for (int64_t j = i * row; j < (i + 1) * row; j++) {
             k[j] = roundf(random.uniform() * 64) / 64;
             v[j] = roundf(random.uniform() * 64) / 64;
-          }
-          Guarded<fth_row> to(1);
-          to[0] = test::row();
-          to[0].entry = entries[(kDecoder + l) * kCapacity + i];
-          EXPECT(fth_kv_write(ctx, &kv, layer, 1, to, k, v, pool) == FTH_OK, "%s", fth_context_message(ctx));
-          for (int64_t j = 0; j < row && keys != nullptr; j++) {
-            keys[(layer * kPool + to[0].entry) * row + j] = k[j];
-            values[(layer * kPool + to[0].entry) * row + j] = v[j];
+            if (keys == nullptr) continue;
+            keys[(layer * kPool + to[i].entry) * row + j % row] = k[j];
+            values[(layer * kPool + to[i].entry) * row + j % row] = v[j];
           }
         }
+        EXPECT(fth_kv_write(ctx, &kv, layer, count, to, k, v, pool) == FTH_OK, "%s", fth_context_message(ctx));
+      }
   }
 };
 constexpr int Scene::kEncoderLengths[2];
@@ -315,7 +345,20 @@ fth_status run(fth_context* ctx, const Block& block, const Scene& scene, int64_t
                    hidden);
 }
 
-void compare(int32_t isa, const fth_block_shape& shape, double bound, bool positions = false) {
+// What rounding does to values of order 1, as one standard deviation. The roundings of a sum of n products wander: each
+// is uniform in +- 2^-24 of a partial sum that grows as a root does, so together they are about 2^-24 sqrt(n / 6) of
+// the result. A product that rounds its inputs (weights or K,V in bf16) gets each with an error of +- 2^-9 where its
+// mantissa is 1 and half of that where it is 2, so its own is about 2^-9 / sqrt(6) of the result, whatever its length.
+// A sub-layer chains three products, and errors that know nothing of one another add as squares do, over products and
+// sub-layers; norms, residuals and activations carry them on at their size.
+double standard_error(const fth_block_shape& s) {
+  const int longest = std::max({s.hidden_size, s.intermediate_size, s.heads * s.head_dim});
+  const bool bf16 = s.weight_type == FTH_BF16 || s.kv_type == FTH_BF16;
+  const double product = bf16 ? 0x1p-9 / sqrt(6) : 0x1p-24 * sqrt(longest / 6.);
+  return product * sqrt(3. * (s.cross ? 3 : 2) * s.layers);
+}
+
+void compare(int32_t isa, const fth_block_shape& shape, bool positions = false) {
   test::Context ctx(isa, 2);
   Block block(ctx, shape, 17);
   Scene scene;
@@ -362,16 +405,21 @@ void compare(int32_t isa, const fth_block_shape& shape, double bound, bool posit
     block.run(count, rows, cross, scene.entries, positions ? scene.position.get() : nullptr, keys, values,
               Scene::kPool, want);
     EXPECT_OK(ctx, run(ctx, block, scene, count, rows, cross, positions, pool, hidden));
-    double worst = 0;
-    for (int64_t i = 0; i < count * d; i++) worst = fmax(worst, fabs(hidden[i] - want[i]) / (1 + fabs(want[i])));
-    EXPECT(worst <= bound, "isa %d step %d: worst relative error %g, bound %g", isa, step, worst, bound);
+    // All together stay below one standard error, and of the thousands none is beyond six.
+    double worst = 0, squares = 0;
+    for (int64_t i = 0; i < count * d; i++) {
+      const double error = fabs(hidden[i] - want[i]) / (1 + fabs(want[i]));
+      worst = fmax(worst, error);
+      squares += error * error;
+    }
+    const double usual = sqrt(squares / double(count * d)), bound = standard_error(shape);
+    EXPECT(usual <= bound && worst <= 6 * bound, "isa %d step %d: errors of %g and at most %g, standard error %g", isa,
+           step, usual, worst, bound);
   }
 }
 
 }  // namespace
 
-// fp32: every product errs by about sqrt(width) * 2^-24 relative to its terms; two layers of seven products and norms on
-// values of order one stay below 2e-5. bf16 weights round x to 2^-9 relative in each product, bf16 K,V likewise: 3e-2.
 TEST(matches_the_layer_formula) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
     for (int placement = 0; placement < 8; placement++) {
@@ -379,7 +427,7 @@ TEST(matches_the_layer_formula) {
       s.norm_placement = placement;
       s.norm = placement & 1 ? FTH_RMS_NORM : FTH_LAYER_NORM;
       s.norm_per_depth = placement & 2 ? 1 : 0;
-      compare(isa, s, 2e-5);
+      compare(isa, s);
     }
     for (int32_t activation : {FTH_IDENTITY, FTH_RELU, FTH_GELU, FTH_GELU_TANH, FTH_SILU}) {
       fth_block_shape s = small();
@@ -388,41 +436,40 @@ TEST(matches_the_layer_formula) {
       s.bias = 1;
       s.rope_style = activation % 3;
       s.rotary_dim = activation == FTH_RELU ? 8 : s.rope_style == FTH_ROPE_NONE ? 0 : 16;
-      compare(isa, s, 2e-5);
+      compare(isa, s);
     }
     for (int32_t rank : {1, 5, 16}) {
       fth_block_shape s = small();
       for (int part = FTH_Q; part <= FTH_DOWN; part++)
         if (part != FTH_CROSS_Q && part != FTH_CROSS_O) s.lora_rank[part] = part % 2 ? rank : rank / 2;
-      compare(isa, s, 2e-5);
+      compare(isa, s);
     }
     fth_block_shape s = small();
     s.weight_type = FTH_BF16;
     s.kv_type = FTH_BF16;
     s.lora_rank[FTH_Q] = s.lora_rank[FTH_V] = 4;
-    compare(isa, s, 3e-2);
+    compare(isa, s);
     s.layers = 1;
     s.depths = 1;
     s.kv_heads = 6;
     s.hidden_size = 50;
-    compare(isa, s, 3e-2);
+    compare(isa, s);
   }
 }
 
-// Three sub-layers where the test above has two.
 TEST(cross_attention_and_relative_bias_match_the_formula) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
-    for (bool positions : {false, true}) compare(isa, t5(), 3e-5, positions);
+    for (bool positions : {false, true}) compare(isa, t5(), positions);
     for (int placement = 0; placement < 8; placement++) {
       fth_block_shape s = t5();
       s.norm_placement = placement;
       s.norm = placement & 1 ? FTH_RMS_NORM : FTH_LAYER_NORM;
       s.norm_per_depth = placement & 2 ? 1 : 0;
-      compare(isa, s, 3e-5, true);
+      compare(isa, s, true);
     }
     fth_block_shape s = t5();  // the encoder
     s.cross = 0;
-    compare(isa, s, 3e-5, true);
+    compare(isa, s, true);
     s = t5();  // T5 1.0; a table that all differences fall out of, cross-attention beside rotation
     s.glu = 0;
     s.activation = FTH_RELU;
@@ -431,18 +478,18 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
     s.relative_center = -5;
     s.rope_style = FTH_ROPE_HALF;
     s.rotary_dim = 16;
-    compare(isa, s, 3e-5, true);
+    compare(isa, s, true);
     s = t5();
     s.relative_width = 0;
     s.bias = 1;
     for (int part = FTH_Q; part <= FTH_DOWN; part++) s.lora_rank[part] = 1 + part;
-    compare(isa, s, 3e-5);
+    compare(isa, s);
     s = t5();
     s.hidden_size = 50;
     s.weight_type = s.kv_type = FTH_BF16;
     s.attention_scale = 0.25f;
     s.lora_rank[FTH_CROSS_Q] = s.lora_rank[FTH_CROSS_O] = 4;
-    compare(isa, s, 4.5e-2, true);
+    compare(isa, s, true);
   }
 }
 
@@ -480,7 +527,8 @@ TEST(bits_do_not_depend_on_company_or_workers) {
         EXPECT_OK(one, run(one, block, scene, 1, rows + t, cross + t, true, pool_c, c + t * d));
       EXPECT(memcmp(a, b, sizeof(float) * kTokens * d) == 0, "isa %d type %d", isa, type);
       EXPECT(memcmp(a, c, sizeof(float) * kTokens * d) == 0, "isa %d type %d", isa, type);
-      EXPECT(memcmp(pool_a, pool_b, pool_bytes) == 0 && memcmp(pool_a, pool_c, pool_bytes) == 0, "isa %d type %d", isa, type);
+      EXPECT(memcmp(pool_a, pool_b, pool_bytes) == 0 && memcmp(pool_a, pool_c, pool_bytes) == 0, "isa %d type %d", isa,
+             type);
     }
 }
 
@@ -518,12 +566,29 @@ TEST(encoders_do_not_depend_on_company_or_workers) {
 }
 
 TEST(scratch_is_stated) {
-  test::Context ctx;
-  const fth_block_shape s = small();
-  int64_t one, many;
-  EXPECT_OK(ctx, fth_block_scratch_bytes(ctx, &s, 1, &one));
-  EXPECT_OK(ctx, fth_block_scratch_bytes(ctx, &s, 1000, &many));
-  EXPECT(one > 0 && many > one);
+  for (int32_t workers : {1, 3})
+    for (int64_t count : {1, 40, 3000})
+      for (const fth_block_shape& s : {small(), t5(), everything(FTH_BF16, 36, 1)}) {
+        test::Context packing, ctx(FTH_ISA_AUTO, workers);
+        Block block(packing, s, 1);
+        const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, s.kv_type, Scene::kPool};
+        int64_t stated, pool_bytes;
+        EXPECT_OK(ctx, fth_kv_bytes(ctx, &kv, &pool_bytes));
+        Scene scene;
+        Guarded<char> pool(pool_bytes);
+        Guarded<float> hidden(count * s.hidden_size);
+        Guarded<fth_row> rows(count);
+        for (int64_t i = 0; i < count; i++) {
+          rows[i] = test::row();
+          rows[i].visible = 1;
+        }
+        EXPECT_OK(ctx, fth_block_scratch_bytes(ctx, &s, count, &stated));
+        EXPECT_OK(ctx, run(ctx, block, scene, count, rows, rows, false, pool, hidden));
+        const fth_context* inner = ctx;
+        EXPECT(inner->scratch_bytes == size_t(stated), "%zu, stated %lld", inner->scratch_bytes, (long long)stated);
+        EXPECT_OK(ctx, run(ctx, block, scene, 1, rows, rows, false, pool, hidden));
+        EXPECT(inner->scratch_bytes == size_t(stated), "a smaller step changed it");
+      }
 }
 
 namespace {
@@ -558,28 +623,6 @@ void refuses_shapes(test::Arguments& a, fth_block_shape* s) {
   a.finite("shape.attention_scale", s->attention_scale);
 }
 
-// Everything at once: cross-attention, relative bias, rotation, LoRA of odd ranks, all norms with biases, per depth.
-fth_block_shape everything(int32_t type, int32_t hidden, int32_t glu) {
-  fth_block_shape s = small();
-  s.hidden_size = hidden;
-  s.intermediate_size = hidden + 2;
-  s.weight_type = s.kv_type = type;
-  s.norm = FTH_LAYER_NORM;
-  s.norm_placement = FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST;
-  s.norm_per_depth = s.bias = s.cross = 1;
-  s.glu = glu;
-  s.relative_width = 21;
-  s.relative_center = 15;
-  for (int part = FTH_Q; part <= FTH_DOWN; part++) s.lora_rank[part] = part == FTH_GATE && !glu ? 0 : 1 + part % 3;
-  return s;
-}
-
-int64_t bytes_of(fth_context* ctx, const fth_block_shape& s) {
-  int64_t bytes = 0;
-  EXPECT(fth_block_bytes(ctx, &s, &bytes) == FTH_OK, "%s", fth_context_message(ctx));
-  return bytes;
-}
-
 }  // namespace
 
 TEST(keeps_to_its_arguments) {
@@ -593,7 +636,7 @@ TEST(keeps_to_its_arguments) {
       const auto shape = a.shape(s);
       const auto rows = a.input<fth_row>("rows", count);
       const auto cross = a.input<fth_row>("cross_rows", count);
-      const auto weights = a.packed("weights", bytes_of(a.ctx, s), 4);
+      const auto weights = a.packed("weights", Block::bytes(a.ctx, s), 4);
       const auto entries = a.input<int32_t>("entries", entry_count);
       const auto position = a.optional<int32_t>("entry_position", pool_entries);
       const auto pool = a.packed_output("pool", bytes, 4);
@@ -666,7 +709,7 @@ TEST(packing_keeps_to_its_arguments) {
       const fth_block_shape s = everything(type, 5, glu);
       for (int32_t part = FTH_Q; part <= FTH_RELATIVE_BIAS; part++)
         for (int32_t kind = FTH_WEIGHT; kind <= FTH_LORA_B; kind++) {
-          const bool norm = part >= FTH_ATTENTION_PRE_NORM && part <= FTH_MLP_POST_NORM, one = part > FTH_MLP_POST_NORM;
+          const bool one = part > FTH_MLP_POST_NORM, norm = part >= FTH_ATTENTION_PRE_NORM && !one;
           if ((part == FTH_GATE && !glu) || (norm && kind > FTH_BIAS) || (one && kind > FTH_WEIGHT)) continue;
           const bool lora = kind >= FTH_LORA_A;
           test::Arguments a;
@@ -674,7 +717,7 @@ TEST(packing_keeps_to_its_arguments) {
           float scale = 0.5f;
           const auto shape = a.shape(s);
           const auto source = a.packed("source", Block::size(s, part, kind) * 2, 2);
-          const auto weights = a.packed_output("weights", bytes_of(a.ctx, s), 4);
+          const auto weights = a.packed_output("weights", Block::bytes(a.ctx, s), 4);
           a.call = [&](fth_context* ctx) {
             return fth_block_pack(ctx, shape, layer, depth, at, what, scale, source_type, source, weights);
           };

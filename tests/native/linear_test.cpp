@@ -338,7 +338,8 @@ TEST(packing_keeps_to_its_arguments) {
     for (int32_t source_type : {FTH_F32, FTH_BF16, FTH_F16})
       for (int32_t in : {1, 7, 33})
         for (int32_t out : {1, 70}) {
-          const int32_t rank = 5, depths = 2, element = source_type == FTH_F32 ? 4 : 2, stored = type == FTH_F32 ? 4 : 2;
+          const int32_t rank = 5, depths = 2;
+          const int32_t element = source_type == FTH_F32 ? 4 : 2, stored = type == FTH_F32 ? 4 : 2;
           const fth_linear_shape s{in, out, type, FTH_IDENTITY, 1, FTH_RESIDUAL_NONE, rank, depths};
           test::Arguments pack, pair;
           int64_t bytes = 0, first = out, count = out;
