@@ -5,7 +5,6 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -88,7 +87,7 @@ class ConversionGoldenTest {
     }
 
     private static void compareTensors(String name, Map<String, Tensor> converted) throws IOException {
-        MemorySegment file = MemorySegment.ofArray(Files.readAllBytes(GOLDEN.resolve("expected.safetensors")));
+        Contents file = Contents.of(Files.readAllBytes(GOLDEN.resolve("expected.safetensors")));
         Safetensors.read("expected", file).forEach((key, expected) -> {
             if (!key.startsWith(name + ".")) return;
             String tensor = key.substring(name.length() + 1);

@@ -6,7 +6,6 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
@@ -168,7 +167,7 @@ class ConversionTest {
         Map<String, Tensor> model = TestModel.tensors(to);
         Path folder = to.resolve("adapter");
         byte[] file = Files.readAllBytes(folder.resolve("adapter_model.safetensors"));
-        Map<String, Tensor> adapter = Safetensors.read("adapter", MemorySegment.ofArray(file));
+        Map<String, Tensor> adapter = Safetensors.read("adapter", Contents.of(file));
         Set<String> expected = new TreeSet<>();
         for (int layer = 1; layer < 7; layer++) {
             for (String linear : List.of("self_attn.q_proj", "mlp.down_proj")) {

@@ -6,7 +6,6 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -35,7 +34,7 @@ class SafetensorsWriterTest {
     }
 
     private Map<String, Tensor> read() throws IOException {
-        return Safetensors.read("file", MemorySegment.ofArray(Files.readAllBytes(file)));
+        return Safetensors.read("file", Contents.of(Files.readAllBytes(file)));
     }
 
     @Test
@@ -80,8 +79,8 @@ class SafetensorsWriterTest {
         assertEquals(0, (8 + header) % 64);
         assertTrue(new String(bytes, 8, (int) header, StandardCharsets.UTF_8)
                 .startsWith("{\"__metadata__\":{\"format\":\"pt\"},"));
-        for (Tensor tensor : Safetensors.read("file", MemorySegment.ofArray(bytes)).values()) {
-            assertEquals(0, tensor.data().address() % tensor.type().bytes(), tensor.name());
+        for (Tensor tensor : Safetensors.read("file", Contents.of(bytes)).values()) {
+            assertEquals(0, tensor.offset() % tensor.type().bytes(), tensor.name());
         }
     }
 

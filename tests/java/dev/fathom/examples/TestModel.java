@@ -3,7 +3,6 @@ package dev.fathom.examples;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -59,14 +58,20 @@ final class TestModel {
     static TestModel read(Path directory) throws IOException {
         TestModel model = new TestModel((ObjectNode) json(directory.resolve("config.json")));
         tensors(directory).forEach((name, tensor) -> model.weights.put(name,
-                new Weight(tensor.dtype(), tensor.shape(), tensor.data().toArray(ValueLayout.JAVA_BYTE))));
+                new Weight(tensor.dtype(), tensor.shape(), bytes(tensor))));
         return model;
     }
 
     /** Those of the only file of weights. */
     static Map<String, Tensor> tensors(Path directory) throws IOException {
         byte[] file = Files.readAllBytes(directory.resolve("model.safetensors"));
-        return Safetensors.read(directory.toString(), MemorySegment.ofArray(file));
+        return Safetensors.read(directory.toString(), Contents.of(file));
+    }
+
+    static byte[] bytes(Tensor tensor) {
+        byte[] bytes = new byte[Math.toIntExact(tensor.bytes())];
+        tensor.copy(0, MemorySegment.ofArray(bytes));
+        return bytes;
     }
 
     /** Adds a copy of a tensor, with its last element changed. */

@@ -5,7 +5,6 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.lang.foreign.MemorySegment;
 import java.nio.charset.StandardCharsets;
 
 import org.junit.jupiter.api.Test;
@@ -60,6 +59,6 @@ class TextCodecTest {
     }
 
     private static TextCodec tokenizer(String json) {
-        return TokenizerCodec.read("tokenizer.json", MemorySegment.ofArray(json.getBytes(StandardCharsets.UTF_8)));
+        return TokenizerCodec.read("tokenizer.json", json.getBytes(StandardCharsets.UTF_8));
     }
 }

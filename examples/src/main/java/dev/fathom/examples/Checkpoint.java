@@ -1,7 +1,5 @@
 package dev.fathom.examples;
 
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
@@ -13,33 +11,37 @@ import java.util.TreeSet;
 
 import com.fasterxml.jackson.databind.JsonNode;
 
-/** The tensors of a model, from one safetensors file or several with an index. Remembers which were asked for. */
-final class Checkpoint {
+/**
+ * The tensors of a model, from one safetensors file or several with an index, which stay open until this is closed.
+ * Remembers which were asked for.
+ */
+final class Checkpoint implements AutoCloseable {
     private static final String SINGLE = "model.safetensors";
     private static final String INDEX = "model.safetensors.index.json";
 
-    private final Map<String, Tensor> tensors;
+    private final Map<String, Tensor> tensors = new HashMap<>();
     private final Set<String> used = new HashSet<>();
+    private final List<Contents> open = new ArrayList<>();
 
-    private Checkpoint(Map<String, Tensor> tensors) {
-        this.tensors = tensors;
+    Checkpoint(ModelFiles files) {
+        try {
+            Contents single = files.open(SINGLE);
+            if (single == null) readShards(files);
+            else tensors.putAll(read(files.describe(SINGLE), single));
+        } catch (RuntimeException | Error e) {
+            close();
+            throw e;
+        }
     }
 
-    /** The tensors live as long as {@code arena}. */
-    static Checkpoint open(ModelFiles files, Arena arena) {
-        MemorySegment single = files.open(SINGLE, arena);
-        if (single != null) return new Checkpoint(Safetensors.read(files.describe(SINGLE), single));
-        MemorySegment index = files.open(INDEX, arena);
+    private void readShards(ModelFiles files) {
+        byte[] index = files.read(INDEX, Json.MAX_BYTES);
         if (index == null) {
             throw new UserException(files.describe(SINGLE) + " does not exist, nor does " + INDEX + " beside it.");
         }
-        return new Checkpoint(shards(files, Json.object(files.describe(INDEX), index).path("weight_map"), arena));
-    }
-
-    private static Map<String, Tensor> shards(ModelFiles files, JsonNode placed, Arena arena) {
+        JsonNode placed = Json.object(files.describe(INDEX), index).path("weight_map");
         if (!placed.isObject()) throw new UserException(files.describe(INDEX) + " has no object weight_map.");
         Map<String, Map<String, Tensor>> shards = new HashMap<>();
-        Map<String, Tensor> tensors = HashMap.newHashMap(placed.size());
         for (Map.Entry<String, JsonNode> entry : placed.properties()) {
             String name = entry.getKey();
             String shard = entry.getValue().asText();
@@ -47,22 +49,31 @@ final class Checkpoint {
                 throw new UserException(files.describe(INDEX) + " places " + name
                         + " in a file whose name is not allowed.");
             }
-            Tensor tensor = shards.computeIfAbsent(shard, file -> readShard(files, file, arena)).get(name);
+            Tensor tensor = shards.computeIfAbsent(shard, file -> readShard(files, file)).get(name);
             if (tensor == null) {
                 throw new UserException(files.describe(shard) + " lacks tensor " + name + ", which " + INDEX
                         + " places there.");
             }
             tensors.put(name, tensor);
         }
-        return tensors;
     }
 
-    private static Map<String, Tensor> readShard(ModelFiles files, String shard, Arena arena) {
-        MemorySegment contents = files.open(shard, arena);
+    private Map<String, Tensor> readShard(ModelFiles files, String shard) {
+        Contents contents = files.open(shard);
         if (contents == null) {
             throw new UserException(files.describe(shard) + " does not exist, " + INDEX + " names it.");
         }
-        return Safetensors.read(files.describe(shard), contents);
+        return read(files.describe(shard), contents);
+    }
+
+    private Map<String, Tensor> read(String name, Contents contents) {
+        open.add(contents);
+        return Safetensors.read(name, contents);
+    }
+
+    @Override
+    public void close() {
+        open.forEach(Contents::close);
     }
 
     boolean has(String name) {

@@ -1,7 +1,6 @@
 package dev.fathom.examples;
 
 import java.io.IOException;
-import java.lang.foreign.Arena;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -30,7 +29,7 @@ import dev.fathom.examples.ModelConfig.Sharing;
  * slots of a shared block, and what each layer loses can come back as a LoRA pair, the truncated singular value
  * decomposition of the difference. {@code docs/convert.md} has the rules and the files.
  */
-final class Conversion {
+final class Conversion implements AutoCloseable {
     /** Files beside the weights that a model keeps. */
     private static final String COMPANIONS = "tokenizer.*|special_tokens_map\\.json|added_tokens\\.json"
             + "|vocab\\.(json|txt)|merges\\.txt|chat_template.*|generation_config\\.json|.*\\.(model|tiktoken)"
@@ -43,6 +42,7 @@ final class Conversion {
     private final Options options;
     private final ObjectNode json;
     private final ModelConfig config;
+    private final Checkpoint checkpoint;
     private final LayerTying tying;
     /** The layer of the original that each unrolled layer stands for. */
     private final int[] origin;
@@ -72,17 +72,28 @@ final class Conversion {
     /** A weight and its names: more than one if its tied copies are stored. */
     private record Weight(SharedWeight values, List<String> names) {}
 
-    /** Plans the conversion of a directory and checks everything that it needs. */
-    Conversion(Path model, Options options, Arena arena) {
+    /** Plans the conversion of a directory and checks everything that it needs. Its files stay open until the end. */
+    Conversion(Path model, Options options) {
         this.model = model;
         this.options = options;
         ModelFiles files = ModelFiles.directory(model);
-        json = ModelConfig.json(files, arena);
+        json = ModelConfig.json(files);
         config = ModelConfig.parse(json);
         requireVanilla();
         tying = new LayerTying(options.sharing, layers(), options.recursions);
         origin = origin();
-        plan(Checkpoint.open(files, arena));
+        checkpoint = new Checkpoint(files);
+        try {
+            plan();
+        } catch (RuntimeException | Error e) {
+            checkpoint.close();
+            throw e;
+        }
+    }
+
+    @Override
+    public void close() {
+        checkpoint.close();
     }
 
     // ---- layers --------------------------------------------------------------------------------------------------
@@ -129,7 +140,7 @@ final class Conversion {
 
     // ---- tensors -------------------------------------------------------------------------------------------------
 
-    private void plan(Checkpoint checkpoint) {
+    private void plan() {
         long words = config.vocabSize();
         long hidden = config.hiddenSize();
         keep(checkpoint.get("model.embed_tokens.weight", words, hidden));

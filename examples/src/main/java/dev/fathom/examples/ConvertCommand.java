@@ -1,7 +1,6 @@
 package dev.fathom.examples;
 
 import java.io.PrintStream;
-import java.lang.foreign.Arena;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.EnumMap;
@@ -71,8 +70,7 @@ final class ConvertCommand implements Runnable {
         Conversion.Options options = new Conversion.Options(recursions, layers == null ? 0 : layers, sharing, init,
                 tiedNorms(), ranks(), type(), compact);
         int workers = threads > 0 ? threads : Runtime.getRuntime().availableProcessors();
-        try (Arena arena = Arena.ofShared()) {
-            Conversion conversion = new Conversion(model, options, arena);
+        try (Conversion conversion = new Conversion(model, options)) {
             warn(conversion);
             double kept;
             try (Progress progress = Progress.of("converting", conversion.steps())) {

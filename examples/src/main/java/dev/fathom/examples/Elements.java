@@ -12,17 +12,15 @@ final class Elements {
 
     private Elements() {}
 
-    /** Elements {@code from .. from + count)} of data into the first of {@code values}. */
-    static void decode(DType type, MemorySegment data, long from, float[] values, int count) {
+    /** The first {@code count} elements of data to {@code values[at ..]}. */
+    static void decode(DType type, MemorySegment data, float[] values, int at, int count) {
         switch (type) {
-            case F32 -> MemorySegment.copy(data, FLOAT, 4 * from, values, 0, count);
+            case F32 -> MemorySegment.copy(data, FLOAT, 0, values, at, count);
             case BF16 -> {
-                for (int i = 0; i < count; i++) {
-                    values[i] = Float.intBitsToFloat(data.get(SHORT, 2 * (from + i)) << 16);
-                }
+                for (int i = 0; i < count; i++) values[at + i] = Float.intBitsToFloat(data.get(SHORT, 2L * i) << 16);
             }
             case F16 -> {
-                for (int i = 0; i < count; i++) values[i] = Float.float16ToFloat(data.get(SHORT, 2 * (from + i)));
+                for (int i = 0; i < count; i++) values[at + i] = Float.float16ToFloat(data.get(SHORT, 2L * i));
             }
         }
     }

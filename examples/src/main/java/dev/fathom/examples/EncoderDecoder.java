@@ -1,6 +1,5 @@
 package dev.fathom.examples;
 
-import java.lang.foreign.Arena;
 import java.util.List;
 
 import dev.fathom.Context;
@@ -12,7 +11,6 @@ final class EncoderDecoder implements AutoCloseable {
     private final Context context;
     private final T5Config config;
     private final ModelLoader.Loaded loaded;
-
     private final TextCodec codec;
 
     private EncoderDecoder(Context context, T5Config config, ModelLoader.Loaded loaded, TextCodec codec) {
@@ -24,13 +22,15 @@ final class EncoderDecoder implements AutoCloseable {
 
     /** As {@link LanguageModel#open}; the context is closed with the model. */
     static EncoderDecoder open(ModelFiles files, DType type, Context context, List<Integer> exits, boolean propagates) {
-        try (Arena arena = Arena.ofConfined()) {
-            T5Config config = T5Config.parse(ModelConfig.json(files, arena));
+        try {
+            T5Config config = T5Config.parse(ModelConfig.json(files));
             if (exits != null) config = config.withExits(exits);
-            Checkpoint checkpoint = Checkpoint.open(files, arena);
-            DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
-            return new EncoderDecoder(context, config,
-                    T5Loader.load(context, config, checkpoint, chosen, propagates), TextCodec.of(files, config.vocabSize()));
+            TextCodec codec = TextCodec.of(files, config.vocabSize());
+            try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
+                DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
+                return new EncoderDecoder(context, config,
+                        T5Loader.load(context, config, checkpoint, chosen, propagates), codec);
+            }
         } catch (RuntimeException | Error e) {
             context.close();
             throw e;

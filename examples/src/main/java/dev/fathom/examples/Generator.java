@@ -42,7 +42,7 @@ final class Generator implements AutoCloseable {
         texts = prompts.stream().map(ids -> Arrays.copyOf(ids, ids.length + tokens)).toArray(int[][]::new);
         int longest = Arrays.stream(known).max().orElseThrow() + tokens;
         context = Math.min(model.config().contextLength(), longest);
-        session = new DepthSession(model.context(), model.weights(), policy, new Limits(known.length, context));
+        session = model.session(policy, new Limits(known.length, context));
         for (int ignored : known) session.open();
     }
 

@@ -1,8 +1,6 @@
 package dev.fathom.examples;
 
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonProcessingException;
@@ -34,14 +32,10 @@ final class Json {
     private Json() {}
 
     /** The object that is the whole document. {@code name} begins the sentence of an error. */
-    static ObjectNode object(String name, MemorySegment document) {
-        if (document.byteSize() > MAX_BYTES) {
-            throw new UserException(name + " has " + document.byteSize() + " bytes of JSON, the limit is " + MAX_BYTES
-                    + ".");
-        }
+    static ObjectNode object(String name, byte[] document) {
         JsonNode node;
         try {
-            node = MAPPER.readTree(document.toArray(ValueLayout.JAVA_BYTE));
+            node = MAPPER.readTree(document);
         } catch (JsonProcessingException e) {
             String where = e.getLocation() == null ? "" : " at byte " + Math.max(0, e.getLocation().getByteOffset());
             throw new UserException(name + " is not valid JSON" + where + ": " + firstLine(e.getOriginalMessage())

@@ -1,14 +1,16 @@
 package dev.fathom.examples;
 
-import java.lang.foreign.Arena;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.function.Consumer;
 
 import dev.fathom.Context;
 import dev.fathom.DType;
+import dev.fathom.KernelException;
 import dev.fathom.depth.DepthModel;
+import dev.fathom.depth.DepthSession;
 import dev.fathom.depth.ExitPolicy;
+import dev.fathom.depth.Limits;
 import dev.fathom.depth.Step;
 
 /** A model ready to run: its weights, the context that runs it and its text codec. */
@@ -62,16 +64,28 @@ public final class LanguageModel implements AutoCloseable {
     static LanguageModel open(ModelFiles files, DType type, int workers, List<Integer> exits, boolean propagates,
             Consumer<String> warnings) {
         Context context = Context.cpu(workers);
-        try (Arena arena = Arena.ofConfined()) { // the files; the weights belong to the context
-            ModelConfig config = ModelConfig.read(files, arena);
+        try {
+            ModelConfig config = ModelConfig.read(files);
             if (exits != null) config = config.withExits(exits);
-            Checkpoint checkpoint = Checkpoint.open(files, arena);
-            DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
-            ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
-            return new LanguageModel(context, config, loaded, chosen, TextCodec.of(files, config.vocabSize()));
+            TextCodec codec = TextCodec.of(files, config.vocabSize());
+            try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
+                DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
+                ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
+                return new LanguageModel(context, config, loaded, chosen, codec);
+            }
         } catch (RuntimeException | Error e) {
             context.close();
             throw e;
+        }
+    }
+
+    /** Runs the model over texts. */
+    DepthSession session(ExitPolicy policy, Limits limits) {
+        try {
+            return new DepthSession(context, weights, policy, limits);
+        } catch (KernelException | OutOfMemoryError e) {
+            throw new UserException("There is not enough memory for K and V of " + limits.sequences() + " x "
+                    + limits.tokens() + " tokens: " + e.getMessage() + ".");
         }
     }
 

@@ -1,7 +1,5 @@
 package dev.fathom.examples;
 
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Locale;
 
@@ -54,12 +52,12 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
     record Routing(boolean tokenChoice, RouterKind router, GateFunction function, float alpha, float temperature,
             boolean weighted, boolean biased, boolean auxiliary) {}
 
-    static ModelConfig read(ModelFiles files, Arena arena) {
-        return parse(json(files, arena));
+    static ModelConfig read(ModelFiles files) {
+        return parse(json(files));
     }
 
-    static ObjectNode json(ModelFiles files, Arena arena) {
-        MemorySegment file = files.open("config.json", arena);
+    static ObjectNode json(ModelFiles files) {
+        byte[] file = files.read("config.json", Json.MAX_BYTES);
         if (file == null) throw new UserException(files.describe("config.json") + " does not exist.");
         return Json.object(files.describe("config.json"), file);
     }
@@ -92,7 +90,8 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
                 json.integer("num_hidden_layers", MOST_LAYERS), heads, kvHeads, headDim,
                 json.integer("vocab_size", 1 << 24), context, (float) json.positive("rms_norm_eps", 1e-6),
                 activation(json), json.flag("tie_word_embeddings", false), ropeFrequency(json, headDim), recursion,
-                lora(json.enabled("relaxation")), routing, kv(json.enabled("kv_sharing")), exits(json.enabled("exits")));
+                lora(json.enabled("relaxation")), routing, kv(json.enabled("kv_sharing")),
+                exits(json.enabled("exits")));
     }
 
     /** The same with other exits. */

@@ -2,19 +2,23 @@ package dev.fathom.examples;
 
 import java.io.IOException;
 import java.io.InputStream;
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
-import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 
 /** The files of a model: a directory, or resources on the class path. */
 sealed interface ModelFiles {
-    /** Contents of a file that lives as long as {@code arena}; null if there is none of that name. */
-    MemorySegment open(String name, Arena arena);
+    /** Contents of a file, to be closed; null if there is none of that name. */
+    Contents open(String name);
 
     /** How messages call a file. */
     String describe(String name);
+
+    /** All of a file of at most {@code most} bytes; null if there is none of that name. */
+    default byte[] read(String name, int most) {
+        try (Contents contents = open(name)) {
+            return contents == null ? null : contents.all(describe(name), most);
+        }
+    }
 
     static ModelFiles directory(Path directory) {
         if (!Files.isDirectory(directory)) throw new UserException(directory + " is not a directory with a model.");
@@ -28,13 +32,13 @@ sealed interface ModelFiles {
 
     record Directory(Path directory) implements ModelFiles {
         @Override
-        public MemorySegment open(String name, Arena arena) {
+        public Contents open(String name) {
             Path file = directory.resolve(name);
             if (!Files.isRegularFile(file)) return null;
-            try (FileChannel channel = FileChannel.open(file)) {
-                return channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+            try {
+                return Contents.of(file);
             } catch (IOException e) {
-                throw new UserException(file + " cannot be read: " + e.getMessage() + ".");
+                throw new UserException(file + " cannot be read: " + Main.reason(e) + ".");
             }
         }
 
@@ -46,13 +50,11 @@ sealed interface ModelFiles {
 
     record Resources(String folder) implements ModelFiles {
         @Override
-        public MemorySegment open(String name, Arena arena) {
+        public Contents open(String name) {
             try (InputStream resource = ModelFiles.class.getResourceAsStream(folder + "/" + name)) {
-                if (resource == null) return null;
-                byte[] bytes = resource.readAllBytes();
-                return arena.allocate(bytes.length, 64).copyFrom(MemorySegment.ofArray(bytes));
+                return resource == null ? null : Contents.of(resource.readAllBytes());
             } catch (IOException e) {
-                throw new UserException("The bundled " + name + " cannot be read: " + e.getMessage() + ".");
+                throw new UserException(describe(name) + " cannot be read: " + Main.reason(e) + ".");
             }
         }
 

@@ -87,7 +87,8 @@ final class ModelLoader {
 
     private Stage stage(StagePlan plan) {
         BlockShape shape = shape(plan);
-        Buffer weights = context.allocate(context.blockBytes(shape));
+        Buffer weights = packing.allocate("the weights of " + plan.prefix().of(0, 0) + "* and what is tied to it",
+                context.blockBytes(shape));
         for (int layer = 0; layer < plan.layers(); layer++) {
             for (Linear linear : tensors.linears()) packLinear(plan, shape, layer, linear, weights);
             for (Part norm : LayerTensors.NORMS.keySet()) packNorm(plan, shape, layer, norm, weights);

@@ -38,7 +38,7 @@ final class PropagationLoader {
         KvShape kv = shape.kv(KvCache.PAGE);
         List<Buffer> weights = new ArrayList<>();
         for (int depth = 0; depth < sets; depth++) {
-            Buffer packed = context.allocate(context.backfillBytes(backfill, kv));
+            Buffer packed = packing.allocate("the weights of state propagation", context.backfillBytes(backfill, kv));
             for (int layer = 0; layer < plan.layers(); layer++) {
                 try (Arena scratch = Arena.ofConfined()) {
                     Tensor gain = tensors.gain(plan, layer, depth, Part.ATTENTION_PRE_NORM);

@@ -57,7 +57,7 @@ final class RouterLoader {
     }
 
     private Buffer weights(String name, GateShape shape) {
-        Buffer weights = packing.context().allocate(packing.context().gateBytes(shape));
+        Buffer weights = packing.allocate("the routers", packing.context().gateBytes(shape));
         int hidden = config.hiddenSize();
         for (int depth = 0; depth < shape.depths(); depth++) {
             String prefix = prefix(name, depth);

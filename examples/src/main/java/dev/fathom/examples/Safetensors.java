@@ -1,7 +1,7 @@
 package dev.fathom.examples;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
+import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;
 import java.util.Comparator;
@@ -17,43 +17,49 @@ import com.fasterxml.jackson.databind.JsonNode;
  * once.
  */
 final class Safetensors {
-    private static final ValueLayout.OfLong LENGTH = ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final int MAX_DIMENSIONS = 8;
 
     private record Span(long begin, long end, Tensor tensor) {}
 
     private Safetensors() {}
 
-    /** The tensors of a file by name; their data are slices of {@code file}. {@code fileName} begins each error. */
-    static Map<String, Tensor> read(String fileName, MemorySegment file) {
-        if (file.byteSize() < 8) throw new UserException(fileName + " is too short for a safetensors file.");
-        long length = file.get(LENGTH, 0);
-        if (length < 2 || length > file.byteSize() - 8 || length > Json.MAX_BYTES) {
+    /** The tensors of a file by name; it must stay open for them. {@code fileName} begins each error. */
+    static Map<String, Tensor> read(String fileName, Contents file) {
+        long most = Math.min(file.bytes() - 8, Json.MAX_BYTES);
+        if (most < 0) throw new UserException(fileName + " is too short for a safetensors file.");
+        long length = ByteBuffer.wrap(bytes(file, 0, 8)).order(ByteOrder.LITTLE_ENDIAN).getLong();
+        if (length < 2 || length > most) {
             throw new UserException(fileName + " claims a header of " + Long.toUnsignedString(length)
-                    + " bytes, expected 2.." + Math.min(Math.max(2, file.byteSize() - 8), Json.MAX_BYTES) + ".");
+                    + " bytes, expected 2.." + Math.max(2, most) + ".");
         }
-        JsonNode header = Json.object("The header of " + fileName, file.asSlice(8, length));
-        MemorySegment data = file.asSlice(8 + length).asReadOnly();
+        JsonNode header = Json.object("The header of " + fileName, bytes(file, 8, (int) length));
+        long begin = 8 + length;
 
         List<Span> spans = new ArrayList<>(header.size());
         for (Map.Entry<String, JsonNode> entry : header.properties()) {
             if (!entry.getKey().equals("__metadata__")) {
-                spans.add(span(fileName, entry.getKey(), entry.getValue(), data));
+                spans.add(span(fileName, entry.getKey(), entry.getValue(), file, begin));
             }
         }
-        checkCover(fileName, spans, data.byteSize());
+        checkCover(fileName, spans, file.bytes() - begin);
         Map<String, Tensor> tensors = HashMap.newHashMap(spans.size());
         for (Span span : spans) tensors.put(span.tensor.name(), span.tensor);
         return tensors;
     }
 
-    private static Span span(String fileName, String name, JsonNode entry, MemorySegment data) {
+    private static byte[] bytes(Contents file, long offset, int count) {
+        byte[] bytes = new byte[count];
+        file.read(offset, MemorySegment.ofArray(bytes));
+        return bytes;
+    }
+
+    private static Span span(String fileName, String name, JsonNode entry, Contents file, long begin) {
         String where = fileName + ": tensor " + name;
         String dtype = entry.path("dtype").isTextual() ? entry.path("dtype").textValue() : "(none)";
         long[] shape = numbers(where + ": shape", entry.path("shape"), MAX_DIMENSIONS);
         long[] offsets = numbers(where + ": data_offsets", entry.path("data_offsets"), 2);
-        if (offsets.length != 2 || offsets[0] > offsets[1] || offsets[1] > data.byteSize()) {
-            throw new UserException(where + ": data_offsets must be a begin and an end in 0.." + data.byteSize()
+        if (offsets.length != 2 || offsets[0] > offsets[1] || offsets[1] > file.bytes() - begin) {
+            throw new UserException(where + ": data_offsets must be a begin and an end in 0.." + (file.bytes() - begin)
                     + ", got " + entry.path("data_offsets") + ".");
         }
         long bits = bits(where, dtype);
@@ -66,8 +72,8 @@ final class Safetensors {
             throw new UserException(where + " needs " + bits / 8 + " bytes for " + dtype + " " + entry.path("shape")
                     + ", data_offsets give " + (offsets[1] - offsets[0]) + ".");
         }
-        MemorySegment bytes = data.asSlice(offsets[0], offsets[1] - offsets[0]);
-        return new Span(offsets[0], offsets[1], new Tensor(name, dtype, shape, bytes));
+        return new Span(offsets[0], offsets[1],
+                new Tensor(name, dtype, shape, file, begin + offsets[0], offsets[1] - offsets[0]));
     }
 
     /** Non-negative integers, at most {@code most}. */

@@ -61,8 +61,7 @@ final class Scorer {
         int longest = windows.stream().mapToInt(window -> window.end - window.start).max().orElse(1);
         int batch = Math.clamp(BATCH_TOKENS / longest, 1, Math.max(1, windows.size()));
         long scored = 0;
-        try (DepthSession session = new DepthSession(model.context(), model.weights(), policy,
-                new Limits(batch, longest))) {
+        try (DepthSession session = model.session(policy, new Limits(batch, longest))) {
             Step step = session.step();
             for (int from = 0; from < windows.size(); from += batch) {
                 List<Window> part = windows.subList(from, Math.min(from + batch, windows.size()));

@@ -64,8 +64,8 @@ record StagePlan(int layers, int depths, boolean routed, Prefix prefix) {
             }
         }
         if (points.size() == layers.size()) return points;
-        throw new UserException("Exits must stand at the end of a pass through the shared layers, got exits behind layers "
-                + layers + ".");
+        throw new UserException("Exits must stand at the end of a pass through the shared layers,"
+                + " got exits behind layers " + layers + ".");
     }
 
     /** Recursion without routers keeps the unrolled names. */

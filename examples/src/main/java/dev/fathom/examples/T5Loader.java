@@ -115,7 +115,7 @@ final class T5Loader {
                 .headDim(config.headDim()).weightType(type).kvType(type).norm(NormKind.RMS, config.normEps())
                 .rope(RopeStyle.NONE).attentionScale(1).activation(config.activation(), config.gated())
                 .cross(stack.isDecoder()).relativeBias(relative.width(), relative.center()).build();
-        Buffer weights = context.allocate(context.blockBytes(shape));
+        Buffer weights = packing.allocate("the weights of the " + stack.name, context.blockBytes(shape));
         for (int layer = 0; layer < shape.layers(); layer++) {
             int at = layer;
             tensors(stack, layer).forEach((part, tensor) ->
@@ -170,7 +170,7 @@ final class T5Loader {
         BackfillShape backfill = new BackfillShape(hidden, 1, type, normed ? NormKind.RMS : null, RopeStyle.NONE, 0,
                 normed ? config.normEps() : 0);
         KvShape kv = shape.kv(KvCache.PAGE);
-        Buffer packed = context.allocate(context.backfillBytes(backfill, kv));
+        Buffer packed = packing.allocate("the projections of the " + stack.name, context.backfillBytes(backfill, kv));
         for (int layer = 0; layer < shape.layers(); layer++) {
             String prefix = stack.layer(layer) + attention + ".";
             Tensor k = checkpoint.get(prefix + "k.weight", inner, hidden);

@@ -1,13 +1,14 @@
 package dev.fathom.examples;
 
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 
 import dev.fathom.DType;
 
-/** A tensor of a checkpoint: row-major, read-only, possibly unaligned, as it lies in the file. */
-record Tensor(String name, String dtype, long[] shape, MemorySegment data) {
+/** A tensor of a checkpoint, row-major: {@code bytes} bytes of a file from {@code offset} on, read when asked for. */
+record Tensor(String name, String dtype, long[] shape, Contents file, long offset, long bytes) {
+    private static final int PIECE = 1 << 16;
+
     /** The element type, if it is one that weights can have. */
     DType type() {
         return switch (dtype) {
@@ -23,28 +24,45 @@ record Tensor(String name, String dtype, long[] shape, MemorySegment data) {
     }
 
     boolean sameAs(Tensor other) {
-        return dtype.equals(other.dtype) && Arrays.equals(shape, other.shape) && data.mismatch(other.data) == -1;
+        if (!dtype.equals(other.dtype) || !Arrays.equals(shape, other.shape)) return false;
+        byte[] mine = new byte[PIECE];
+        byte[] its = new byte[PIECE];
+        for (long from = 0; from < bytes; from += PIECE) {
+            int count = (int) Math.min(PIECE, bytes - from);
+            copy(from, MemorySegment.ofArray(mine).asSlice(0, count));
+            other.copy(from, MemorySegment.ofArray(its).asSlice(0, count));
+            if (!Arrays.equals(mine, 0, count, its, 0, count)) return false;
+        }
+        return true;
     }
 
     long elements() {
-        return data.byteSize() / type().bytes();
+        return bytes / type().bytes();
+    }
+
+    /** Fills {@code to} with the bytes from {@code from} on. */
+    void copy(long from, MemorySegment to) {
+        file.read(offset + from, to);
     }
 
     /** Elements {@code from .. from + count)} into the first of {@code values}. */
     void read(long from, float[] values, int count) {
-        Elements.decode(type(), data, from, values, count);
+        DType type = type();
+        MemorySegment scratch = MemorySegment.ofArray(new byte[Math.min(PIECE, count) * type.bytes()]);
+        for (int at = 0; at < count; at += PIECE) {
+            int some = Math.min(PIECE, count - at);
+            copy((from + at) * type.bytes(), scratch.asSlice(0, (long) some * type.bytes()));
+            Elements.decode(type, scratch, values, at, some);
+        }
     }
 
     float[] toFloats() {
-        float[] values = new float[Math.toIntExact(elements())];
+        long count = elements();
+        if (count > Integer.MAX_VALUE - 8) {
+            throw new UserException("Tensor " + name + " has " + count + " elements, too many for one array.");
+        }
+        float[] values = new float[(int) count];
         read(0, values, values.length);
         return values;
-    }
-
-    /** The data where every element lies at a multiple of its size: in place if it does already, else a copy. */
-    MemorySegment aligned(Arena arena) {
-        int size = type().bytes();
-        if (data.address() % size == 0) return data;
-        return arena.allocate(data.byteSize(), size).copyFrom(data);
     }
 }

@@ -1,8 +1,5 @@
 package dev.fathom.examples;
 
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
-
 /** Text to tokens and back. */
 interface TextCodec {
     int[] encode(byte[] text);
@@ -20,10 +17,8 @@ interface TextCodec {
 
     /** For a model with tokenizer.json what that says; for one with 256 words bytes; null if neither. */
     static TextCodec of(ModelFiles files, int vocabSize) {
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment tokenizer = files.open("tokenizer.json", arena);
-            if (tokenizer != null) return TokenizerCodec.read(files.describe("tokenizer.json"), tokenizer);
-        }
+        byte[] tokenizer = files.read("tokenizer.json", TokenizerCodec.MAX_BYTES);
+        if (tokenizer != null) return TokenizerCodec.read(files.describe("tokenizer.json"), tokenizer);
         return vocabSize == 256 ? new ByteCodec() : null;
     }
 }

@@ -2,8 +2,6 @@ package dev.fathom.examples;
 
 import java.io.ByteArrayInputStream;
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.Map;
@@ -12,19 +10,21 @@ import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
 
 /** Tokens as the model's tokenizer.json defines them. */
 final class TokenizerCodec implements TextCodec {
+    /** Large vocabularies with their merges take some ten million. */
+    static final int MAX_BYTES = 256 << 20;
+
     private final HuggingFaceTokenizer tokenizer;
 
     private TokenizerCodec(HuggingFaceTokenizer tokenizer) {
         this.tokenizer = tokenizer;
     }
 
-    static TokenizerCodec read(String fileName, MemorySegment file) {
+    static TokenizerCodec read(String fileName, byte[] file) {
         // The library comes with its native code; these keep it from looking for another one on the network.
         System.setProperty("ai.djl.offline", "true");
         System.setProperty("RUST_FLAVOR", "cpu");
-        byte[] bytes = file.toArray(ValueLayout.JAVA_BYTE);
         try {
-            return new TokenizerCodec(HuggingFaceTokenizer.newInstance(new ByteArrayInputStream(bytes),
+            return new TokenizerCodec(HuggingFaceTokenizer.newInstance(new ByteArrayInputStream(file),
                     Map.of("truncation", "false", "padding", "false")));
         } catch (IOException | RuntimeException | LinkageError e) {
             throw new UserException(fileName + " cannot be used: " + e.getMessage() + ".");
