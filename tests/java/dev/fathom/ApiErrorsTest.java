@@ -34,23 +34,30 @@ class ApiErrorsTest {
         context.close();
     }
 
-    /** A buffer argument: its name, the bytes that it needs, whether it may be null, whether it is written. */
-    private record Arg(String name, long bytes, boolean nullable, boolean written) {}
+    /**
+     * A buffer argument: its name, the bytes that it needs, whether it may be null, whether it is written, and the
+     * argument that it may be the same as.
+     */
+    private record Arg(String name, long bytes, boolean nullable, boolean written, String mayBe) {
+        Arg orBe(String other) {
+            return new Arg(name, bytes, nullable, written, other);
+        }
+    }
 
     private static Arg in(String name, long bytes) {
-        return new Arg(name, bytes, false, false);
+        return new Arg(name, bytes, false, false, null);
     }
 
     private static Arg optional(String name, long bytes) {
-        return new Arg(name, bytes, true, false);
+        return new Arg(name, bytes, true, false, null);
     }
 
     private static Arg out(String name, long bytes) {
-        return new Arg(name, bytes, false, true);
+        return new Arg(name, bytes, false, true, null);
     }
 
     private static Arg optionalOut(String name, long bytes) {
-        return new Arg(name, bytes, true, true);
+        return new Arg(name, bytes, true, true, null);
     }
 
     private interface Call {
@@ -77,11 +84,28 @@ class ApiErrorsTest {
             if (arg.written) {
                 Buffer[] constant = replaced(good, i, good[i].asReadOnly());
                 refused(() -> call.on(context, constant), arg.name + " is written, got read-only memory");
+                boolean packsBlock = arg.name.equals("weights"); // which does not look for it
+                for (int j = 0; j < args.length && !packsBlock; j++) {
+                    if (j != i && args[j].bytes > 0) refusesOverlap(call, args, good, i, j);
+                }
             }
         }
         Context closed = Context.cpu(1);
         closed.close();
         assertThrows(IllegalStateException.class, () -> call.on(closed, good));
+    }
+
+    /** Argument {@code out} is written to where the last bytes of {@code other} lie. */
+    private void refusesOverlap(Call call, Arg[] args, Buffer[] good, int out, int other) {
+        long shift = Math.max(0, (args[other].bytes - 1) / 4 * 4);
+        Buffer shared = context.allocate(arena, shift + args[out].bytes + args[other].bytes);
+        good[other].copy(0, shared, 0, args[other].bytes);
+        Buffer[] overlapping = replaced(good, out, shared.slice(shift, args[out].bytes));
+        overlapping[other] = shared.slice(0, args[other].bytes);
+        refused(() -> call.on(context, overlapping), "must not overlap");
+        if (!args[other].name.equals(args[out].mayBe)) return;
+        overlapping[out] = shared.slice(0, args[out].bytes);
+        assertDoesNotThrow(() -> call.on(context, overlapping));
     }
 
     private static Buffer[] replaced(Buffer[] buffers, int index, Buffer other) {
@@ -113,7 +137,7 @@ class ApiErrorsTest {
         refusesBadBuffers((c, b) -> c.linear(full, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5], b[6]),
                 in("x", COUNT * 80), in("packed", context.linearBytes(full)), optional("bias", 96),
                 in("lora", context.loraBytes(full)), in("residual", COUNT * 48), in("gate", COUNT * 4),
-                out("y", COUNT * 48));
+                out("y", COUNT * 48).orBe("residual"));
         refused(() -> context.linear(full, COUNT, null, any, any, null, any, any, any, any), "rows must not be null");
         refused(() -> context.linear(full, COUNT + 1, rows, any, any, null, any, any, any, any),
                 "rows must hold at least 4 rows, got 3");
@@ -133,6 +157,9 @@ class ApiErrorsTest {
                 "count must be in 0..12, got 13");
         refusesBadBuffers((c, b) -> c.loraPack(shape, 2, 0.5f, DType.BF16, b[0], b[1], b[2]),
                 in("a", 2 * 40), in("b", 24 * 4), out("packed", context.loraBytes(shape)));
+        refused(() -> context.linearPack(shape, 0, -1, DType.F32, any, any), "count must be at least 0, got -1");
+        refused(() -> context.linearPack(shape, -1, 1, DType.F32, any, any.slice(1 << 15, 1 << 15)),
+                "first must be in");
         refused(() -> context.loraPack(shape, 3, 1, DType.F32, any, any, any), "depth must be in 0..2, got 3");
     }
 
@@ -140,7 +167,7 @@ class ApiErrorsTest {
     void norm() {
         NormShape shape = new NormShape(NormKind.LAYER, 6, 2, 0);
         refusesBadBuffers((c, b) -> c.norm(shape, COUNT, rows, b[0], b[1], b[2], b[3]),
-                in("x", COUNT * 24), optional("gain", 48), optional("bias", 48), out("y", COUNT * 24));
+                in("x", COUNT * 24), optional("gain", 48), optional("bias", 48), out("y", COUNT * 24).orBe("x"));
         Buffer x = context.allocate(arena, 1 << 10);
         refused(() -> context.norm(shape, COUNT, null, x, null, null, x), "rows must not be null");
         refused(() -> context.norm(shape, COUNT, rows, x, null, null, x.slice(8, 512)), "must not overlap");
@@ -166,6 +193,11 @@ class ApiErrorsTest {
         refusesBadBuffers((c, b) -> c.kvRead(shape, 1, COUNT, b[0], b[1], b[2], b[3]),
                 in("entry", COUNT * 4), in("pool", pool), out("k", COUNT * 128), out("v", COUNT * 128));
         Buffer any = context.allocate(arena, 1 << 16);
+        refused(() -> context.kvWrite(shape, 1, COUNT, null, any, any, any), "rows must not be null");
+        refused(() -> context.kvWrite(shape, 1, COUNT + 1, rows, any, any, any),
+                "rows must hold at least 4 rows, got 3");
+        refused(() -> context.kvWrite(shape, 1, -1, rows, any, any, any), "count must be at least 0, got -1");
+        refused(() -> context.kvRead(shape, 1, -1, any, any, any, any), "count must be at least 0, got -1");
         refused(() -> context.kvWrite(shape, 2, COUNT, rows, any, any, any), "layer must be in 0..1, got 2");
         rows.entry(2, 64);
         Buffer entries = context.allocate(arena, pool);
@@ -205,6 +237,12 @@ class ApiErrorsTest {
         refusesBadBuffers((c, b) -> c.attentionMasked(shape, kv, COUNT, rows, b[0], b[1], b[2], b[3], b[4], b[5]),
                 in("q", COUNT * 256), in("k", kv.bytes()), in("v", kv.bytes()), in("reach", 40),
                 in("bias", COUNT * 80), out("out", COUNT * 256));
+        Buffer any = context.allocate(arena, 1 << 12);
+        refused(() -> context.attentionMasked(shape, kv, COUNT, null, any, any, any, any, any, any),
+                "rows must not be null");
+        AttentionShape plain = new AttentionShape(4, 0.25f);
+        refused(() -> context.attentionMasked(plain, kv, COUNT, rows, any, any, any, any, any, any),
+                "bias must be null");
     }
 
     @Test
@@ -258,6 +296,10 @@ class ApiErrorsTest {
                         in("source", shape.elements(part, kind) * 2), out("weights", weights));
             }
         }
+        refused(() -> context.block(shape, COUNT, null, null, any, any, null, 64, any, any), "rows must not be null");
+        refused(() -> context.block(shape, -1, rows, null, any, any, null, 64, any, any),
+                "count must be at least 0, got -1");
+        refused(() -> context.blockScratchBytes(shape, -1), "count must be in 0..");
         refused(() -> context.block(shape, COUNT, rows, rows, any, any, null, 64, any, any), "crossRows must be null");
         BlockShape crossing = BlockShape.builder(2, 32, 48, 2).cross(true).relativeBias(9, 4).rope(RopeStyle.NONE)
                 .build();
@@ -301,6 +343,10 @@ class ApiErrorsTest {
                 "chosenId must be null");
         refused(() -> context.head(plain, COUNT, any, null, null, any, null, stats, any, null),
                 "chosenLogit must be null");
+        refused(() -> context.head(plain, -1, any, null, null, any, null, stats, null, null),
+                "count must be at least 0, got -1");
+        refused(() -> context.head(plain, COUNT, any, null, null, any, null, null, null, null),
+                "stats must not be null");
     }
 
     @Test
@@ -366,6 +412,13 @@ class ApiErrorsTest {
         Buffer any = context.allocate(arena, 1 << 10);
         refused(() -> context.gather(0, 4, COUNT, any, any, any), "width must be at least 1, got 0");
         refused(() -> context.gather(5, -4, COUNT, any, any, any), "sourceCount must be at least 0, got -4");
+        refused(() -> context.gather(5, 4, -1, any, any, any), "count must be at least 0, got -1");
+        refused(() -> context.scatter(0, 4, COUNT, any, any, any), "width must be at least 1, got 0");
+        refused(() -> context.scatter(5, -4, COUNT, any, any, any), "targetCount must be at least 0, got -4");
+        refused(() -> context.scatter(5, 4, -1, any, any, any), "count must be at least 0, got -1");
+        refused(() -> context.scatterAdd(0, 4, COUNT, any, null, any, any), "width must be at least 1, got 0");
+        refused(() -> context.scatterAdd(5, -4, COUNT, any, null, any, any), "targetCount must be at least 0, got -4");
+        refused(() -> context.scatterAdd(5, 4, -1, any, null, any, any), "count must be at least 0, got -1");
         Buffer index = context.allocate(arena, 12).write(new int[] {0, 4, 1});
         Buffer y = context.allocate(arena, 60);
         refused(() -> context.gather(5, 4, COUNT, index, any, y), "index[1]");
@@ -380,6 +433,10 @@ class ApiErrorsTest {
         long head = context.linearBytes(new LinearShape(20, 30, DType.BF16));
         refusesBadBuffers((c, b) -> c.embed(tied, COUNT, b[0], b[1], b[2]),
                 in("id", COUNT * 4), in("table", head), out("out", COUNT * 80));
+        Buffer any = context.allocate(arena, 1 << 12);
+        refused(() -> context.embed(table, -1, any, any, any), "count must be at least 0, got -1");
+        Buffer id = context.allocate(arena, 12).write(new int[] {0, 30, 1}), y = context.allocate(arena, COUNT * 80);
+        refused(() -> context.embed(table, COUNT, id, any, y), "id[1] must be in 0..29, got 30");
     }
 
     @Test
@@ -398,47 +455,16 @@ class ApiErrorsTest {
         refused(() -> Context.cpu(-1), "workers must be in 0..");
         refused(() -> Context.cpu(1, null), "cap must not be null");
         refused(() -> context.allocate(-1), "bytes must be at least 0, got -1");
+        refused(() -> context.allocate(null, 1), "arena must not be null");
+        refused(() -> context.wrap(null), "segment must not be null");
+        refused(() -> Context.cpu(2000), "workers must be in 0..1024, got 2000");
+        assertTrue(assertThrows(IllegalArgumentException.class, () -> Context.cpu(2000)).getMessage()
+                .startsWith("workers must"), "without the name of the C function");
         KernelException noDevice = assertThrows(KernelException.class, () -> Context.cuda(Context.cudaDevices()));
         assertTrue(noDevice.getMessage().contains("CUDA"), noDevice.getMessage());
         assertEquals(KernelException.Status.UNSUPPORTED, noDevice.status());
         KernelException tooMuch = assertThrows(KernelException.class, () -> context.allocate(arena, 1L << 45));
         assertEquals(KernelException.Status.OUT_OF_MEMORY, tooMuch.status());
-    }
-
-    @Test
-    void shapes() {
-        refused(() -> new LinearShape(0, 1, DType.F32), "inFeatures must be at least 1, got 0");
-        refused(() -> new LinearShape(1, 1, DType.F16), "weightType must be F32 or BF16, got F16");
-        refused(() -> new LinearShape(1, 1, null), "weightType must not be null");
-        refused(() -> new LinearShape(4, 4, DType.F32, Activation.RELU, false, Residual.NONE, 2, 0),
-                "loraDepths must be at least 1, got 0");
-        refused(() -> new NormShape(NormKind.RMS, 4, 0, 1e-5f), "depths must be at least 1, got 0");
-        refused(() -> new NormShape(NormKind.RMS, 4, -1f), "eps must be a finite number of at least 0, got -1.0");
-        refused(() -> new RopeShape(RopeStyle.HALF, 1, 8, 10), "rotaryDim must be in 2..8, got 10");
-        refused(() -> new RopeShape(RopeStyle.HALF, 1, 8, 5), "rotaryDim must be even, got 5");
-        refused(() -> new KvShape(1, 1, 20, DType.F32, 64), "headDim must be a multiple of 8, got 20");
-        refused(() -> new KvShape(1, 1, 16, DType.F32, 96), "entries must be a multiple of 64");
-        refused(() -> new AttentionShape(0, 1), "heads must be in 1..65536, got 0");
-        refused(() -> new AttentionShape(2, BiasKind.NONE, 3, 0, 1), "biasWidth without bias must be in 0..0, got 3");
-        refused(() -> new AttentionShape(2, Float.NaN), "scale must be a finite number, got NaN");
-        refused(() -> new DenseKvShape(1, 1, 1, 16, DType.F32, -1, 1, 1), "sequenceStride must be at least 0, got -1");
-        refused(() -> new BackfillShape(8, 1, DType.F32, null, null, 0, 0), "ropeStyle must not be null");
-        refused(() -> BlockShape.builder(1, 32, 64, 3).headDim(16).kvHeads(2).build(),
-                "heads must be a multiple of kvHeads 2, got 3");
-        refused(() -> BlockShape.builder(1, 32, 64, 0).build(), "heads must be in 1..65536, got 0");
-        refused(() -> BlockShape.builder(1, 32, 64, 2).loraRank(Part.ROPE_FREQUENCY, 1), "one of Q..DOWN");
-        refused(() -> BlockShape.builder(1, 32, 64, 2).relativeBias(-1, 0).build(),
-                "relativeWidth must be at least 0, got -1");
-        refused(() -> new HeadShape(8, 8, DType.F32, NormKind.RMS, 0, 1, -1, 0), "softcap");
-        refused(() -> new GateShape(8, 0, 1, 1, RouterKind.MLP, GateFunction.NONE, 1, 1, 0),
-                "innerSize must be at least 1, got 0");
-        refused(() -> new GateShape(8, 0, 1, 1, RouterKind.LINEAR, GateFunction.NONE, 0, 1, 0),
-                "temperature must be a finite number above 0, got 0.0");
-        refused(() -> new GateShape(8, 0, 1, 1, RouterKind.LINEAR, GateFunction.NONE, 1, 1, 0, Activation.RELU, true),
-                "activation of a linear router must be IDENTITY, got RELU");
-        refused(() -> new GateShape(8, 4, 1, 1, RouterKind.MLP, GateFunction.NONE, 1, 1, 0, null, true),
-                "activation must not be null");
-        refused(() -> new EmbedShape(0, 8, DType.F32, false, 1), "vocabSize must be at least 1, got 0");
     }
 
     @Test

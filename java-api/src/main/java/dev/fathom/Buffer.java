@@ -2,6 +2,7 @@ package dev.fathom;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Objects;
 
 /**
  * Native memory that kernels read and write: from {@link Context#allocate} or {@link Context#wrap}. Its life is that
@@ -156,19 +157,24 @@ public final class Buffer {
     }
 
     public float getFloat(long index) {
-        return segment.get(FLOAT, index * 4);
+        return segment.get(FLOAT, offset(index));
     }
 
     public void setFloat(long index, float value) {
-        segment.set(FLOAT, index * 4, value);
+        segment.set(FLOAT, offset(index), value);
     }
 
     public int getInt(long index) {
-        return segment.get(INT, index * 4);
+        return segment.get(INT, offset(index));
     }
 
     public void setInt(long index, int value) {
-        segment.set(INT, index * 4, value);
+        segment.set(INT, offset(index), value);
+    }
+
+    /** Of an element of 4 bytes. Checked before it is multiplied, which could wrap around. */
+    private long offset(long index) {
+        return 4 * Objects.checkIndex(index, bytes() / 4);
     }
 
     @Override

@@ -6,6 +6,8 @@ import java.lang.foreign.MemorySegment;
 final class Check {
     static final int MOST_HEADS = 1 << 16;
     static final int MOST_HEAD_DIM = 256;
+    /** Whole pages of entries that an int can number. */
+    private static final long MOST_ENTRIES = (1L << 31) - 64;
 
     private Check() {}
 
@@ -70,9 +72,9 @@ final class Check {
     }
 
     static long poolEntries(long entries) {
-        if (entries < 64 || entries > 1L << 31 || entries % 64 != 0) {
+        if (entries < 64 || entries > MOST_ENTRIES || entries % 64 != 0) {
             throw new IllegalArgumentException(
-                    "entries must be a multiple of 64 of at least 64 and at most 2^31, got " + entries);
+                    "entries must be a multiple of 64 in 64.." + MOST_ENTRIES + ", got " + entries);
         }
         return entries;
     }

@@ -449,8 +449,8 @@ public final class Context implements AutoCloseable {
 
     /**
      * Packs one tensor: linears [out, in], biases [out], LoRA A [rank, in], B [out, rank], gains [hiddenSize],
-     * frequencies [rotaryDim / 2], the relative bias [heads, relativeWidth]. Gains that are not packed are 0: pack every
-     * one that the placement uses.
+     * frequencies [rotaryDim / 2], the relative bias [heads, relativeWidth]. Gains that are not packed are 0: pack
+     * every one that the placement uses.
      *
      * @param scale   multiplies the source: 1, or {@code alpha / rank} for a LoRA's B
      * @param source  {@link BlockShape#elements} of {@code sourceType}
@@ -703,7 +703,8 @@ public final class Context implements AutoCloseable {
         return FathomLibrary.attach(text, text.byteSize(), arena, null).getString(0);
     }
 
-    private static RuntimeException failure(int status, String message) {
+    private static RuntimeException failure(int status, String told) {
+        String message = told.replaceFirst("^fth_\\w+: ", ""); // the C function: here the stack trace tells
         if (status == Fathom.FTH_INVALID_ARGUMENT()) return new IllegalArgumentException(message);
         if (status == Fathom.FTH_BUSY()) {
             return new IllegalStateException("Another call is running on this context; use one context per thread.");
