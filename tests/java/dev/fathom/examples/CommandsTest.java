@@ -2,6 +2,7 @@ package dev.fathom.examples;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.ByteArrayInputStream;
@@ -9,11 +10,16 @@ import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.PrintStream;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
+import java.util.Map;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -22,6 +28,9 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
 import com.fasterxml.jackson.databind.JsonNode;
+
+import dev.fathom.Context;
+import dev.fathom.KernelException;
 
 /** The command line from its arguments to its streams and exit code. */
 class CommandsTest {
@@ -33,19 +42,20 @@ class CommandsTest {
     record Ran(int code, String out, String err) {}
 
     static Ran run(String input, String... args) {
+        return run(new ByteArrayInputStream(input.getBytes(StandardCharsets.UTF_8)), args);
+    }
+
+    private static Ran run(InputStream input, String... args) {
         ByteArrayOutputStream out = new ByteArrayOutputStream();
         ByteArrayOutputStream err = new ByteArrayOutputStream();
         InputStream oldIn = System.in;
-        PrintStream oldOut = System.out;
         PrintStream oldErr = System.err;
-        System.setIn(new ByteArrayInputStream(input.getBytes(StandardCharsets.UTF_8)));
-        System.setOut(new PrintStream(out, true, StandardCharsets.UTF_8));
+        System.setIn(input);
         System.setErr(new PrintStream(err, true, StandardCharsets.UTF_8));
         try {
-            return new Ran(Main.run(args), out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
+            return new Ran(Main.run(out, args), out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
         } finally {
             System.setIn(oldIn);
-            System.setOut(oldOut);
             System.setErr(oldErr);
         }
     }
@@ -57,6 +67,9 @@ class CommandsTest {
         assertEquals(1, ran.err.lines().count(), ran.err);
         assertTrue(ran.err.startsWith("error: "), ran.err);
         assertTrue(ran.err.contains(reason), ran.err);
+        assertTrue(ran.err.strip().matches("error: .*\\."), ran.err); // a sentence
+        assertFalse(ran.err.contains("rror: Error"), ran.err);
+        assertFalse(ran.err.contains("fth_"), ran.err);
     }
 
     @Test
@@ -179,14 +192,17 @@ class CommandsTest {
         assertFails("frobnicate", "frobnicate");
         assertFails("--text", "score", "--model", MODEL);
         assertFails("mutually exclusive", "score", "--model", MODEL, "--text", "a", "--ids", "b");
-        assertFails("--tokens must be at least 1", "generate", "--model", MODEL, "--tokens", "0");
+        assertFails("--tokens must be in 1..1000000, got 0", "generate", "--model", MODEL, "--tokens", "0");
+        assertFails("--tokens must be in 1..1000000, got 2147483647", "generate", "--model", MODEL, "--tokens",
+                "2147483647");
         assertFails("--tokens", "generate", "--model", MODEL, "--tokens", "many");
         assertFails("--temperature", "generate", "--model", MODEL, "--temperature", "-1");
         assertFails("--top-k", "generate", "--model", MODEL, "--top-k", "-1");
         assertFails("--prompt must not be empty", "generate", "--model", MODEL, "--prompt", "");
         assertFails("the model's context holds 512", "generate", "--model", MODEL, "--prompt", "x".repeat(600));
         assertFails("--dtype must be f32 or bf16", "generate", "--model", MODEL, "--dtype", "f64");
-        assertFails("--threads", "generate", "--model", MODEL, "--threads", "-1");
+        assertFails("--threads must be at least 0, got -1", "generate", "--model", MODEL, "--threads", "-1");
+        assertFails("workers must be in 0..1024, got 2000", "generate", "--model", MODEL, "--threads", "2000");
         assertFails("is not a directory", "generate", "--model", directory.resolve("none").toString());
         assertFails("config.json does not exist", "generate", "--model", directory.toString());
         assertFails("there is no such file", "score", "--model", MODEL, "--text", directory.resolve("none").toString());
@@ -195,12 +211,138 @@ class CommandsTest {
                 directory.resolve("no/such/folder.html").toString());
         Path ids = Files.writeString(directory.resolve("ids"), "1 2 256");
         assertFails("Token id 3 must be in 0..255, got 256", "score", "--model", MODEL, "--ids", ids.toString());
+        Files.writeString(ids, "1 two 3");
+        assertFails("Token id 2 must be in 0..255, got two", "score", "--model", MODEL, "--ids", ids.toString());
+        Files.writeString(ids, "1 " + "9".repeat(50));
+        assertFails("got " + "9".repeat(40) + "...", "score", "--model", MODEL, "--ids", ids.toString());
         Files.writeString(ids, "1 2 3");
         assertFails("--context must be in 1..512", "score", "--model", MODEL, "--ids", ids.toString(), "--context",
                 "600");
         assertFails("--context must be", "score", "--model", MODEL, "--ids", ids.toString(), "--context", "0");
         assertFails("--stride must be in 1..8", "score", "--model", MODEL, "--ids", ids.toString(), "--context", "8",
                 "--stride", "9");
+    }
+
+    @Test
+    void theTypeOfWeightsCanBeChosen() {
+        for (String type : List.of("bf16", "BF16", "f32")) {
+            Ran ran = run("", "generate", "--model", MODEL, "--tokens", "2", "--dtype", type);
+            assertEquals(0, ran.code, ran.err);
+            assertTrue(ran.out.contains(" bytes, " + type.toLowerCase(Locale.ROOT) + " "), ran.out);
+        }
+    }
+
+    @Test
+    void likelihoodsThatAreNotFiniteAreRefused() throws IOException {
+        TestModel model = TestModel.read("vanilla");
+        ByteBuffer.wrap(model.weights.get("model.norm.weight").data()).order(ByteOrder.LITTLE_ENDIAN)
+                .putFloat(0, Float.NaN);
+        Path ids = Files.writeString(directory.resolve("ids"), "1 2 3");
+        assertFails("The model gives no finite likelihood after token 0", "score", "--model",
+                model.write(directory).toString(), "--ids", ids.toString());
+    }
+
+    @Test
+    void filesThatCannotBeReadAreTold() throws IOException {
+        assertFails(directory + " cannot be read: ", "score", "--model", MODEL, "--text", directory.toString());
+        assertFails("it is no path", "score", "--model", MODEL, "--text", "a\0b");
+        Files.createDirectory(directory.resolve("config.json"));
+        assertFails("config.json does not exist", "generate", "--model", directory.toString());
+        Files.delete(directory.resolve("config.json"));
+        Files.write(directory.resolve("config.json"), new byte[(16 << 20) + 1]);
+        assertFails("config.json has 16777217 bytes, the limit is 16777216", "generate", "--model",
+                directory.toString());
+    }
+
+    /** Whatever is thrown, what is told is a sentence. */
+    @Test
+    void everyFailureIsASentence() {
+        Throwable kernel = assertThrows(KernelException.class, () -> Context.cuda(99));
+        Throwable argument = assertThrows(IllegalArgumentException.class, () -> Context.cpu(-1));
+        Map<Throwable, String> told = new LinkedHashMap<>();
+        told.put(new UserException("The text is too long."), "The text is too long.");
+        told.put(kernel, kernel.getMessage() + ".");
+        told.put(argument, "workers must be in 0..1024, got -1.");
+        told.put(new OutOfMemoryError("Java heap space"), "There is not enough memory: Java heap space.");
+        told.put(new UnsatisfiedLinkError("The library could not be loaded."), "The library could not be loaded.");
+        told.put(new NoClassDefFoundError(), "Unexpected: java.lang.NoClassDefFoundError at ");
+        told.put(new IllegalArgumentException(), "Unexpected: java.lang.IllegalArgumentException at ");
+        told.put(new InternalError("a fault occurred"), "Unexpected: java.lang.InternalError: a fault occurred at ");
+        told.put(new IllegalStateException("a\nb"), "Unexpected: java.lang.IllegalStateException: a b at ");
+        told.forEach((thrown, sentence) -> {
+            String err = failure(thrown);
+            assertTrue(err.startsWith("error: " + sentence), err);
+            assertTrue(err.endsWith(".\n") && err.lines().count() == 1, err);
+        });
+        String longest = failure(new UserException("x".repeat(5000)));
+        assertEquals("error: " + "x".repeat(993) + "...\n", longest);
+    }
+
+    private static String failure(Throwable thrown) {
+        ByteArrayOutputStream err = new ByteArrayOutputStream();
+        PrintStream old = System.err;
+        System.setErr(new PrintStream(err, true, StandardCharsets.UTF_8));
+        try {
+            assertEquals(2, Main.failure(thrown));
+        } finally {
+            System.setErr(old);
+        }
+        return err.toString(StandardCharsets.UTF_8);
+    }
+
+    /** Errors that no command catches end the same way. */
+    @Test
+    void errorsOfACommandAreCaught() {
+        Ran ran = run(new InputStream() {
+            @Override
+            public int read() {
+                throw new InternalError("a fault occurred");
+            }
+        }, "score", "--model", MODEL, "--ids", "-");
+        assertEquals(2, ran.code);
+        assertTrue(ran.err.startsWith("error: Unexpected: java.lang.InternalError: a fault occurred at "), ran.err);
+    }
+
+    @Test
+    void progressIsDrawnWhereItIsWatched() {
+        ByteArrayOutputStream terminal = new ByteArrayOutputStream();
+        try (Progress progress = Progress.on(new PrintStream(terminal, true), "scoring", 200)) {
+            progress.accept(100);
+        }
+        String drawn = terminal.toString(StandardCharsets.UTF_8);
+        assertTrue(drawn.contains("scoring") && drawn.contains("100/200"), drawn);
+        try (Progress nobody = Progress.of("scoring", 1)) {
+            nobody.accept(1);
+        }
+    }
+
+    @Test
+    void aTokenizerWorksFromEndToEnd() throws IOException {
+        TestModel model = TestModel.read("vanilla");
+        model.config.put("vocab_size", 7);
+        TestModel.Weight table = model.weights.get("model.embed_tokens.weight");
+        model.weights.put("model.embed_tokens.weight",
+                new TestModel.Weight("F32", new long[] {7, 48}, Arrays.copyOf(table.data(), 4 * 7 * 48)));
+        String path = model.write(directory).toString();
+        Files.writeString(directory.resolve("tokenizer.json"), TextCodecTest.TOKENIZER);
+
+        Ran ran = run("", "generate", "--model", path, "--prompt", "ab ab b", "--tokens", "30", "--seed", "5");
+        assertEquals(0, ran.code, ran.err);
+        assertTrue(ran.out.startsWith("ab ab b"), ran.out);
+        assertTrue(ran.out.contains("\n30 tokens, "), ran.out);
+        String text = ran.out.substring(0, ran.out.indexOf("\n\n30 tokens, "));
+        assertTrue(text.matches("[ab \u00e9\uFFFD]+"), text);
+
+        Path written = Files.writeString(directory.resolve("text"), "ab ab b");
+        JsonNode json = TestModel.json(run("", "score", "--json", "--model", path, "--text", written.toString()).out);
+        assertEquals(4, json.get("tokens").intValue());
+        JsonNode same = TestModel.json(run("3 4 2 1", "score", "--json", "--model", path, "--ids", "-").out);
+        assertEquals(same.get("nll"), json.get("nll"));
+        assertFalse(run("", "score", "--model", path, "--text", written.toString()).out.contains("bits/byte"));
+
+        assertFails("The tokenizer makes no tokens of --prompt \"xyz\"", "generate", "--model", path, "--prompt", "xyz");
+        Files.writeString(directory.resolve("tokenizer.json"), "{}");
+        assertFails("tokenizer.json cannot be used: ", "generate", "--model", path);
     }
 
     @Test

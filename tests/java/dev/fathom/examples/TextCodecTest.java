@@ -6,12 +6,17 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Random;
 
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 
 class TextCodecTest {
     /** Byte-level BPE of a few words, as checkpoints have it. */
-    private static final String TOKENIZER = """
+    static final String TOKENIZER = """
             {"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
              "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
              "post_processor": null,
@@ -25,7 +30,7 @@ class TextCodecTest {
         TextCodec.Decoder decoder = codec.decoder();
         StringBuilder text = new StringBuilder();
         for (int id : ids) text.append(decoder.accept(id)).append('|');
-        return text.toString();
+        return text.append(decoder.end()).toString();
     }
 
     @Test
@@ -42,6 +47,59 @@ class TextCodecTest {
         assertEquals("\uFFFD|b|", decode(new ByteCodec(), 0xff, 'b'));
         TextCodec.Decoder decoder = new ByteCodec().decoder();
         for (int i = 0; i < 100_000; i++) decoder.accept(i * 31 & 0xff);
+    }
+
+    @Test
+    void whatNoTokenFinishesIsShownAtTheEnd() {
+        assertEquals("a||\uFFFD", decode(new ByteCodec(), 'a', 0xc3));
+        assertEquals("||\uFFFD", decode(new ByteCodec(), 0xe2, 0x82));
+        assertEquals("|\uFFFD|\uFFFD", decode(new ByteCodec(), 0xe2, 0xc3));
+        assertEquals("", decode(new ByteCodec()));
+        TextCodec codec = tokenizer(TOKENIZER);
+        assertEquals("a||\uFFFD", decode(codec, 0, 5));
+        assertEquals("", decode(codec));
+    }
+
+    @Test
+    void brokenCharactersOfATokenizerAreReplaced() {
+        TextCodec codec = tokenizer(TOKENIZER);
+        String text = decode(codec, 6, 6, 6, 6, 6, 0, 5, 6, 5, 5, 1).replace("|", "");
+        assertEquals("\uFFFD".repeat(5) + "a\u00e9" + "\uFFFD".repeat(2) + "b", text);
+        // However long it goes on.
+        int[] ids = new int[500];
+        Arrays.fill(ids, 6);
+        ids[498] = 5;
+        assertEquals("\uFFFD".repeat(498) + "\u00e9", decode(codec, ids).replace("|", ""));
+    }
+
+    /** Character by character, whatever the text: what the whole is. */
+    @Test
+    void piecesOfATokenizerMakeTheWhole() {
+        TextCodec codec = tokenizer(TOKENIZER);
+        Random random = new Random(3);
+        String[] texts = {"a", "b", " ", "ab", " ab"};
+        for (int round = 0; round < 50; round++) {
+            StringBuilder expected = new StringBuilder();
+            List<Integer> ids = new ArrayList<>();
+            for (int i = 0; i < 100; i++) {
+                int id = random.nextInt(6);
+                ids.add(id);
+                if (id == 5) ids.add(6);
+                expected.append(id == 5 ? "\u00e9" : texts[id]);
+            }
+            int[] all = ids.stream().mapToInt(Integer::intValue).toArray();
+            assertEquals(expected.toString(), decode(codec, all).replace("|", ""));
+        }
+    }
+
+    /** A token costs the same wherever it stands: this would take hours if each decoded all before it. */
+    @Test
+    @Timeout(60)
+    void longTextsAreDecodedInLinearTime() {
+        TextCodec.Decoder decoder = tokenizer(TOKENIZER).decoder();
+        int shown = 0;
+        for (int i = 0; i < 100_000; i++) shown += decoder.accept(i % 2).length();
+        assertEquals(100_000, shown);
     }
 
     @Test

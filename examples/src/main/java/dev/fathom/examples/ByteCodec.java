@@ -22,18 +22,33 @@ final class ByteCodec implements TextCodec {
 
     @Override
     public Decoder decoder() {
-        CharsetDecoder utf8 = StandardCharsets.UTF_8.newDecoder()
+        return new Utf8();
+    }
+
+    private static final class Utf8 implements Decoder {
+        private final CharsetDecoder utf8 = StandardCharsets.UTF_8.newDecoder()
                 .onMalformedInput(CodingErrorAction.REPLACE)
                 .onUnmappableCharacter(CodingErrorAction.REPLACE);
-        ByteBuffer pending = ByteBuffer.allocate(8);
-        CharBuffer out = CharBuffer.allocate(16);
-        return token -> {
-            pending.put((byte) token).flip();
-            utf8.decode(pending, out, false);
+        private final ByteBuffer pending = ByteBuffer.allocate(8);
+        private final CharBuffer out = CharBuffer.allocate(16);
+
+        @Override
+        public String accept(int token) {
+            pending.put((byte) token);
+            return decode(false);
+        }
+
+        @Override
+        public String end() {
+            return decode(true);
+        }
+
+        private String decode(boolean end) {
+            utf8.decode(pending.flip(), out, end);
             pending.compact();
             String text = out.flip().toString();
             out.clear();
             return text;
-        };
+        }
     }
 }

@@ -1,6 +1,5 @@
 package dev.fathom.examples;
 
-import java.io.PrintStream;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.EnumMap;
@@ -15,10 +14,14 @@ import dev.fathom.Part;
 import dev.fathom.examples.ModelConfig.Sharing;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParentCommand;
 
 @Command(name = "convert", description = "Makes a recursive model of a vanilla one: its layers share their weights.")
 final class ConvertCommand implements Runnable {
     private static final List<Part> LINEARS = Arrays.stream(Part.values()).filter(Part::isLinear).toList();
+
+    @ParentCommand
+    private Main main;
 
     @Option(names = "--model", required = true, paramLabel = "DIR",
             description = "Vanilla model: config.json and safetensors.")
@@ -151,20 +154,15 @@ final class ConvertCommand implements Runnable {
 
     private void tell(Conversion conversion, double kept) {
         LayerTying tying = conversion.tying();
-        PrintStream out = Main.out();
-        print(out, "layers      %d as %d shared in %d passes%s, %s, %s", tying.layers(), tying.slots(),
+        Output out = main.out();
+        out.format("layers      %d as %d shared in %d passes%s, %s, %s", tying.layers(), tying.slots(),
                 tying.recursions(), sharing.ownEnds ? " and 2 of their own" : "",
                 sharing.name().toLowerCase(Locale.ROOT), conversion.init().name().toLowerCase(Locale.ROOT));
-        print(out, "parameters  %,d of %,d", conversion.sharedParameters(), conversion.originalParameters());
+        out.format("parameters  %,d of %,d", conversion.sharedParameters(), conversion.originalParameters());
         if (conversion.loraParameters() > 0) {
-            print(out, "LoRA        %,d more, for %.1f %% of the squared differences", conversion.loraParameters(),
+            out.format("LoRA        %,d more, for %.1f %% of the squared differences", conversion.loraParameters(),
                     100 * kept);
         }
-        print(out, "stored      %,d bytes in %s", conversion.bytes(), to);
-        out.flush();
-    }
-
-    private static void print(PrintStream out, String format, Object... values) {
-        out.println(Terminal.printable(String.format(Locale.ROOT, format, values)));
+        out.format("stored      %,d bytes in %s", conversion.bytes(), Terminal.printable(to.toString()));
     }
 }

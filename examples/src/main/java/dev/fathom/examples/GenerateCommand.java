@@ -1,6 +1,5 @@
 package dev.fathom.examples;
 
-import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -15,10 +14,17 @@ import dev.fathom.depth.Step;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParentCommand;
 
 @Command(name = "generate", description = "Continues a text; every token is coloured by the passes it took.")
 final class GenerateCommand implements Runnable {
+    /** Of one text, all of which is kept. */
+    private static final int MOST_TOKENS = 1_000_000;
+
     enum Colour { AUTO, ALWAYS, NEVER }
+
+    @ParentCommand
+    private Main main;
 
     @Mixin
     private ModelOptions model;
@@ -55,7 +61,9 @@ final class GenerateCommand implements Runnable {
 
     @Override
     public void run() {
-        if (tokens < 1) throw new UserException("--tokens must be at least 1, got " + tokens + ".");
+        if (tokens < 1 || tokens > MOST_TOKENS) {
+            throw new UserException("--tokens must be in 1.." + MOST_TOKENS + ", got " + tokens + ".");
+        }
         if (!(temperature >= 0 && temperature <= 1000)) {
             throw new UserException("--temperature must be in 0..1000, got " + temperature + ".");
         }
@@ -72,7 +80,10 @@ final class GenerateCommand implements Runnable {
         for (String prompt : prompts) {
             int[] encoded = codec.encode(prompt.getBytes(StandardCharsets.UTF_8));
             int most = opened.config().contextLength();
-            if (encoded.length == 0) throw new UserException("--prompt must not be empty.");
+            if (prompt.isEmpty()) throw new UserException("--prompt must not be empty.");
+            if (encoded.length == 0) {
+                throw new UserException("The tokenizer makes no tokens of --prompt \"" + prompt + "\".");
+            }
             if (encoded.length > most) {
                 throw new UserException("--prompt has " + encoded.length + " tokens, the model's context holds " + most
                         + ".");
@@ -84,7 +95,7 @@ final class GenerateCommand implements Runnable {
             samplers[i] = new Sampler(new Sampling(temperature, topK, seed + i));
         }
 
-        PrintStream out = Main.out();
+        Output out = main.out();
         boolean coloured = colour == Colour.ALWAYS || colour == Colour.AUTO && Terminal.isTerminal(Terminal.OUT);
         ExitPolicy policy = exits.policy(opened.weights(), opened.exits());
         int depths = opened.depths(policy);
@@ -100,12 +111,13 @@ final class GenerateCommand implements Runnable {
             for (int i = 0; i < tokens; i++) step = generator.next(step, listener);
             double seconds = (System.nanoTime() - start) * 1e-9;
             for (Transcript transcript : transcripts) {
+                transcript.end();
                 transcript.writeTo(out);
-                out.println();
+                out.line("");
             }
             String facts = facts(opened, depths, transcripts, tokens * (long) ids.size() / seconds,
                     generator.report().kvLiveBytes());
-            out.println(coloured ? "\n\u001b[2m" + facts + DepthPalette.RESET : "\n" + facts);
+            out.line(coloured ? "\n\u001b[2m" + facts + DepthPalette.RESET : "\n" + facts);
             out.flush();
             if (html != null) {
                 DepthPage.write(html, transcripts.stream().map(Transcript::pieces).toList(), depths, facts);

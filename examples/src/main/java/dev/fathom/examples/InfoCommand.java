@@ -1,29 +1,29 @@
 package dev.fathom.examples;
 
-import java.io.PrintStream;
-
 import dev.fathom.Context;
 import dev.fathom.KernelException;
 import dev.fathom.ffi.Fathom;
 import dev.fathom.ffi.FathomLibrary;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.ParentCommand;
 
 @Command(name = "info", description = "What this machine offers and what Fathom uses of it.")
 final class InfoCommand implements Runnable {
+    @ParentCommand
+    private Main main;
+
     @Override
     public void run() {
-        PrintStream out = Main.out();
         try (Context context = Context.cpu()) {
             Context.Info info = context.info();
-            line(out, "instructions", info.isa() + (info.bf16Dot() ? " with bf16 products" : "")
+            line("instructions", info.isa() + (info.bf16Dot() ? " with bf16 products" : "")
                     + (info.isa() == info.bestIsa() ? ", the best here" : ", best here: " + info.bestIsa()));
-            line(out, "workers", Integer.toString(info.workers()));
-            line(out, "caches", "L2 " + size(info.l2Bytes()) + " per core, L3 " + size(info.l3Bytes()) + " shared");
+            line("workers", Integer.toString(info.workers()));
+            line("caches", "L2 " + size(info.l2Bytes()) + " per core, L3 " + size(info.l3Bytes()) + " shared");
         }
-        line(out, "gpu", gpu());
-        line(out, "library", FathomLibrary.origin() + ", ABI " + Fathom.fth_abi());
-        line(out, "java", Runtime.version() + ", " + System.getProperty("java.vm.name"));
-        out.flush();
+        line("gpu", gpu());
+        line("library", FathomLibrary.origin() + ", ABI " + Fathom.fth_abi());
+        line("java", Runtime.version() + ", " + System.getProperty("java.vm.name"));
     }
 
     private static String gpu() {
@@ -39,7 +39,7 @@ final class InfoCommand implements Runnable {
         return bytes == 0 ? "unknown" : bytes >= 1 << 20 ? bytes / (1 << 20) + " MiB" : bytes / 1024 + " KiB";
     }
 
-    private static void line(PrintStream out, String name, String value) {
-        out.println(String.format("%-13s %s", name, value));
+    private void line(String name, String value) {
+        main.out().format("%-13s %s", name, value);
     }
 }

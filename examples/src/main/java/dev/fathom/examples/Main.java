@@ -1,8 +1,8 @@
 package dev.fathom.examples;
 
-import java.io.BufferedOutputStream;
-import java.io.PrintStream;
-import java.nio.charset.StandardCharsets;
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.OutputStream;
 import java.nio.file.AccessDeniedException;
 import java.nio.file.InvalidPathException;
 import java.nio.file.NoSuchFileException;
@@ -19,38 +19,62 @@ import picocli.CommandLine.Command;
             InfoCommand.class})
 public final class Main {
     static final int FAILED = 2;
+    /** As a shell tells of a program that SIGPIPE ended. */
+    static final int PIPE_CLOSED = 128 + 13;
 
-    private Main() {}
+    private final Output out;
+
+    private Main(Output out) {
+        this.out = out;
+    }
 
     public static void main(String[] args) {
-        System.exit(run(args));
+        System.exit(run(new FileOutputStream(FileDescriptor.out), args));
     }
 
     /** Runs a command line and returns its exit code. */
-    static int run(String... args) {
-        CommandLine line = new CommandLine(new Main()).setCaseInsensitiveEnumValuesAllowed(true);
+    static int run(OutputStream standardOutput, String... args) {
+        Output out = new Output(standardOutput);
+        CommandLine line = new CommandLine(new Main(out)).setCaseInsensitiveEnumValuesAllowed(true)
+                .setOut(out.writer());
         line.setParameterExceptionHandler((e, ignored) -> fail(e.getMessage()));
-        line.setExecutionExceptionHandler((e, command, ignored) -> fail(sentence(e)));
+        line.setExecutionExceptionHandler((e, command, ignored) -> failure(e));
         try {
-            return line.execute(args.length == 0 ? new String[] {"--help"} : args);
-        } catch (OutOfMemoryError | LinkageError e) {
-            return fail(sentence(e));
+            int code = line.execute(args.length == 0 ? new String[] {"--help"} : args);
+            if (code == 0) out.flush();
+            return code;
+        } catch (Output.Failure | Error e) {
+            return failure(e);
         }
+    }
+
+    /** Where a command writes; it is flushed at the end. */
+    Output out() {
+        return out;
+    }
+
+    /** Tells of a failure and returns its exit code. */
+    static int failure(Throwable e) {
+        // A pipe fails when its reader is gone: nobody is left to be told why.
+        return e instanceof Output.Failure && Terminal.isPipe(Terminal.OUT) ? PIPE_CLOSED : fail(sentence(e));
     }
 
     private static String sentence(Throwable e) {
         return switch (e) {
             case UserException user -> user.getMessage();
+            case Output.Failure output -> output.getMessage();
             case KernelException kernel -> kernel.getMessage();
-            case IllegalArgumentException argument -> argument.getMessage();
+            case IllegalArgumentException argument when argument.getMessage() != null -> argument.getMessage();
             case OutOfMemoryError memory -> "There is not enough memory: " + memory.getMessage();
             case LinkageError link when link.getMessage() != null -> link.getMessage();
             default -> "Unexpected: " + e + (e.getStackTrace().length == 0 ? "" : " at " + e.getStackTrace()[0]);
         };
     }
 
+    /** Messages of libraries become sentences. */
     private static int fail(String message) {
-        say("error: " + message);
+        String sentence = message.strip().replaceFirst("^Error: ", "");
+        say("error: " + sentence + (sentence.matches("(?s).*[.!?]") ? "" : "."));
         return FAILED;
     }
 
@@ -58,11 +82,6 @@ public final class Main {
     static void say(String message) {
         String line = Terminal.printable(message).replaceAll("\\s*\\R\\s*", " ");
         System.err.println(line.length() > 1000 ? line.substring(0, 1000) + "..." : line);
-    }
-
-    /** Standard output in UTF-8 whatever the locale, buffered: flush it. */
-    static PrintStream out() {
-        return new PrintStream(new BufferedOutputStream(System.out, 1 << 16), false, StandardCharsets.UTF_8);
     }
 
     /** Why a file could not be used, without its name. */

@@ -14,7 +14,7 @@ final class ModelOptions {
     private Path directory;
 
     @Option(names = "--dtype", paramLabel = "f32|bf16",
-            description = "Type of weights, K and V (default: as in the checkpoint).")
+            description = "Type of weights, K and V (default: bf16 if the checkpoint has 16 bits, else f32).")
     private String dtype;
 
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")

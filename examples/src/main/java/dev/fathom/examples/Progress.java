@@ -1,5 +1,6 @@
 package dev.fathom.examples;
 
+import java.io.PrintStream;
 import java.util.function.LongConsumer;
 
 import me.tongfei.progressbar.ConsoleProgressBarConsumer;
@@ -19,12 +20,16 @@ final class Progress implements LongConsumer, AutoCloseable {
     }
 
     static Progress of(String task, long steps) {
-        if (steps < LONG_WORK || !Terminal.isTerminal(Terminal.ERR)) return new Progress(null);
+        return steps < LONG_WORK || !Terminal.isTerminal(Terminal.ERR) ? new Progress(null)
+                : on(System.err, task, steps);
+    }
+
+    static Progress on(PrintStream terminal, String task, long steps) {
         return new Progress(new ProgressBarBuilder()
                 .setTaskName(task)
                 .setInitialMax(steps)
                 .setStyle(ProgressBarStyle.ASCII)
-                .setConsumer(new ConsoleProgressBarConsumer(System.err, 80))
+                .setConsumer(new ConsoleProgressBarConsumer(terminal, 80))
                 .clearDisplayOnFinish()
                 .build());
     }

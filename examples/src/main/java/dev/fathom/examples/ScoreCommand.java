@@ -1,22 +1,24 @@
 package dev.fathom.examples;
 
 import java.io.IOException;
-import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Locale;
 
 import dev.fathom.depth.ExitPolicy;
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParentCommand;
 
 @Command(name = "score", description = "Negative log-likelihood and depth of every token of a text.")
 final class ScoreCommand implements Runnable {
+    @ParentCommand
+    private Main main;
+
     @Mixin
     private ModelOptions model;
 
@@ -64,10 +66,8 @@ final class ScoreCommand implements Runnable {
                 result = new Scorer(opened, policy, window, step).score(List.of(ids), progress).getFirst();
             }
             double rate = ids.length / ((System.nanoTime() - start) * 1e-9);
-            PrintStream out = Main.out();
-            if (json) writeJson(out, result, rate);
-            else writeText(out, opened, result, rate);
-            out.flush();
+            if (json) writeJson(main.out(), result, rate);
+            else writeText(main.out(), opened, result, rate);
         }
     }
 
@@ -86,35 +86,31 @@ final class ScoreCommand implements Runnable {
         }
     }
 
-    private static void writeJson(PrintStream out, Scorer.Result result, double rate) {
+    private static void writeJson(Output out, Scorer.Result result, double rate) {
         StringBuilder text = new StringBuilder(16 * result.depths().length);
         text.append("{\"tokens\":").append(result.depths().length);
         text.append(",\"nll\":").append(Arrays.toString(result.nll()).replace(" ", ""));
         text.append(",\"depths\":").append(Arrays.toString(result.depths()).replace(" ", ""));
         text.append(",\"tokens_per_second\":").append(rate);
         text.append(",\"mean_depth\":").append(result.meanDepth()).append('}');
-        out.println(text);
+        out.line(text.toString());
     }
 
-    private static void writeText(PrintStream out, LanguageModel opened, Scorer.Result result, double rate) {
+    private static void writeText(Output out, LanguageModel opened, Scorer.Result result, double rate) {
         int predicted = result.nll().length;
         double nats = Arrays.stream(result.nll()).average().orElse(Double.NaN);
-        print(out, "tokens      %,d", result.depths().length);
+        out.format("tokens      %,d", result.depths().length);
         if (predicted > 0) {
-            print(out, "nats/token  %.4f", nats);
-            print(out, "perplexity  %.3f", Math.exp(nats));
-            if (opened.hasByteTokens()) print(out, "bits/byte   %.4f", nats / Math.log(2));
+            out.format("nats/token  %.4f", nats);
+            out.format("perplexity  %.3f", Math.exp(nats));
+            if (opened.hasByteTokens()) out.format("bits/byte   %.4f", nats / Math.log(2));
         }
-        print(out, "mean depth  %.3f of %d", result.meanDepth(), result.most());
+        out.format("mean depth  %.3f of %d", result.meanDepth(), result.most());
         for (int depth = 1; depth <= result.most(); depth++) {
             int wanted = depth;
             long count = Arrays.stream(result.depths()).filter(d -> d == wanted).count();
-            print(out, "  depth %-3d %5.1f %%  %,d", depth, 100.0 * count / result.depths().length, count);
+            out.format("  depth %-3d %5.1f %%  %,d", depth, 100.0 * count / result.depths().length, count);
         }
-        print(out, "speed       %,.0f tokens/s, %s", rate, opened.context());
-    }
-
-    private static void print(PrintStream out, String format, Object... values) {
-        out.println(String.format(Locale.ROOT, format, values));
+        out.format("speed       %,.0f tokens/s, %s", rate, opened.context());
     }
 }

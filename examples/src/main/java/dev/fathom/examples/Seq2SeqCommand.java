@@ -1,11 +1,9 @@
 package dev.fathom.examples;
 
-import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
-import java.util.Locale;
 import java.util.stream.Collectors;
 
 import dev.fathom.depth.BatchPolicy;
@@ -19,6 +17,7 @@ import dev.fathom.depth.Verification;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParentCommand;
 
 @Command(name = "seq2seq", description = "Turns texts into others with an encoder-decoder (T5, mT5, LongT5 local).")
 final class Seq2SeqCommand implements Runnable {
@@ -30,6 +29,9 @@ final class Seq2SeqCommand implements Runnable {
         @Override
         public void ended(Generation generation) {}
     };
+
+    @ParentCommand
+    private Main main;
 
     @Mixin
     private ModelOptions model;
@@ -68,7 +70,6 @@ final class Seq2SeqCommand implements Runnable {
         int longest = ids.stream().mapToInt(source -> source.length).max().orElseThrow();
         Limits limits = new Limits(ids.size(), tokens + 1, Math.max(longest, ids.size()), (long) ids.size() * (tokens + 1))
                 .withSource(longest);
-        PrintStream out = Main.out();
         try (Scheduler scheduler = new Scheduler(opened.context(), opened.weights(), policy, BatchPolicy.PER_DEPTH,
                 limits)) {
             Request start = new Request(new int[] {opened.config().startToken()}, tokens)
@@ -77,11 +78,10 @@ final class Seq2SeqCommand implements Runnable {
             List<Generation> texts = ids.stream().map(source -> scheduler.submit(start.withSource(source), SILENT)).toList();
             scheduler.run();
             double seconds = (System.nanoTime() - begin) * 1e-9;
-            for (Generation text : texts) out.println(decode(opened, text.tokens()));
-            out.println(String.format(Locale.ROOT, "\n%d tokens, %.0f tokens/s, %s", scheduler.report().generated(),
-                    scheduler.report().generated() / seconds, opened.context()));
+            for (Generation text : texts) main.out().line(decode(opened, text.tokens()));
+            main.out().format("\n%d tokens, %.0f tokens/s, %s", scheduler.report().generated(),
+                    scheduler.report().generated() / seconds, opened.context());
         }
-        out.flush();
     }
 
     private static int[] encode(EncoderDecoder opened, String source) {
@@ -98,6 +98,7 @@ final class Seq2SeqCommand implements Runnable {
         for (int id : ids) {
             if (id != opened.config().endToken()) text.append(decoder.accept(id));
         }
+        text.append(decoder.end());
         return Terminal.printable(text.toString());
     }
 }

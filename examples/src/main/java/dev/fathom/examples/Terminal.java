@@ -13,11 +13,19 @@ final class Terminal {
 
     /** Java can only ask for all streams at once; on Linux the descriptor tells. */
     static boolean isTerminal(int descriptor) {
+        return target(descriptor).matches("/dev/(pts/|tty).*|/dev/console");
+    }
+
+    /** Whether there is a reader who may go away. */
+    static boolean isPipe(int descriptor) {
+        return target(descriptor).matches("(pipe|socket):.*");
+    }
+
+    private static String target(int descriptor) {
         try {
-            String target = Files.readSymbolicLink(Path.of("/proc/self/fd/" + descriptor)).toString();
-            return target.startsWith("/dev/pts/") || target.startsWith("/dev/tty") || target.equals("/dev/console");
+            return Files.readSymbolicLink(Path.of("/proc/self/fd/" + descriptor)).toString();
         } catch (IOException e) {
-            return false;
+            return "";
         }
     }
 

@@ -13,6 +13,9 @@ interface TextCodec {
     interface Decoder {
         /** The characters that the token completes; empty if a character is still unfinished. */
         String accept(int token);
+
+        /** What is left of a character that no further token will finish; empty if there is none. */
+        String end();
     }
 
     /** For a model with tokenizer.json what that says; for one with 256 words bytes; null if neither. */

@@ -1,6 +1,5 @@
 package dev.fathom.examples;
 
-import java.io.PrintStream;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -11,11 +10,12 @@ final class Transcript {
     private final int depths;
     private final boolean coloured;
     private final List<DepthPage.Piece> pieces = new ArrayList<>();
-    private PrintStream out;
+    private Output out;
     private int tokens;
     private long passes;
-    /** Deepest token since the last complete character. */
+    /** Deepest token since the last complete character, and the last token. */
     private int pending;
+    private int last;
 
     Transcript(TextCodec.Decoder decoder, int promptTokens, int depths, boolean coloured) {
         this.decoder = decoder;
@@ -27,8 +27,18 @@ final class Transcript {
     void token(int id, int depth) {
         tokens++;
         passes += depth;
+        last = depth;
         pending = Math.max(pending, depth);
-        String text = decoder.accept(id);
+        add(decoder.accept(id));
+    }
+
+    /** No token follows. What is left is of the last one, which may have completed another character too. */
+    void end() {
+        pending = Math.max(pending, last);
+        add(decoder.end());
+    }
+
+    private void add(String text) {
         if (text.isEmpty()) return;
         pieces.add(new DepthPage.Piece(text, pending, tokens <= promptTokens));
         pending = 0;
@@ -36,7 +46,7 @@ final class Transcript {
     }
 
     /** Writes what is there, and from now on every piece as it comes. */
-    void writeTo(PrintStream stream) {
+    void writeTo(Output stream) {
         if (out != null) return;
         out = stream;
         pieces.forEach(this::show);
