@@ -1,10 +1,11 @@
 package dev.fathom.examples;
 
 import java.io.IOException;
+import java.nio.file.FileSystemLoopException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.nio.file.attribute.PosixFilePermissions;
+import java.nio.file.StandardOpenOption;
 import java.util.List;
 
 /** The depth map of generated texts as one HTML page without references to anything else. */
@@ -19,6 +20,8 @@ final class DepthPage {
             .prompt { text-decoration: underline; text-underline-offset: 4px; text-decoration-thickness: 1px; }
             """;
 
+    private static final int MOST_LINKS = 40;
+
     /** Characters that tokens of one depth brought. */
     record Piece(String text, int depth, boolean prompt) {}
 
@@ -26,27 +29,48 @@ final class DepthPage {
 
     /** Refuses a file that cannot be written, before there is anything to write. */
     static void check(Path file) {
-        Path folder = file.toAbsolutePath().getParent();
-        if (Files.isDirectory(file) || folder == null || !Files.isWritable(folder)) {
+        Path target = target(file);
+        if (Files.exists(target) && !Files.isRegularFile(target)) {
+            throw new UserException(file + " is there and not a regular file: it cannot be replaced by a page.");
+        }
+        if (Files.exists(target) && !Files.isWritable(target) || !Files.isWritable(target.getParent())) {
             throw new UserException(file + " cannot be written.");
         }
     }
 
     /** Writes the page under another name first, so that no half of one is ever left under {@code file}. */
     static void write(Path file, List<List<Piece>> texts, int depths, String facts) {
+        check(file);
+        Path target = target(file);
+        Path draft = target.resolveSibling(".fathom." + Long.toHexString(System.nanoTime()) + ".tmp");
         try {
-            Path folder = file.toAbsolutePath().getParent();
-            Path draft = Files.createTempFile(folder, "." + file.getFileName(), ".tmp");
             try {
-                Files.writeString(draft, html(texts, depths, facts));
-                Files.setPosixFilePermissions(draft, PosixFilePermissions.fromString("rw-r--r--"));
-                Files.move(draft, file, StandardCopyOption.ATOMIC_MOVE);
+                Files.writeString(draft, html(texts, depths, facts), StandardOpenOption.CREATE_NEW);
+                if (Files.exists(target)) {
+                    Files.setPosixFilePermissions(draft, Files.getPosixFilePermissions(target));
+                }
+                Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE);
             } finally {
                 Files.deleteIfExists(draft);
             }
         } catch (IOException e) {
             throw new UserException(file + " cannot be written: " + Main.reason(e) + ".");
         }
+    }
+
+    /** What would be replaced: symbolic links are followed, also to where there is nothing yet. */
+    private static Path target(Path file) {
+        try {
+            Path at = file.toAbsolutePath();
+            for (int links = 0; Files.isSymbolicLink(at); links++) {
+                if (links == MOST_LINKS) throw new FileSystemLoopException(at.toString());
+                at = at.resolveSibling(Files.readSymbolicLink(at));
+            }
+            if (at.getFileName() != null) return at;
+        } catch (IOException e) {
+            // is the same to the user
+        }
+        throw new UserException(file + " cannot be written.");
     }
 
     static String html(List<List<Piece>> texts, int depths, String facts) {
