@@ -142,6 +142,85 @@ class ModelLoaderTest {
     }
 
     @Test
+    void loraPairsMustHaveTheRankOfTheConfig() throws IOException {
+        for (int rank : new int[] {64, 2}) { // alpha / rank would scale them wrongly
+            TestModel model = TestModel.read("relaxed_middle_cycle");
+            ((ObjectNode) model.config.at("/relaxation/lora")).put("r", rank);
+            assertRefused(model, "config.json: relaxation.lora.r is " + rank
+                    + ", but the largest rank of the checkpoint's LoRA pairs is 3.");
+        }
+        TestModel none = TestModel.read("relaxed_middle_cycle");
+        none.weights.keySet().removeIf(name -> name.contains(".lora_"));
+        assertRefused(none, "config.json: relaxation.lora.r is 3, but the checkpoint has no LoRA pairs.");
+        TestModel untold = TestModel.read("relaxed_middle_cycle");
+        untold.config.remove("relaxation");
+        assertRefused(untold, ".lora_A.weight has no place");
+    }
+
+    /** As convert stores them with --lora-rank q=3,v=2. */
+    @Test
+    void someLinearsMayHaveLowerRanks() throws IOException {
+        TestModel model = TestModel.read("relaxed_middle_cycle");
+        double[] full = nll(model.write(directory));
+        for (String name : List.copyOf(model.weights.keySet())) {
+            TestModel.Weight weight = model.weights.get(name);
+            if (!name.contains("v_proj.lora_")) continue;
+            long[] shape = weight.shape().clone();
+            shape[name.contains("lora_A") ? 0 : 1] = 1;
+            model.weights.put(name, new TestModel.Weight("F32", shape, new byte[(int) (4 * shape[0] * shape[1])]));
+        }
+        double[] lower = nll(model.write(directory));
+        assertTrue(Math.abs(full[3] - lower[3]) > 1e-4);
+    }
+
+    @Test
+    void ranksOfALinearMustNotDiffer() throws IOException {
+        TestModel model = TestModel.read("relaxed_middle_cycle");
+        String name = "model.layers.3.self_attn.q_proj.lora_A.weight";
+        model.weights.put(name, new TestModel.Weight("F32", new long[] {2, 48}, new byte[4 * 2 * 48]));
+        assertRefused(model, "Tensor " + name + " has rank 2, expected 3 as in the other layers.");
+        model.weights.put("model.layers.1.self_attn.q_proj.lora_A.weight",
+                new TestModel.Weight("F32", new long[] {0, 48}, new byte[0]));
+        assertRefused(model, "has rank 0, expected at least 1.");
+    }
+
+    @Test
+    void routersNeedASharedBlock() throws IOException {
+        for (String sharing : List.of("sequence", "middle_sequence")) {
+            TestModel model = TestModel.read("mor_expert");
+            ((ObjectNode) model.config.get("recursive")).put("sharing", sharing);
+            assertRefused(model, "config.json: mor needs recursive.sharing cycle or middle_cycle.");
+        }
+        TestModel model = TestModel.read("mor_expert");
+        model.weights.keySet().removeIf(name -> name.contains(".block."));
+        assertRefused(model, "The checkpoint has no layer model.layers.1.block.0.*, which mor calls for.");
+    }
+
+    @Test
+    void weightsMustBeThere() throws IOException {
+        Files.writeString(directory.resolve("config.json"), TestModel.read("vanilla").config.toString());
+        String message = assertThrows(UserException.class, () -> nll(directory)).getMessage();
+        assertEquals(directory.resolve("model.safetensors")
+                + " does not exist, nor does model.safetensors.index.json beside it.", message);
+    }
+
+    @Test
+    void shardsMustHoldWhatTheIndexPlacesThere() throws IOException {
+        Path source = TestModel.GOLDEN.resolve("recursive_sequence");
+        try (var files = Files.list(source)) {
+            for (Path file : files.toList()) Files.copy(file, directory.resolve(file.getFileName()));
+        }
+        assertArrayEquals(nll(source), nll(directory));
+        Path index = directory.resolve("model.safetensors.index.json");
+        ObjectNode json = (ObjectNode) TestModel.json(index);
+        ((ObjectNode) json.get("weight_map")).put("model.norm.weight", "model-00001-of-00002.safetensors");
+        Files.writeString(index, json.toString());
+        String message = assertThrows(UserException.class, () -> nll(directory)).getMessage();
+        assertEquals(directory.resolve("model-00001-of-00002.safetensors")
+                + " lacks tensor model.norm.weight, which model.safetensors.index.json places there.", message);
+    }
+
+    @Test
     void shardsStayInTheirDirectory() throws IOException {
         Files.writeString(directory.resolve("config.json"), TestModel.read("vanilla").config.toString());
         for (String shard : List.of("../model.safetensors", "/etc/passwd", "..", ".", "", "a/b.safetensors",

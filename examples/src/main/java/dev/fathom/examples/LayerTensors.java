@@ -17,6 +17,7 @@ final class LayerTensors {
     private final Checkpoint checkpoint;
     private final Map<Part, Linear> linears = new EnumMap<>(Part.class);
     private final Set<String> untied = new TreeSet<>();
+    private long largestRank;
 
     LayerTensors(ModelConfig config, Checkpoint checkpoint) {
         this.config = config;
@@ -67,7 +68,16 @@ final class LayerTensors {
                 rank = own;
             }
         }
+        largestRank = Math.max(largestRank, rank);
         return (int) Math.min(rank, Integer.MAX_VALUE);
+    }
+
+    /** Refuses a rank that is not the largest one found: the scale of all pairs is alpha by it. */
+    void requireRank(int told) {
+        if (largestRank == told) return;
+        throw new UserException("config.json: relaxation.lora.r is " + told + ", but "
+                + (largestRank == 0 ? "the checkpoint has no LoRA pairs"
+                        : "the largest rank of the checkpoint's LoRA pairs is " + largestRank) + ".");
     }
 
     /** A of a pass, [rank, in]; null: the pass has no pair. */

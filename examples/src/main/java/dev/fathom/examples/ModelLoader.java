@@ -78,6 +78,7 @@ final class ModelLoader {
         List<StagePlan> plans = StagePlan.of(config, checkpoint);
         List<Stage> stages = new ArrayList<>();
         for (StagePlan plan : plans) stages.add(stage(plan));
+        if (config.lora() != null) tensors.requireRank(config.lora().rank());
         ExitHeads exits = ExitHeads.load(packing, hidden, checkpoint, StagePlan.exits(plans, config.exits()));
         Buffer gain = packing.vector(checkpoint.get("model.norm.weight", hidden));
         checkpoint.requireAllRead();
