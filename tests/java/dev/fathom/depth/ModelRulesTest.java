@@ -89,7 +89,7 @@ class ModelRulesTest {
 
     private static Encoder encoder(int hidden) {
         return new Encoder(embedding(hidden), any, List.of(stage(hidden)), new NormShape(NormKind.RMS, hidden, 0), null,
-                null);
+                null, 0);
     }
 
     @Test
@@ -217,20 +217,21 @@ class ModelRulesTest {
         NormShape norm = new NormShape(NormKind.RMS, HIDDEN, 0);
         List<Stage> stages = List.of(stage(HIDDEN));
         assertNotNull(encoder(HIDDEN));
-        refused("embedding must not be null", () -> new Encoder(null, any, stages, norm, null, null));
-        refused("table must not be null", () -> new Encoder(embedding, null, stages, norm, null, null));
-        refused("stages must not be null", () -> new Encoder(embedding, any, null, norm, null, null));
-        refused("stages must not be empty", () -> new Encoder(embedding, any, List.of(), norm, null, null));
-        refused("norm must not be null", () -> new Encoder(embedding, any, stages, null, null, null));
+        refused("embedding must not be null", () -> new Encoder(null, any, stages, norm, null, null, 0));
+        refused("table must not be null", () -> new Encoder(embedding, null, stages, norm, null, null, 0));
+        refused("stages must not be null", () -> new Encoder(embedding, any, null, norm, null, null, 0));
+        refused("stages must not be empty", () -> new Encoder(embedding, any, List.of(), norm, null, null, 0));
+        refused("norm must not be null", () -> new Encoder(embedding, any, stages, null, null, null, 0));
+        refused("radius must be at least 0, got -1", () -> new Encoder(embedding, any, stages, norm, null, null, -1));
         String plain = "stages of an encoder have one depth, no router and no cross-attention";
         refused(plain, () -> new Encoder(embedding, any, List.of(new Stage(block(HIDDEN, 2, false), any)), norm, null,
-                null));
-        refused(plain, () -> new Encoder(embedding, any, List.of(crossing(HIDDEN)), norm, null, null));
+                null, 0));
+        refused(plain, () -> new Encoder(embedding, any, List.of(crossing(HIDDEN)), norm, null, null, 0));
         refused(plain, () -> new Encoder(embedding, any, List.of(new Stage(block(HIDDEN, 1, false), any,
                 new Router.ExpertChoice(expert(HIDDEN, 1), any, Router.Gating.WEIGHTED), KvPolicy.PER_DEPTH)), norm,
-                null, null));
+                null, null, 0));
         refused("hiddenSize of a stage must equal hiddenSize of the embedding 32, got 64",
-                () -> new Encoder(embedding, any, List.of(stage(HIDDEN), stage(64)), norm, null, null));
+                () -> new Encoder(embedding, any, List.of(stage(HIDDEN), stage(64)), norm, null, null, 0));
     }
 
     @Test

@@ -28,6 +28,7 @@ import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.LinearShape;
 import dev.fathom.Part;
+import dev.fathom.depth.ExitPolicy;
 import dev.fathom.depth.Limits;
 
 /** Files are copied piece by piece, and one that shrinks while a model is read is a sentence. */
@@ -153,8 +154,8 @@ class ContentsTest {
     @Test
     void roomForTextsThatIsNotThereIsNamed() {
         try (LanguageModel model = TestModel.open("vanilla")) {
-            String message = assertThrows(UserException.class, () -> model.session(new Limits(1, 1 << 30)))
-                    .getMessage();
+            String message = assertThrows(UserException.class,
+                    () -> model.session(ExitPolicy.never(), new Limits(1, 1 << 30))).getMessage();
             assertTrue(message.startsWith("There is not enough memory for K and V of 1 x 1073741824 tokens: "),
                     message);
         }
