@@ -14,6 +14,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.locks.LockSupport;
 import java.util.stream.Stream;
 
+import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -132,6 +133,7 @@ class DepthSessionTest {
     /** A threshold that all pass gives gated recursion at full depth; the reference masks nobody then. */
     @ParameterizedTest
     @EnumSource(KvPolicy.class)
+    @DisplayName("7: with all tokens selected, recursion-wise caching is dense gated recursion")
     void allTokensSelectedIsDenseGatedRecursion(KvPolicy kv) {
         int[] ids = text(TOKENS, 3);
         RandomModel random = RandomModel.expertOnly(3, -1e30f, kv, 5);
@@ -155,6 +157,7 @@ class DepthSessionTest {
     /** A token of depth d has the bits that the model cut to d depths gives it: later passes do not touch its row. */
     @ParameterizedTest
     @EnumSource(KvPolicy.class)
+    @DisplayName("10: rows that are not selected keep their bits")
     void unselectedRowsKeepTheirBits(KvPolicy kv) {
         int[] ids = text(TOKENS, 4);
         try (Context context = Context.cpu(2)) {
@@ -175,8 +178,35 @@ class DepthSessionTest {
         }
     }
 
+    /** K and V are those of the first depth, so each token has the bits of a run in which all go on. */
+    @Test
+    @DisplayName("9: with shared K and V, computing the active rows alone is computing all rows")
+    void skippingChangesNobodyWhoStays() {
+        int[] ids = text(TOKENS, 4);
+        try (Context context = Context.cpu(2)) {
+            Seen[][] all = new Seen[3][];
+            for (int depths = 1; depths <= 3; depths++) {
+                DepthModel model = RandomModel.expertOnly(depths, -1e30f, KvPolicy.FIRST_DEPTH, 6).pack(context);
+                try (DepthSession session = new DepthSession(context, model, limits(64))) {
+                    all[depths - 1] = alone(session, ids);
+                }
+            }
+            DepthModel model = RandomModel.expertOnly(3, 0, KvPolicy.FIRST_DEPTH, 6).pack(context);
+            try (DepthSession session = new DepthSession(context, model, limits(64))) {
+                Seen[] active = alone(session, ids);
+                int[] histogram = new int[3];
+                for (int t = 0; t < TOKENS; t++) {
+                    histogram[active[t].depth() - 1]++;
+                    assertEquals(all[active[t].depth() - 1][t], active[t]);
+                }
+                for (int count : histogram) assertTrue(count > 0, "the text must use every depth");
+            }
+        }
+    }
+
     /** A threshold that none passes: depth 1 only, and nothing is computed or stored beyond. */
     @Test
+    @DisplayName("11: tokens that never go on have the result of depth 1, and nothing beyond")
     void tokensThatNeverContinueCostOneDepth() {
         int[] ids = text(TOKENS, 5);
         try (Context context = Context.cpu(2);
@@ -201,6 +231,7 @@ class DepthSessionTest {
 
     @ParameterizedTest
     @MethodSource("systemsAndTypes")
+    @DisplayName("5, 6, 8: prompts at once or token by token, alone or with others: the same bits")
     void cuttingTheWorkChangesNoBit(RandomModel.System system, DType type) {
         RandomModel random = RandomModel.of(system, type, 11);
         int[][] texts = {text(TOKENS, 21), text(1, 22), text(40, 23), text(17, 24)};

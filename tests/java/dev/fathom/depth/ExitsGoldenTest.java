@@ -13,6 +13,7 @@ import java.util.stream.Stream;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestFactory;
@@ -234,6 +235,7 @@ class ExitsGoldenTest {
     // ---- thresholds ------------------------------------------------------------------------------------------------
 
     @Test
+    @DisplayName("4: streaming sums give the adaptive threshold of the batch fit, degenerate inputs included")
     void adaptiveThresholdsAreThoseOfTheBatchFit() throws IOException {
         Map<String, Tensor> vectors = Golden.tensors(FOLDER.resolve("adaptive.safetensors"));
         int fits = 0;

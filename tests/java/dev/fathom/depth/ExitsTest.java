@@ -19,7 +19,9 @@ import dev.fathom.Buffer;
 import dev.fathom.Context;
 import dev.fathom.DType;
 
-/** What must hold of early exits whatever the model: thresholds at their ends, exact K and V, the same bits in company. */
+/**
+ * What must hold of early exits whatever the model: thresholds at their ends, exact K and V, the same bits in company.
+ */
 class ExitsTest {
     private static final int TOKENS = 90;
     private static final ExitPoint SHALLOW = new ExitPoint(0, 0);
@@ -246,7 +248,8 @@ class ExitsTest {
         int[] ids = text(TOKENS, 18);
         try (Context context = Context.cpu(1)) {
             DepthModel model = RandomModel.of(RandomModel.System.SHALLOW_DEEP, DType.F32, 19).pack(context);
-            ExitPolicy policy = ExitPolicy.deferring(new Signal.Forced(0.75, 1, false), new Threshold.Fixed(0.5f), SHALLOW);
+            ExitPolicy policy = ExitPolicy.deferring(new Signal.Forced(0.75, 1, false), new Threshold.Fixed(0.5f),
+                    SHALLOW);
             try (DepthSession session = new DepthSession(context, model, policy, limits())) {
                 int sequence = session.open();
                 for (int id : ids) session.run(session.step().add(sequence, id));

@@ -84,7 +84,8 @@ final class RandomModel {
             case EXPERT_LATEST_KV -> model.middle(block(1, 3), model.expert(3, 0), KvPolicy.LATEST);
             case SHALLOW_DEEP -> model.plain(block(1, 1)).plain(block(2, 1)).plain(block(1, 1));
             case CYCLE -> model.plain(block(2, 3));
-            case CYCLE_RELAXED -> model.plain(block(2, 3).normPerDepth(true).loraRank(Part.Q, 4).loraRank(Part.DOWN, 3));
+            case CYCLE_RELAXED -> model.plain(block(2, 3).normPerDepth(true).loraRank(Part.Q, 4)
+                    .loraRank(Part.DOWN, 3));
             case TOKEN_ADDITIVE -> model.stage(block(1, 3), additive(model.token(GateFunction.SIGMOID, 1, false)),
                     KvPolicy.FIRST_DEPTH);
         }

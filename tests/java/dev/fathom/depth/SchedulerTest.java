@@ -13,6 +13,7 @@ import java.util.SplittableRandom;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
+import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
@@ -67,6 +68,7 @@ class SchedulerTest {
 
     @ParameterizedTest
     @MethodSource("waysAndBatches")
+    @DisplayName("6: continuous depth-wise batching: a request has the same answer in any company")
     void companyChangesNothing(Way way, BatchPolicy batching) {
         RandomModel random = RandomModel.of(way.system, DType.BF16, 71);
         List<Request> requests = requests(way.policy, 14, 72);
@@ -142,6 +144,7 @@ class SchedulerTest {
     /** 10,000 tokens of each way are those of greedy decoding at full depth. */
     @ParameterizedTest
     @MethodSource("losslessWays")
+    @DisplayName("lossless ways lose nothing in 10,000 tokens")
     void losslessWaysLoseNothing(Way way) {
         RandomModel random = RandomModel.of(way.system, DType.BF16, 81);
         SplittableRandom seeds = new SplittableRandom(82);
@@ -151,7 +154,8 @@ class SchedulerTest {
             List<Request> requests = IntStream.range(0, 52)
                     .mapToObj(i -> new Request(seeds.ints(1 + i % 20, 0, RandomModel.VOCAB).toArray(), 200)).toList();
             List<int[]> full = new ArrayList<>();
-            try (Scheduler scheduler = new Scheduler(context, model, ExitPolicy.never(), BatchPolicy.PER_DEPTH, limits)) {
+            try (Scheduler scheduler = new Scheduler(context, model, ExitPolicy.never(), BatchPolicy.PER_DEPTH,
+                    limits)) {
                 for (Generation g : submitAll(scheduler, requests)) full.add(g.tokens());
             }
             try (Scheduler scheduler = new Scheduler(context, model, way.policy, BatchPolicy.PER_DEPTH, limits)) {

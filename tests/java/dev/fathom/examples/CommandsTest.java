@@ -53,7 +53,8 @@ class CommandsTest {
         System.setIn(input);
         System.setErr(new PrintStream(err, true, StandardCharsets.UTF_8));
         try {
-            return new Ran(Main.run(out, args), out.toString(StandardCharsets.UTF_8), err.toString(StandardCharsets.UTF_8));
+            return new Ran(Main.run(out, args), out.toString(StandardCharsets.UTF_8),
+                    err.toString(StandardCharsets.UTF_8));
         } finally {
             System.setIn(oldIn);
             System.setErr(oldErr);
@@ -340,7 +341,8 @@ class CommandsTest {
         assertEquals(same.get("nll"), json.get("nll"));
         assertFalse(run("", "score", "--model", path, "--text", written.toString()).out.contains("bits/byte"));
 
-        assertFails("The tokenizer makes no tokens of --prompt \"xyz\"", "generate", "--model", path, "--prompt", "xyz");
+        assertFails("The tokenizer makes no tokens of --prompt \"xyz\"", "generate", "--model", path, "--prompt",
+                "xyz");
         Files.writeString(directory.resolve("tokenizer.json"), "{}");
         assertFails("tokenizer.json cannot be used: ", "generate", "--model", path);
     }

@@ -21,6 +21,7 @@ import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -78,6 +79,7 @@ class ConversionTest {
     // ---- what a conversion promises ------------------------------------------------------------------------------
 
     @Test
+    @DisplayName("5: LoRA of full rank with norms per depth gives the source model back")
     void fullRankAndOwnNormsGiveTheModelBack() throws IOException {
         double[] original = nll(SOURCE);
         for (String init : List.of("stepwise", "average", "upper")) {
@@ -122,6 +124,7 @@ class ConversionTest {
     }
 
     @Test
+    @DisplayName("5: rank 0 is the pure recursion")
     void rankNoneIsThePureRecursion() throws IOException {
         convert(SOURCE, "--recursions", "2");
         byte[] pure = Files.readAllBytes(to.resolve("model.safetensors"));
@@ -400,8 +403,8 @@ class ConversionTest {
         assertRefused("--layers must be", SOURCE, "--recursions", "2", "--layers", "1000000000");
         assertRefused("too few layers", TestModel.GOLDEN.resolve("vanilla"), "--recursions", "2", "--sharing",
                 "middle_cycle");
-        assertRefused("too few layers", TestModel.GOLDEN.resolve("vanilla_mha_untied"), "--recursions", "2", "--sharing",
-                "middle_cycle", "--layers", "6"); // nothing between the ends that could be repeated
+        assertRefused("too few layers", TestModel.GOLDEN.resolve("vanilla_mha_untied"), "--recursions", "2",
+                "--sharing", "middle_cycle", "--layers", "6"); // nothing between the ends that could be repeated
         assertRefused("--threads", SOURCE, "--recursions", "2", "--threads", "-1");
     }
 

@@ -70,15 +70,17 @@ class ExitCommandsTest {
         JsonNode expected = TestModel.json(T5.resolve("expected.json"));
         String first = ids(expected.get("source").get(0));
         String second = ids(expected.get("source").get(1));
-        String[] options = {"seq2seq", "--model", T5.toString(), "--tokens", "14", "--source", first, "--source", second};
+        String[] options = {"seq2seq", "--model", T5.toString(), "--tokens", "14", "--source", first, "--source",
+            second};
         CommandsTest.Ran full = CommandsTest.run("", options);
         assertEquals(0, full.code(), full.err());
-        assertTrue(full.out().startsWith(ids(expected.get("greedy").get(0)) + "\n" + ids(expected.get("greedy").get(1))),
-                full.out());
+        String greedy = ids(expected.get("greedy").get(0)) + "\n" + ids(expected.get("greedy").get(1));
+        assertTrue(full.out().startsWith(greedy), full.out());
         String[] verified = Arrays.copyOf(options, options.length + 7);
         System.arraycopy(new String[] {"--exit-layers", "2", "--exit-signal", "margin", "--exit-threshold", "0.03",
             "--verify"}, 0, verified, options.length, 7);
-        assertEquals(full.out().lines().limit(2).toList(), CommandsTest.run("", verified).out().lines().limit(2).toList());
+        assertEquals(full.out().lines().limit(2).toList(),
+                CommandsTest.run("", verified).out().lines().limit(2).toList());
         CommandsTest.assertFails("no encoder-decoder is bundled", "seq2seq", "--source", "1");
         CommandsTest.assertFails("Token id 2 must be in 0..95, got x", "seq2seq", "--model", T5.toString(), "--source",
                 "1 x");

@@ -22,7 +22,9 @@ import dev.fathom.depth.Limits;
 import dev.fathom.depth.Router;
 import dev.fathom.depth.Step;
 
-/** Mixture-of-Recursions beyond the default rule: auxiliary routers, shared K and V, depth caps, whole-sequence top-k. */
+/**
+ * Mixture-of-Recursions beyond the default rule: auxiliary routers, shared K and V, depth caps, whole-sequence top-k.
+ */
 class MorGoldenTest {
     private static final Path FOLDER = TestModel.GOLDEN.resolveSibling("exits").resolve("mor");
     private static final double CLOSE = 1e-3;
@@ -48,8 +50,9 @@ class MorGoldenTest {
     }
 
     private static DepthModel wholeSequences(DepthModel model) {
-        return model.withStages(model.stages().stream().map(stage -> stage.router() instanceof Router.ExpertChoice choice
-                ? stage.withRouter(choice.wholeSequence()) : stage).toList());
+        return model.withStages(model.stages().stream()
+                .map(stage -> stage.router() instanceof Router.ExpertChoice choice
+                        ? stage.withRouter(choice.wholeSequence()) : stage).toList());
     }
 
     private static void check(LanguageModel model, DepthModel weights, int cap, JsonNode texts, JsonNode expected) {

@@ -42,7 +42,8 @@ final class ExitOptions {
     }
 
     private SkippedKv skipped() {
-        return Arrays.stream(SkippedKv.values()).filter(s -> s.name().toLowerCase(Locale.ROOT).equals(skipped)).findFirst()
+        return Arrays.stream(SkippedKv.values())
+                .filter(s -> s.name().toLowerCase(Locale.ROOT).equals(skipped)).findFirst()
                 .orElseThrow(() -> new UserException("--exit-kv must be holes, alias, copy, propagate or defer, got "
                         + skipped + "."));
     }
@@ -79,8 +80,8 @@ final class ExitOptions {
                 if (head != null) yield head;
                 throw new UserException("--exit-signal must be margin, max-probability, entropy, cosine, step"
                         + (exits.classifiers().isEmpty() ? "" : " or a head that the model has: "
-                        + String.join(", ", exits.classifiers().keySet().stream().sorted().toList())) + "; got " + signal
-                        + ".");
+                        + String.join(", ", exits.classifiers().keySet().stream().sorted().toList()))
+                        + "; got " + signal + ".");
             }
         };
     }

@@ -105,7 +105,9 @@ public final class LanguageModel implements AutoCloseable {
         return exits;
     }
 
-    /** How deep a token can go: passes through the looped layers; with exits, the legs behind which it may be answered. */
+    /**
+     * How deep a token can go: passes through the looped layers; with exits, the legs behind which it may be answered.
+     */
     int depths(ExitPolicy policy) {
         if (policy.points().isEmpty()) return config.depths();
         return weights.stages().stream().mapToInt(stage -> stage.shape().depths()).sum();

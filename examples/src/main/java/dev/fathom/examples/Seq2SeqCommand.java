@@ -47,7 +47,8 @@ final class Seq2SeqCommand implements Runnable {
             description = "At most so many tokens each (default: ${DEFAULT-VALUE}).")
     private int tokens;
 
-    @Option(names = "--verify", description = "Check the answers of exits at full depth: the text is that of the full model.")
+    @Option(names = "--verify",
+            description = "Check the answers of exits at full depth: the text is that of the full model.")
     private boolean verify;
 
     @Override
@@ -68,14 +69,15 @@ final class Seq2SeqCommand implements Runnable {
         List<int[]> ids = new ArrayList<>();
         for (String source : sources) ids.add(encode(opened, source));
         int longest = ids.stream().mapToInt(source -> source.length).max().orElseThrow();
-        Limits limits = new Limits(ids.size(), tokens + 1, Math.max(longest, ids.size()), (long) ids.size() * (tokens + 1))
-                .withSource(longest);
+        Limits limits = new Limits(ids.size(), tokens + 1, Math.max(longest, ids.size()),
+                (long) ids.size() * (tokens + 1)).withSource(longest);
         try (Scheduler scheduler = new Scheduler(opened.context(), opened.weights(), policy, BatchPolicy.PER_DEPTH,
                 limits)) {
             Request start = new Request(new int[] {opened.config().startToken()}, tokens)
                     .withStop(opened.config().endToken()).withSampling(Sampling.greedy());
             long begin = System.nanoTime();
-            List<Generation> texts = ids.stream().map(source -> scheduler.submit(start.withSource(source), SILENT)).toList();
+            List<Generation> texts = ids.stream()
+                    .map(source -> scheduler.submit(start.withSource(source), SILENT)).toList();
             scheduler.run();
             double seconds = (System.nanoTime() - begin) * 1e-9;
             for (Generation text : texts) main.out().line(decode(opened, text.tokens()));
@@ -92,7 +94,9 @@ final class Seq2SeqCommand implements Runnable {
     }
 
     private static String decode(EncoderDecoder opened, int[] ids) {
-        if (opened.codec() == null) return Arrays.stream(ids).mapToObj(Integer::toString).collect(Collectors.joining(" "));
+        if (opened.codec() == null) {
+            return Arrays.stream(ids).mapToObj(Integer::toString).collect(Collectors.joining(" "));
+        }
         TextCodec.Decoder decoder = opened.codec().decoder();
         StringBuilder text = new StringBuilder();
         for (int id : ids) {

@@ -47,9 +47,10 @@ record T5Config(int hiddenSize, int intermediateSize, int headDim, int heads, in
         ConfigReader exits = json.enabled("exits");
         return new T5Config(json.integer("d_model", 1 << 20), json.integer("d_ff", 1 << 20), headDim,
                 json.integer("num_heads", 1024), layers,
-                json.integer("num_decoder_layers", layers, ModelConfig.MOST_LAYERS), json.integer("vocab_size", 1 << 24),
-                buckets, distance, (float) json.positive("layer_norm_epsilon", 1e-6), activation,
-                projection.startsWith("gated"), json.flag("tie_word_embeddings", true),
+                json.integer("num_decoder_layers", layers, ModelConfig.MOST_LAYERS),
+                json.integer("vocab_size", 1 << 24), buckets, distance,
+                (float) json.positive("layer_norm_epsilon", 1e-6), activation, projection.startsWith("gated"),
+                json.flag("tie_word_embeddings", true),
                 root.path("decoder_start_token_id").asInt(0), root.path("eos_token_id").asInt(1),
                 local ? json.integer("local_radius", 127, 1 << 20) : 0,
                 exits == null ? List.of() : exits.integers("layers", ModelConfig.MOST_LAYERS));

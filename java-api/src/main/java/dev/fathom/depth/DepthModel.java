@@ -28,7 +28,8 @@ public record DepthModel(EmbedShape embedding, Buffer table, List<Stage> stages,
             Require.equal("hiddenSize of a stage", stage.shape().hiddenSize(), "hiddenSize of the embedding",
                     embedding.hiddenSize());
             Require.that(stage.shape().cross() == (encoder != null), encoder == null
-                    ? "a stage with cross-attention needs an encoder" : "with an encoder every stage needs cross-attention");
+                    ? "a stage with cross-attention needs an encoder"
+                    : "with an encoder every stage needs cross-attention");
         }
         Require.that(encoder == null || encoder.embedding().hiddenSize() == embedding.hiddenSize(),
                 "hiddenSize of the encoder must equal that of the decoder");

@@ -227,8 +227,8 @@ public final class DepthSession implements AutoCloseable {
         Require.that(Require.notNull("step", step).session == this, "step must be one that this session has made");
         if (step.hasRun) throw new IllegalStateException("The step has run; clear it first.");
         Require.that(step.tokens > 0, "step must have at least one token");
-        Require.that(!wholeSequences || step.tokens <= limits.rows(), "a router that chooses over whole sequences needs a"
-                + " step in one piece: at most " + limits.rows() + " tokens, got " + step.tokens);
+        Require.that(!wholeSequences || step.tokens <= limits.rows(), "a router that chooses over whole sequences needs"
+                + " a step in one piece: at most " + limits.rows() + " tokens, got " + step.tokens);
         int token = 0;
         for (int i = 0; i < step.requests; i++) {
             int sequence = step.requestSequence[i];

@@ -74,7 +74,9 @@ final class EncoderRunner {
             Stage stage = encoder.stages().get(s);
             KvCache cache = caches[s];
             for (int i = from, row = 0; i < to; i++) {
-                for (int at = 0; at < source[i].length; at++, row++) place(cache, s, i - from, source[i].length, at, row);
+                for (int at = 0; at < source[i].length; at++, row++) {
+                    place(cache, s, i - from, source[i].length, at, row);
+                }
             }
             context.block(stage.shape(), tokens, space.rows, null, stage.weights(), cache.entries(), null,
                     cache.shape().entries(), cache.pool(), space.x);

@@ -13,8 +13,8 @@ import java.util.List;
  * @param thresholds   when that suffices: one for all points, or one per point
  * @param skipped      what the token leaves in the caches of passes that it skips
  * @param mostWaiting  tokens of a sequence that may wait for a deeper one ({@link SkippedKv#DEFER},
- *                     {@link SkippedKv#PROPAGATE}, {@link SkippedKv#COPY}); when so many do, all go on. Bounds memory and latency, changes no
- *                     result
+ *                     {@link SkippedKv#PROPAGATE}, {@link SkippedKv#COPY}); when so many do, all go on. Bounds memory
+ *                     and latency, changes no result
  * @param rideAlong    whether waiting tokens of other sequences go along when one goes deep, since its call reads the
  *                     weights anyway. Changes no result
  * @param tail         so many last stages are run by all tokens: an exit skips what is left before them

@@ -4,8 +4,8 @@ import java.util.Arrays;
 import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
- * A request in a {@link Scheduler} and what became of it so far. Tokens that can be read are final. The thread that runs
- * the scheduler writes it; other threads may read it at any time and {@link #cancel} it.
+ * A request in a {@link Scheduler} and what became of it so far. Tokens that can be read are final. The thread that
+ * runs the scheduler writes it; other threads may read it at any time and {@link #cancel} it.
  */
 public final class Generation {
     public enum State { WAITING, RUNNING, COMPLETE, STOPPED, CANCELLED }

@@ -195,8 +195,8 @@ public final class KvCache {
             if (at < position) low = middle + 1;
             else high = middle - 1;
         }
-        throw new IllegalArgumentException("position must be one of a token in list " + list + " of sequence " + sequence
-                + ", got " + position);
+        throw new IllegalArgumentException("position must be one of a token in list " + list + " of sequence "
+                + sequence + ", got " + position);
     }
 
     /** Lets the empty sequence {@code to} see all that {@code from} sees. No K or V is copied; both may go on apart. */

@@ -11,8 +11,8 @@ import dev.fathom.Context;
  * enter, of any sequence and at any of its depths, in one call. What may enter is decided by one rule (see
  * {@link Flight}): no token gets ahead of an older one of its sequence.
  *
- * <p>A token that has answered at an exit and whose K and V are to be made good later stays where it is, and waits until
- * a younger token goes on from there: then both enter together.
+ * <p>A token that has answered at an exit and whose K and V are to be made good later stays where it is, and waits
+ * until a younger token goes on from there: then both enter together.
  */
 final class Pipeline {
     /** Told of answers, in the order of the tokens of a sequence. It may truncate sequences, but add nothing. */
@@ -69,8 +69,8 @@ final class Pipeline {
     Pipeline(Context context, Arena arena, DepthModel model, ExitPolicy policy, Limits limits, int rows,
             Listener listener) {
         policy.check(model);
-        Require.that(model.encoder() != null || limits.source() == 0, "source of the limits must be 0 for a model without"
-                + " encoder, got " + limits.source());
+        Require.that(model.encoder() != null || limits.source() == 0, "source of the limits must be 0 for a model"
+                + " without encoder, got " + limits.source());
         this.context = context;
         this.model = model;
         this.policy = policy;
@@ -93,8 +93,8 @@ final class Pipeline {
             boolean aliases = policy.exits() && policy.skipped() == SkippedKv.ALIAS && s < tailStage
                     && stage.kv() == KvPolicy.PER_DEPTH;
             stages[s] = new StageRunner(context, arena, stage, legs.first(s), aliases ? KvPolicy.LATEST : stage.kv(),
-                    policy.exits() && policy.leaves(), policy.skipped() == SkippedKv.COPY ? stages : null, limits, space,
-                    flight, done);
+                    policy.exits() && policy.leaves(), policy.skipped() == SkippedKv.COPY ? stages : null, limits,
+                    space, flight, done);
         }
         encoder = model.encoder() == null ? null
                 : new EncoderRunner(context, arena, model.encoder(), space, limits, done, full);

@@ -167,7 +167,8 @@ public final class Scheduler implements AutoCloseable {
     private boolean fits(Generation g) {
         if (runningCount == running.length) return false;
         for (int stage = 0; stage < pages.length; stage++) {
-            if (reserved[stage] + pipeline.pagesOf(stage, g.request.length() + g.id.length) > pages[stage]) return false;
+            long needed = pipeline.pagesOf(stage, g.request.length() + g.id.length);
+            if (reserved[stage] + needed > pages[stage]) return false;
         }
         return true;
     }
@@ -215,8 +216,8 @@ public final class Scheduler implements AutoCloseable {
     // ---- steps ---------------------------------------------------------------------------------------------------
 
     /**
-     * Lets every running text go on. If it throws, what was handed out so far is right, and nothing can go on: close the
-     * scheduler.
+     * Lets every running text go on. If it throws, what was handed out so far is right, and nothing can go on:
+     * close the scheduler.
      *
      * @return false if there is nothing to do: no request runs or waits
      */

@@ -92,8 +92,8 @@ public sealed interface Signal {
             Require.notNull("weights", weights);
             boolean fits = shape.outputs() == 1 && shape.function() == GateFunction.SIGMOID
                     || shape.outputs() == 2 && shape.function() == GateFunction.SOFTMAX;
-            Require.that(fits, "a classifier has 1 output and SIGMOID or 2 and SOFTMAX, got " + shape.outputs() + " and "
-                    + shape.function());
+            Require.that(fits, "a classifier has 1 output and SIGMOID or 2 and SOFTMAX, got " + shape.outputs()
+                    + " and " + shape.function());
         }
 
         int head(ExitPoint point) {

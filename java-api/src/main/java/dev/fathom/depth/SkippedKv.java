@@ -6,7 +6,9 @@ public enum SkippedKv {
     HOLES,
     /** The K and V of the pass that it exited after, for models that loop: see {@link KvPolicy#LATEST}. */
     ALIAS,
-    /** The K and V of the last layer before the exit, in every layer behind it, for models that do not loop (DREX, MuE). */
+    /**
+     * The K and V of the last layer before the exit, in every layer behind it, for models that do not loop (DREX, MuE).
+     */
     COPY,
     /**
      * K and V computed from its exit state, as soon as a later token goes there: state propagation (CALM). Costs the

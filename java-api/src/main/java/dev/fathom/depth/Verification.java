@@ -1,9 +1,9 @@
 package dev.fathom.depth;
 
 /**
- * Whether the answers of exits are checked once the waiting tokens have been through all passes. An answer that does not
- * hold is replaced by that of full depth, and what was generated after it is taken back. Answers are handed out when
- * they are final.
+ * Whether the answers of exits are checked once the waiting tokens have been through all passes. An answer that does
+ * not hold is replaced by that of full depth, and what was generated after it is taken back. Answers are handed out
+ * when they are final.
  */
 public sealed interface Verification {
     /** Answers of exits are final. */

@@ -8,9 +8,9 @@ import dev.fathom.Buffer;
 import dev.fathom.Context;
 
 /**
- * The choice of the released evaluation of Mixture-of-Recursions: of a sequence's tokens that passed a depth those go on
- * that have the largest gates, as many as the next depth's capacity of the whole sequence says. It sees later tokens,
- * so a sequence must be there as a whole: see {@link Router.ExpertChoice#capacity}.
+ * The choice of the released evaluation of Mixture-of-Recursions: of a sequence's tokens that passed a depth those go
+ * on that have the largest gates, as many as the next depth's capacity of the whole sequence says. It sees later
+ * tokens, so a sequence must be there as a whole: see {@link Router.ExpertChoice#capacity}.
  */
 final class WholeSequenceChoice {
     private final double[] capacity;
@@ -41,7 +41,9 @@ final class WholeSequenceChoice {
         for (int i = 0; i < count; i++) entered[flight.sequence[slot[i]]]++;
     }
 
-    /** Of tokens about to take {@code depth}, those of a sequence together, with their gates in gate: 1 or 0 into ints. */
+    /**
+     * Of tokens about to take {@code depth}, those of a sequence together, with their gates in gate: 1 or 0 into ints.
+     */
     void choose(int[] slot, int count, int depth) {
         int segments = 0;
         for (int i = 0; i < count; i++) {
@@ -53,7 +55,9 @@ final class WholeSequenceChoice {
             most.setInt(segments++, wanted);
         }
         begin.setInt(segments, count);
-        for (int s = 0; s < segments; s++) most.setInt(s, Math.min(most.getInt(s), begin.getInt(s + 1) - begin.getInt(s)));
+        for (int s = 0; s < segments; s++) {
+            most.setInt(s, Math.min(most.getInt(s), begin.getInt(s + 1) - begin.getInt(s)));
+        }
         context.topK(count, space.gate, segments, begin, most, space.index);
         space.index.read(0, picked, 0, count);
         Arrays.fill(space.ints, 0, count, 0);

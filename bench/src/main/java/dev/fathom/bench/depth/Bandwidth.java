@@ -27,8 +27,8 @@ import dev.fathom.depth.StageReport;
 import dev.fathom.depth.Threshold;
 
 /**
- * FREE where it is meant for: one text, weights far beyond the caches. Random weights of TinyLlama's shape, exits forced
- * at a rate; the speed-up beside that of the cost model, which counts bytes of weights only:
+ * FREE where it is meant for: one text, weights far beyond the caches. Random weights of TinyLlama's shape, exits
+ * forced at a rate; the speed-up beside that of the cost model, which counts bytes of weights only:
  * {@code full / (shallow + head + (deep + head) / m)}, m tokens per deep call, and the full model reads its head once.
  */
 final class Bandwidth {

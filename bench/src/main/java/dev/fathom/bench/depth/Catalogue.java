@@ -73,8 +73,8 @@ final class Catalogue implements AutoCloseable {
                 add("FREE", name, "MLP head > " + threshold + ", deferred", ExitPolicy.deferring(mlp, fixed, point));
             }
         }
-        add("FREE", name, "margin, adaptive", ExitPolicy.deferring(new Signal.Margin(), new Threshold.Adaptive(0.9f, 0.4f),
-                point));
+        add("FREE", name, "margin, adaptive",
+                ExitPolicy.deferring(new Signal.Margin(), new Threshold.Adaptive(0.9f, 0.4f), point));
     }
 
     private void loopExits() {
@@ -88,8 +88,8 @@ final class Catalogue implements AutoCloseable {
                         ExitPolicy.of(skipped, new Signal.Margin(), new Threshold.Fixed(threshold), point));
             }
         }
-        add("recursive with exits", "rrt_exits", "draft 4, verified", ExitPolicy.drafting(point, 4, 0), Integer.MAX_VALUE,
-                true);
+        add("recursive with exits", "rrt_exits", "draft 4, verified", ExitPolicy.drafting(point, 4, 0),
+                Integer.MAX_VALUE, true);
     }
 
     private void routed() {

@@ -10,9 +10,9 @@ import dev.fathom.depth.Request;
 import dev.fathom.depth.Scheduler;
 
 /**
- * What a scheduler costs besides the kernels: the step of a model so small that its kernels take next to no time, at the
- * same number of texts, against the step of the real one. An upper bound, for it still contains the boundary and the
- * starting of workers.
+ * What a scheduler costs besides the kernels: the step of a model so small that its kernels take next to no time, at
+ * the same number of texts, against the step of the real one. An upper bound, for it still contains the boundary and
+ * the starting of workers.
  */
 final class Overhead {
     private static final int TEXTS = 64;

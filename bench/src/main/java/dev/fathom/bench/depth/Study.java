@@ -136,7 +136,8 @@ public final class Study {
         for (int seed = 0; seed < (quick ? 1 : 3); seed++) {
             for (Traces.Trace trace : List.of(
                     Traces.Trace.of("all at once", Double.POSITIVE_INFINITY, count, text, 100 + seed),
-                    Traces.Trace.of(String.format(Locale.ROOT, "%.1f requests/s", rate), rate, count, text, 200 + seed))) {
+                    Traces.Trace.of(String.format(Locale.ROOT, "%.1f requests/s", rate), rate, count, text,
+                            200 + seed))) {
                 for (Subject subject : List.of(vanilla, mor)) {
                     for (BatchPolicy batching : BatchPolicy.values()) {
                         say("trace " + trace.name() + ", " + subject.model() + ", " + batching);
