@@ -2,6 +2,7 @@ package dev.fathom.depth;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -219,6 +220,35 @@ class DepthSessionTest {
             assertEquals(1.0, report.meanDepth());
             assertEquals(one.report().done().kvWrittenBytes(), report.done().kvWrittenBytes());
             assertEquals(3 * report.done().kvWrittenBytes(), report.fullDepth().kvWrittenBytes());
+        }
+    }
+
+    /** Another threshold on packed weights is that of a model packed with it, whoever decides. */
+    @Test
+    void thresholdsOfRoutersCanMove() {
+        int[] ids = text(TOKENS, 5);
+        try (Context context = Context.cpu(2)) {
+            DepthModel zero = RandomModel.expertOnly(3, 0, KvPolicy.PER_DEPTH, 6).pack(context);
+            DepthModel high = RandomModel.expertOnly(3, 0.2f, KvPolicy.PER_DEPTH, 6).pack(context);
+            Seen[] expected = alone(context, high, ids);
+            assertArrayEquals(expected, alone(context, zero.withRouterThreshold(0.2f), ids));
+            assertFalse(Arrays.equals(expected, alone(context, zero, ids)), "the threshold must decide something");
+
+            Router.ExpertChoice main = (Router.ExpertChoice) zero.stages().getFirst().router();
+            DepthModel deciding = zero.withStages(zero.stages().stream().map(s -> s.withRouter(new Router.ExpertChoice(
+                    main.shape(), main.weights(), main.gating(), new Router.Selector(main.shape(), main.weights()),
+                    null))).toList());
+            assertArrayEquals(expected, alone(context, deciding.withRouterThreshold(0.2f), ids));
+
+            DepthModel plain = RandomModel.of(RandomModel.System.VANILLA, DType.F32, 1).pack(context);
+            assertSentence("the model has no router with expert choice", () -> plain.withRouterThreshold(0));
+            assertSentence("threshold must be a finite number, got NaN", () -> zero.withRouterThreshold(Float.NaN));
+        }
+    }
+
+    private static Seen[] alone(Context context, DepthModel model, int[] ids) {
+        try (DepthSession session = new DepthSession(context, model, limits(64))) {
+            return alone(session, ids);
         }
     }
 

@@ -169,6 +169,9 @@ class CommandsTest {
         for (JsonNode nll : json.get("nll")) sum += nll.doubleValue();
         assertTrue(sum / 2999 < 1.8, "nats per byte " + sum / 2999);
         assertTrue(json.get("mean_depth").doubleValue() < 2.5, json.get("mean_depth").toString());
+        JsonNode stricter = TestModel.json(run("", "score", "--json", "--text", part.toString(), "--router-threshold",
+                "0.5").out);
+        assertTrue(stricter.get("mean_depth").doubleValue() < json.get("mean_depth").doubleValue());
     }
 
     @Test
@@ -202,6 +205,9 @@ class CommandsTest {
         assertFails("--prompt must not be empty", "generate", "--model", MODEL, "--prompt", "");
         assertFails("the model's context holds 512", "generate", "--model", MODEL, "--prompt", "x".repeat(600));
         assertFails("--dtype must be f32 or bf16", "generate", "--model", MODEL, "--dtype", "f64");
+        assertFails("--router-threshold: threshold must be a finite number, got NaN", "generate", "--router-threshold", "NaN");
+        assertFails("--router-threshold: the model has no router with expert choice", "score", "--router-threshold",
+                "1", "--model", TestModel.GOLDEN.resolve("vanilla").toString(), "--ids", "x");
         assertFails("--threads must be at least 0, got -1", "generate", "--model", MODEL, "--threads", "-1");
         assertFails("workers must be in 0..1024, got 2000", "generate", "--model", MODEL, "--threads", "2000");
         assertFails("is not a directory", "generate", "--model", directory.resolve("none").toString());

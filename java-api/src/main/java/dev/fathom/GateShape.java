@@ -64,6 +64,12 @@ public final class GateShape extends Shape {
                 router == RouterKind.MLP ? Activation.GELU : Activation.IDENTITY, false);
     }
 
+    /** The same with another threshold; weights packed for this shape fit it. */
+    public GateShape withThreshold(float threshold) {
+        return new GateShape(hiddenSize(), innerSize(), outputs(), depths(), router(), function(), temperature(),
+                alpha(), threshold, activation(), bias());
+    }
+
     public int hiddenSize() {
         return fth_gate_shape.hidden_size(struct);
     }

@@ -22,12 +22,12 @@ public final class LanguageModel implements AutoCloseable {
     private final DType type;
     private final TextCodec codec;
 
-    private LanguageModel(Context context, ModelConfig config, ModelLoader.Loaded loaded, DType type,
+    private LanguageModel(Context context, ModelConfig config, DepthModel weights, ExitHeads exits, DType type,
             TextCodec codec) {
         this.context = context;
         this.config = config;
-        weights = loaded.model();
-        exits = loaded.exits();
+        this.weights = weights;
+        this.exits = exits;
         this.type = type;
         this.codec = codec;
     }
@@ -71,7 +71,7 @@ public final class LanguageModel implements AutoCloseable {
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
                 DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
                 ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
-                return new LanguageModel(context, config, loaded, chosen, codec);
+                return new LanguageModel(context, config, loaded.model(), loaded.exits(), chosen, codec);
             }
         } catch (RuntimeException | Error e) {
             context.close();
@@ -116,6 +116,11 @@ public final class LanguageModel implements AutoCloseable {
     /** How deep a token of a step went. */
     int depth(ExitPolicy policy, Step step, int token) {
         return policy.points().isEmpty() ? step.depth(token) : step.legs(token);
+    }
+
+    /** The same weights, whose routers let tokens go on from another logit on; close one of the two. */
+    LanguageModel withRouterThreshold(float threshold) {
+        return new LanguageModel(context, config, weights.withRouterThreshold(threshold), exits, type, codec);
     }
 
     DType type() {

@@ -20,9 +20,14 @@ final class ModelOptions {
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")
     private int threads;
 
+    @Option(names = "--router-threshold", paramLabel = "Z", description = "With expert choice a token goes on from this"
+            + " router logit on (default: as trained, 0); higher is faster, and a worse model.")
+    private Float routerThreshold;
+
     /** An encoder-decoder. */
     EncoderDecoder openEncoderDecoder(ExitOptions exits) {
         checkThreads();
+        if (routerThreshold != null) throw new UserException("--router-threshold: encoder-decoders have no routers.");
         if (directory == null) throw new UserException("--model must name a directory: no encoder-decoder is bundled.");
         ModelFiles files = ModelFiles.directory(directory);
         return EncoderDecoder.open(files, type(), Context.cpu(threads), exits.layers(), exits.propagates());
@@ -36,8 +41,15 @@ final class ModelOptions {
     LanguageModel open(ExitOptions exits) {
         checkThreads();
         ModelFiles files = directory == null ? ModelFiles.bundled() : ModelFiles.directory(directory);
-        return LanguageModel.open(files, type(), threads, exits.layers(), exits.propagates(),
+        LanguageModel opened = LanguageModel.open(files, type(), threads, exits.layers(), exits.propagates(),
                 warning -> Main.say("warning: " + warning));
+        if (routerThreshold == null) return opened;
+        try {
+            return opened.withRouterThreshold(routerThreshold);
+        } catch (IllegalArgumentException e) {
+            opened.close();
+            throw new UserException("--router-threshold: " + e.getMessage() + ".");
+        }
     }
 
     private DType type() {

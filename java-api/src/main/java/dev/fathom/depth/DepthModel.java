@@ -57,6 +57,18 @@ public record DepthModel(EmbedShape embedding, Buffer table, List<Stage> stages,
         return stages.stream().anyMatch(s -> s.router() instanceof Router.ExpertChoice c && c.capacity() != null);
     }
 
+    /**
+     * The same with another threshold of all routers with expert choice, of which there must be one.
+     *
+     * @see Router.ExpertChoice#withThreshold
+     */
+    public DepthModel withRouterThreshold(float threshold) {
+        Require.that(stages.stream().anyMatch(s -> s.router() instanceof Router.ExpertChoice),
+                "the model has no router with expert choice");
+        return withStages(stages.stream().map(s -> s.router() instanceof Router.ExpertChoice choice
+                ? s.withRouter(choice.withThreshold(threshold)) : s).toList());
+    }
+
     /** The same with other stages: exits, say, or routers. */
     public DepthModel withStages(List<Stage> stages) {
         return new DepthModel(embedding, table, stages, head, encoder);

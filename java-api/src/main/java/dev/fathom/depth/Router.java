@@ -78,6 +78,15 @@ public sealed interface Router {
             this(shape, weights, gating, null, null);
         }
 
+        /** Tokens go on from another logit on. The higher, the fewer do: less work, and a higher loss. */
+        public ExpertChoice withThreshold(float threshold) {
+            if (auxiliary == null) {
+                return new ExpertChoice(shape.withThreshold(threshold), weights, gating, null, capacity);
+            }
+            Selector moved = new Selector(auxiliary.shape.withThreshold(threshold), auxiliary.weights);
+            return new ExpertChoice(shape, weights, gating, moved, capacity);
+        }
+
         /** The released evaluation with its capacities: {@code (depths - r) / depths}. */
         public ExpertChoice wholeSequence() {
             int depths = shape.depths();
