@@ -205,9 +205,10 @@ class CommandsTest {
         assertFails("--prompt must not be empty", "generate", "--model", MODEL, "--prompt", "");
         assertFails("the model's context holds 512", "generate", "--model", MODEL, "--prompt", "x".repeat(600));
         assertFails("--dtype must be f32 or bf16", "generate", "--model", MODEL, "--dtype", "f64");
-        assertFails("--router-threshold: threshold must be a finite number, got NaN", "generate", "--router-threshold", "NaN");
+        assertFails("--router-threshold: threshold must be a finite number, got NaN", "generate",
+                "--router-threshold", "NaN");
         assertFails("--router-threshold: the model has no router with expert choice", "score", "--router-threshold",
-                "1", "--model", TestModel.GOLDEN.resolve("vanilla").toString(), "--ids", "x");
+                "1", "--model", TestModel.GOLDEN.resolve("vanilla").toString(), "--ids", "-");
         assertFails("--threads must be at least 0, got -1", "generate", "--model", MODEL, "--threads", "-1");
         assertFails("workers must be in 0..1024, got 2000", "generate", "--model", MODEL, "--threads", "2000");
         assertFails("is not a directory", "generate", "--model", directory.resolve("none").toString());
