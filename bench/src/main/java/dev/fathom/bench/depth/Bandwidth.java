@@ -58,8 +58,7 @@ final class Bandwidth {
         Stage deep = stage(DEEP);
         HeadShape head = new HeadShape(HIDDEN, VOCABULARY, DType.BF16, NormKind.RMS, 1e-5f);
         LinearShape words = head.weights();
-        Buffer table = context.allocate(context.linearBytes(words));
-        fill(table);
+        Buffer table = Filled.linear(context, words);
         model = new DepthModel(new EmbedShape(VOCABULARY, HIDDEN, DType.BF16, true, 1), table, List.of(shallow, deep),
                 new Head(head, null, null, table));
         shallowBytes = shallow.weights().bytes();
@@ -71,22 +70,7 @@ final class Bandwidth {
         BlockShape shape = BlockShape.builder(layers, HIDDEN, 5632, 32).kvHeads(4).headDim(64).weightType(DType.BF16)
                 .kvType(DType.BF16).norm(NormKind.RMS, 1e-5f).activation(Activation.SILU, true)
                 .rope(RopeStyle.HALF, 64).build();
-        Buffer weights = context.allocate(context.blockBytes(shape));
-        fill(weights);
-        return new Stage(shape, weights);
-    }
-
-    /** Small numbers, whether they are read as bf16 or as fp32. */
-    private static void fill(Buffer buffer) {
-        short[] chunk = new short[1 << 16];
-        int state = 1;
-        for (int i = 0; i < chunk.length; i++) {
-            state = state * 1664525 + 1013904223;
-            chunk[i] = (short) (0x3c00 | state >>> 16 & 0x80ff);
-        }
-        for (long at = 0; at < buffer.bytes(); at += 2L * chunk.length) {
-            buffer.write(at, chunk, 0, (int) Math.min(chunk.length, (buffer.bytes() - at) / 2));
-        }
+        return new Stage(shape, Filled.block(context, shape));
     }
 
     Result measure(double rate, int rounds, int tokens) {

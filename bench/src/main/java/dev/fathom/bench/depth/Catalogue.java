@@ -19,6 +19,9 @@ import dev.fathom.examples.LanguageModel;
 
 /** The models of the study, from a folder of exported ones, and the policies that each is measured under. */
 final class Catalogue implements AutoCloseable {
+    /** Logits from which a token goes on, in place of 0, with which the bundled model was trained. */
+    private static final int[] MOVED = {4, 8, 12, 16, 20, 24};
+
     private final Path folder;
     private final Map<String, LanguageModel> models = new HashMap<>();
     final List<Subject> subjects = new ArrayList<>();
@@ -49,6 +52,10 @@ final class Catalogue implements AutoCloseable {
     private void add(String system, String model, String setting, ExitPolicy policy, int cap, boolean lossless) {
         LanguageModel opened = open(model);
         subjects.add(new Subject(system, model, setting, opened.context(), opened.weights(), policy, cap, lossless));
+    }
+
+    private void add(String system, String model, String setting, DepthModel weights) {
+        subjects.add(new Subject(system, model, setting, open(model).context(), weights, ExitPolicy.never()));
     }
 
     private void full(String system, String model) {
@@ -102,10 +109,12 @@ final class Catalogue implements AutoCloseable {
             DepthModel weights = open(name).weights();
             boolean expert = weights.stages().stream().anyMatch(s -> s.router() instanceof Router.ExpertChoice);
             if (!expert) continue;
+            for (int threshold : name.equals("mor") ? MOVED : new int[0]) {
+                add("Mixture-of-Recursions", name, "router > " + threshold, weights.withRouterThreshold(threshold));
+            }
             DepthModel whole = weights.withStages(weights.stages().stream().map(s ->
                     s.router() instanceof Router.ExpertChoice c ? s.withRouter(c.wholeSequence()) : s).toList());
-            subjects.add(new Subject("Mixture-of-Recursions", name, "whole-sequence top-k (looks ahead)",
-                    open(name).context(), whole, ExitPolicy.never()));
+            add("Mixture-of-Recursions", name, "whole-sequence top-k (looks ahead)", whole);
             for (int depth = 1; depth <= 2; depth++) {
                 add("Mixture-of-Recursions", name, "draft 4 at depth " + depth + ", verified",
                         ExitPolicy.drafting(new ExitPoint(1, depth - 1), 4, 1), Integer.MAX_VALUE, true);
@@ -116,7 +125,13 @@ final class Catalogue implements AutoCloseable {
     /** The subject of that model without exits and caps, under its own routers; null if there is no such model. */
     Subject plain(String model) {
         return subjects.stream().filter(s -> s.model().equals(model) && s.policy().equals(ExitPolicy.never())
-                && s.depthCap() >= 3 && !looksAhead(s)).findFirst().orElse(null);
+                && s.depthCap() >= 3 && s.weights().equals(open(model).weights())).findFirst().orElse(null);
+    }
+
+    /** The bundled model with that threshold of {@link #MOVED}. */
+    Subject moved(int threshold) {
+        return subjects.stream().filter(s -> s.model().equals("mor") && s.setting().equals("router > " + threshold))
+                .findFirst().orElseThrow();
     }
 
     /** Whether a router sees later tokens, so that the subject cannot generate. */

@@ -6,6 +6,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -21,6 +22,7 @@ import org.knowm.xchart.XYChartBuilder;
 import org.knowm.xchart.style.Styler;
 
 import dev.fathom.bench.MarkdownTable;
+import dev.fathom.depth.BatchPolicy;
 
 /**
  * Writes the measured part of docs/depth.md and its charts: {@code Page RESULT.json DOCS}. What stands in the page
@@ -67,6 +69,7 @@ public final class Page {
         uptraining(out);
         traces(out);
         bandwidth(out);
+        skipped(out);
         Overhead.Result o = results.overhead();
         out.append(String.format(Locale.ROOT, "## The scheduler itself%n%nAt %d texts a step of the bundled model takes"
                 + " %.0f µs; the step of a model with the same stages that is 16 wide takes %.0f µs, boundary and"
@@ -144,14 +147,15 @@ public final class Page {
         out.append("## Requests over time\n\n32 places, prompts of 16 to 128 bytes, texts of 32 to 255. Medians over"
                 + " the seeds of a trace; the least and the most throughput in brackets.\n\n");
         List<List<String>> lines = new ArrayList<>();
-        lines.add(List.of("trace", "model", "batching", "tokens/s", "first token, ms: p50", "p95",
+        lines.add(List.of("trace", "model", "setting", "batching", "tokens/s", "first token, ms: p50", "p95",
                 "per token, ms: p50", "p95", "occupancy"));
         Map<String, List<Traces.Served>> groups = results.traces().stream().collect(Collectors.groupingBy(
-                s -> s.trace() + "|" + s.system() + "|" + s.batching(), LinkedHashMap::new, Collectors.toList()));
+                s -> s.trace() + "|" + s.model() + s.setting() + "|" + s.batching(), LinkedHashMap::new,
+                Collectors.toList()));
         for (List<Traces.Served> group : groups.values()) {
             Traces.Served s = group.getFirst();
             double[] rates = group.stream().mapToDouble(Traces.Served::tokensPerSecond).sorted().toArray();
-            lines.add(List.of(s.trace(), s.system(), s.batching(),
+            lines.add(List.of(s.trace(), s.model(), s.setting(), s.batching(),
                     String.format(Locale.ROOT, "%,.0f (%,.0f - %,.0f)", rates[rates.length / 2], rates[0],
                             rates[rates.length - 1]),
                     number("%.1f", 1e3 * median(group, Traces.Served::firstToken50)),
@@ -160,8 +164,44 @@ public final class Page {
                     number("%.2f", 1e3 * median(group, Traces.Served::perToken95)),
                     number("%.1f", median(group, Traces.Served::occupancy))));
         }
+        MarkdownTable.append(out, 4, lines);
+        out.append('\n');
+        againstVanilla(out, groups.values());
+    }
+
+    /** Depth-wise batching of routed models against the vanilla model, each trace of each seed with itself. */
+    private void againstVanilla(StringBuilder out, Collection<List<Traces.Served>> groups) {
+        Map<String, List<Traces.Served>> vanilla = new LinkedHashMap<>();
+        for (List<Traces.Served> group : groups) {
+            Traces.Served s = group.getFirst();
+            if (s.model().equals("vanilla")) {
+                vanilla.merge(s.trace(), group, (a, b) -> median(a, Traces.Served::tokensPerSecond)
+                        >= median(b, Traces.Served::tokensPerSecond) ? a : b);
+            }
+        }
+        double full = nats("vanilla", "full depth");
+        List<List<String>> lines = new ArrayList<>();
+        lines.add(List.of("trace", "model", "setting", "times the vanilla model", "nats/byte against it"));
+        for (List<Traces.Served> group : groups) {
+            Traces.Served s = group.getFirst();
+            if (s.model().equals("vanilla") || !s.batching().equals(BatchPolicy.PER_DEPTH.name())) continue;
+            List<Traces.Served> other = vanilla.get(s.trace());
+            double[] times = IntStream.range(0, group.size()).mapToDouble(i -> group.get(i).tokensPerSecond()
+                    / other.get(i).tokensPerSecond()).sorted().toArray();
+            lines.add(List.of(s.trace(), s.model(), s.setting(),
+                    String.format(Locale.ROOT, "%.2f (%.2f - %.2f)", times[times.length / 2], times[0],
+                            times[times.length - 1]),
+                    number("%+.1f %%", 100 * (nats(s.model(), s.setting()) / full - 1))));
+        }
+        out.append("Depth-wise batching against the vanilla model under the best of its batchings, trace by"
+                + " trace:\n\n");
         MarkdownTable.append(out, 3, lines);
         out.append('\n');
+    }
+
+    private double nats(String model, String setting) {
+        return results.points().stream().filter(p -> p.model().equals(model) && p.setting().equals(setting))
+                .mapToDouble(Point::nats).findFirst().orElse(Double.NaN);
     }
 
     private static double median(List<Traces.Served> group, ToDoubleFunction<Traces.Served> value) {
@@ -183,6 +223,21 @@ public final class Page {
                     number("%.0f %%", 100 * r.measured() / r.predicted())));
         }
         MarkdownTable.append(out, 1, lines);
+        out.append('\n');
+    }
+
+    private void skipped(StringBuilder out) {
+        out.append("## Skipped work\n\nRandom weights in bf16, a block passed up to three times, 16 texts, exits forced"
+                + " at a rate behind every pass. Time is per token, of that at full depth; the last column divides it"
+                + " by the share of the passes that were made.\n\n");
+        List<List<String>> lines = new ArrayList<>();
+        lines.add(List.of("block", "batching", "mean depth", "time", "of depth / 3"));
+        for (Skipped.Result r : results.skipped()) {
+            lines.add(List.of(r.block(), r.batching(), number("%.2f of 3", r.depth()),
+                    String.format(Locale.ROOT, "%.3f (%.3f - %.3f)", r.time(), r.least(), r.most()),
+                    number("%.2f", r.ofIdeal())));
+        }
+        MarkdownTable.append(out, 2, lines);
         out.append('\n');
     }
 

@@ -15,6 +15,7 @@ import dev.fathom.bench.Machine;
  */
 record Results(Machine machine, String date, int bytes, int tokens, int rounds, List<Integer> batches,
                Map<String, Trained> training, List<Point> points, List<Traces.Served> traces,
-               List<Bandwidth.Result> bandwidth, Overhead.Result overhead) {
+               List<Bandwidth.Result> bandwidth, List<Skipped.Result> skipped,
+               Overhead.Result overhead) {
     record Trained(int steps, double nats, long parameters) {}
 }

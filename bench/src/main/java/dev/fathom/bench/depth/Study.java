@@ -77,8 +77,10 @@ public final class Study {
         say("overhead of the scheduler");
         Overhead.Result overhead = Overhead.measure(catalogue.plain("mor"), text);
         List<Bandwidth.Result> bandwidth = bandwidth();
+        say("skipped work");
+        List<Skipped.Result> skipped = Skipped.measure(quick ? 1 : 7, quick ? 16 : 64);
         return new Results(Machine.here(), LocalDate.now().toString(), bytes, tokens, rounds, BATCHES, training, points,
-                traces, bandwidth, overhead);
+                traces, bandwidth, skipped, overhead);
     }
 
     private List<Point> points(int[] scored, int tokens, int rounds) {
@@ -138,7 +140,7 @@ public final class Study {
                     Traces.Trace.of("all at once", Double.POSITIVE_INFINITY, count, text, 100 + seed),
                     Traces.Trace.of(String.format(Locale.ROOT, "%.1f requests/s", rate), rate, count, text,
                             200 + seed))) {
-                for (Subject subject : List.of(vanilla, mor)) {
+                for (Subject subject : List.of(vanilla, mor, catalogue.moved(12), catalogue.moved(20))) {
                     for (BatchPolicy batching : BatchPolicy.values()) {
                         say("trace " + trace.name() + ", " + subject.model() + ", " + batching);
                         served.add(Traces.serve(subject, batching, trace));

@@ -50,8 +50,9 @@ final class Traces {
      * @param firstToken      seconds from arrival to the first token: median, 95th percentile
      * @param perToken        seconds per token behind the first: median, 95th percentile
      */
-    record Served(String trace, String system, String batching, double tokensPerSecond, double firstToken50,
-                  double firstToken95, double perToken50, double perToken95, double occupancy, double rowsPerStep) {}
+    record Served(String trace, String model, String setting, String batching, double tokensPerSecond,
+                  double firstToken50, double firstToken95, double perToken50, double perToken95, double occupancy,
+                  double rowsPerStep) {}
 
     private Traces() {}
 
@@ -82,9 +83,9 @@ final class Traces {
                 each[i] = (g.totalNanos() - g.firstTokenNanos()) * 1e-9 / Math.max(1, g.count() - 1);
             }
             SchedulerReport report = scheduler.report();
-            return new Served(trace.name, subject.model(), batching.name(), trace.tokens() / seconds,
-                    percentile(first, 50), percentile(first, 95), percentile(each, 50), percentile(each, 95),
-                    report.occupancy(), report.rowsPerStep());
+            return new Served(trace.name, subject.model(), subject.setting(), batching.name(),
+                    trace.tokens() / seconds, percentile(first, 50), percentile(first, 95), percentile(each, 50),
+                    percentile(each, 95), report.occupancy(), report.rowsPerStep());
         }
     }
 
