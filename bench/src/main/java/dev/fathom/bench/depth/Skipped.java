@@ -52,9 +52,14 @@ final class Skipped {
     private final String name;
     private final DepthModel model;
 
-    private Skipped(Context context, String name, int layers, int hidden, int intermediate, int heads, int kvHeads) {
+    /** Of a text: enough that a run is long beside whatever else the machine does. */
+    private final int tokens;
+
+    private Skipped(Context context, String name, int tokens, int layers, int hidden, int intermediate, int heads,
+            int kvHeads) {
         this.context = context;
         this.name = name;
+        this.tokens = tokens;
         BlockShape shape = BlockShape.builder(layers, hidden, intermediate, heads).kvHeads(kvHeads).headDim(64)
                 .depths(DEPTHS).weightType(DType.BF16).kvType(DType.BF16).norm(NormKind.RMS, 1e-5f)
                 .activation(Activation.SILU, true).rope(RopeStyle.HALF, 64).build();
@@ -64,15 +69,15 @@ final class Skipped {
                 List.of(new Stage(shape, Filled.block(context, shape))), new Head(head, null, null, table));
     }
 
-    static List<Result> measure(int rounds, int tokens) {
+    static List<Result> measure(int rounds) {
         List<Result> results = new ArrayList<>();
         try (Context context = Context.cpu()) {
             for (Skipped block : List.of(
-                    new Skipped(context, "2 layers, 256 wide, 2.5 MB: stay in the cache", 2, 256, 768, 4, 2),
-                    new Skipped(context, "4 layers, 960 wide, 79 MB: stream from memory", 4, 960, 2560, 15, 5))) {
+                    new Skipped(context, "2 layers, 256 wide, 3.1 MB", 1024, 2, 256, 768, 4, 2),
+                    new Skipped(context, "4 layers, 960 wide, 79 MB", 64, 4, 960, 2560, 15, 5))) {
                 for (BatchPolicy batching : List.of(BatchPolicy.PER_DEPTH, BatchPolicy.PER_TOKEN)) {
                     for (double rate : new double[] {0.2, 0.5, 0.8, 1}) {
-                        results.add(block.measure(batching, rate, rounds, tokens));
+                        results.add(block.measure(batching, rate, rounds));
                     }
                 }
             }
@@ -80,14 +85,14 @@ final class Skipped {
         return results;
     }
 
-    private Result measure(BatchPolicy batching, double rate, int rounds, int tokens) {
+    private Result measure(BatchPolicy batching, double rate, int rounds) {
         ExitPolicy exits = ExitPolicy.of(SkippedKv.HOLES, new Signal.Forced(rate, 5, false),
                 new Threshold.Fixed(0.5f), new ExitPoint(0, 0), new ExitPoint(0, 1));
         double[] times = new double[rounds];
         double depth = 0;
         for (int round = -1; round < rounds; round++) { // the first one warms up
-            double full = run(ExitPolicy.never(), batching, tokens)[0];
-            double[] some = run(exits, batching, tokens);
+            double full = run(ExitPolicy.never(), batching)[0];
+            double[] some = run(exits, batching);
             if (round < 0) continue;
             times[round] = some[0] / full;
             depth = some[1];
@@ -97,7 +102,7 @@ final class Skipped {
     }
 
     /** Seconds per token, and passes per token. */
-    private double[] run(ExitPolicy policy, BatchPolicy batching, int tokens) {
+    private double[] run(ExitPolicy policy, BatchPolicy batching) {
         Limits limits = new Limits(TEXTS, tokens + 1, TEXTS, (long) TEXTS * (tokens + 1));
         try (Scheduler scheduler = new Scheduler(context, model, policy, batching, limits)) {
             for (int i = 0; i < TEXTS; i++) {

@@ -78,7 +78,7 @@ public final class Study {
         Overhead.Result overhead = Overhead.measure(catalogue.plain("mor"), text);
         List<Bandwidth.Result> bandwidth = bandwidth();
         say("skipped work");
-        List<Skipped.Result> skipped = Skipped.measure(quick ? 1 : 7, quick ? 16 : 64);
+        List<Skipped.Result> skipped = Skipped.measure(quick ? 1 : 7);
         return new Results(Machine.here(), LocalDate.now().toString(), bytes, tokens, rounds, BATCHES, training, points,
                 traces, bandwidth, skipped, overhead);
     }
