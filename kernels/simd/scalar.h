@@ -22,8 +22,8 @@ inline float float_of_bf16(uint16_t x) { return float_of_bits(uint32_t(x) << 16)
 // Round to nearest even; NaN stays NaN.
 inline uint16_t bf16_of_float(float x) {
   const uint32_t bits = bits_of_float(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t(bits >> 16 | 0x40);
-  return uint16_t((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+  const uint32_t nan = bits >> 16 | 0x40, rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
 }
 
 inline float float_of_f16(uint16_t x) {
