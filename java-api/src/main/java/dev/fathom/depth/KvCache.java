@@ -182,18 +182,25 @@ public final class KvCache {
         while (length[number] > 0 && lastPosition(number) >= position) dropLast(number);
     }
 
-    /** The entry of the list whose token stands at {@code position}. */
-    public int entryAt(int sequence, int list, int position) {
+    /** Items of the list whose tokens stand before {@code position}. */
+    int before(int sequence, int list, int position) {
         int number = number(sequence, list);
         int low = 0;
         int high = length[number] - 1;
         while (low <= high) {
             int middle = low + high >>> 1;
-            int entry = item(number, middle);
-            int at = positions.getInt(entry);
-            if (at == position) return entry;
-            if (at < position) low = middle + 1;
-            else high = middle - 1;
+            if (positions.getInt(item(number, middle)) < position) low = middle + 1;
+            else high = middle;
+        }
+        return low;
+    }
+
+    /** The entry of the list whose token stands at {@code position}. */
+    public int entryAt(int sequence, int list, int position) {
+        int at = before(sequence, list, position);
+        if (at < length(sequence, list)) {
+            int entry = entry(sequence, list, at);
+            if (positions.getInt(entry) == position) return entry;
         }
         throw new IllegalArgumentException("position must be one of a token in list " + list + " of sequence "
                 + sequence + ", got " + position);

@@ -34,8 +34,8 @@ public enum KvPolicy {
      */
     FIRST_UPDATED {
         @Override
-        int substitute(KvCache cache, int sequence, int position, int depth) {
-            return cache.entry(sequence, 0, position);
+        int substitute(KvCache cache, int sequence, int item, int depth) {
+            return cache.entry(sequence, 0, item);
         }
     },
 
@@ -45,8 +45,8 @@ public enum KvPolicy {
      */
     LATEST {
         @Override
-        int substitute(KvCache cache, int sequence, int position, int depth) {
-            return cache.entry(sequence, depth - 1, position);
+        int substitute(KvCache cache, int sequence, int item, int depth) {
+            return cache.entry(sequence, depth - 1, item);
         }
     };
 
@@ -65,15 +65,18 @@ public enum KvPolicy {
         return true;
     }
 
-    /** The entry that stands at this depth for a token that did not reach it; {@link KvCache#NONE}: nothing does. */
-    int substitute(KvCache cache, int sequence, int position, int depth) {
+    /**
+     * The entry that stands at this depth for a token that did not reach it; {@link KvCache#NONE}: nothing does.
+     *
+     * @param item the token's item in list 0, which names every token that came to the stage
+     */
+    int substitute(KvCache cache, int sequence, int item, int depth) {
         return KvCache.NONE;
     }
 
-    /** Appends what stands for the tokens before {@code position} that did not reach this depth. */
-    final void fill(KvCache cache, int sequence, int position, int depth) {
-        if (depth == 0) return;
-        for (int at = cache.length(sequence, list(depth)); at < position; at++) {
+    /** Appends what stands for those before item {@code end} of list 0 that did not reach this depth. */
+    private void fill(KvCache cache, int sequence, int end, int depth) {
+        for (int at = cache.length(sequence, list(depth)); at < end; at++) {
             int entry = substitute(cache, sequence, at, depth);
             if (entry == KvCache.NONE) return;
             cache.alias(sequence, list(depth), entry);
@@ -86,9 +89,10 @@ public enum KvPolicy {
      */
     final void place(KvCache cache, Rows rows, int i, int sequence, int position, int depth) {
         int list = list(depth);
-        fill(cache, sequence, position, depth);
+        int before = depth == 0 || this == PER_DEPTH ? 0 : cache.before(sequence, 0, position);
+        fill(cache, sequence, before, depth);
         int entry = stores(depth) ? cache.append(sequence, list, position) : KvCache.NONE;
-        int visible = stores(depth) ? cache.length(sequence, list) : position + 1;
+        int visible = stores(depth) ? cache.length(sequence, list) : before + 1;
         rows.set(i, cache.start(sequence, list), visible, position, depth, entry);
     }
 }

@@ -1,0 +1,96 @@
+package dev.fathom.depth;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.SplittableRandom;
+
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+
+import dev.fathom.BlockShape;
+import dev.fathom.Context;
+import dev.fathom.DType;
+import dev.fathom.NormKind;
+
+/** Exits beside loops, routers, shared K and V and full pools: combinations that the systems of the papers lack. */
+class ExitCombinationsTest {
+    private static final ExitPoint SHALLOW = new ExitPoint(0, 0);
+
+    private static final Generation.Receiver NOBODY = new Generation.Receiver() {
+        @Override
+        public void token(Generation generation, int i) {}
+
+        @Override
+        public void ended(Generation generation) {}
+    };
+
+    private static int[] text(int count, long seed) {
+        return new SplittableRandom(seed).ints(count, 0, RandomModel.VOCAB).toArray();
+    }
+
+    /** A block that loops eight times. */
+    private static DepthModel deep(Context context) {
+        DepthModel model = RandomModel.of(RandomModel.System.CYCLE, DType.F32, 1).pack(context);
+        BlockShape shape = BlockShape.builder(2, RandomModel.HIDDEN, 72, 3).kvHeads(1).headDim(16).depths(8)
+                .norm(NormKind.RMS, RandomModel.EPS).build();
+        return model.withStages(List.of(new Stage(shape, model.stages().get(0).weights())));
+    }
+
+    private static ExitPolicy always(SkippedKv skipped, ExitPoint... points) {
+        return ExitPolicy.of(skipped, new Signal.Always(), new Threshold.Fixed(0), points);
+    }
+
+    /** A token that exits before a stage is not in its lists at all; those that are there see one another. */
+    @ParameterizedTest
+    @EnumSource(KvPolicy.class)
+    void holesBeforeAStageThatLoops(KvPolicy kv) {
+        try (Context context = Context.cpu(1)) {
+            DepthModel model = RandomModel.of(RandomModel.System.RECURSIVE, DType.F32, 4).pack(context);
+            List<Stage> stages = new ArrayList<>(model.stages());
+            Stage loop = stages.get(1);
+            stages.set(1, new Stage(loop.shape(), loop.weights(), loop.router(), kv));
+            DepthModel other = model.withStages(stages);
+            // Who comes to the loop takes every depth, so PER_DEPTH and those that store every depth are the same.
+            ExitPolicy policy = ExitPolicy.of(SkippedKv.HOLES, new Signal.Forced(0.5, 5, false),
+                    new Threshold.Fixed(0.5f), SHALLOW);
+            int[] ids = text(60, 6);
+            double[] expected = scores(context, model, policy, ids, 60);
+            double[] actual = scores(context, other, policy, ids, 60);
+            if (kv != KvPolicy.FIRST_DEPTH) assertArrayEquals(expected, actual);
+            assertArrayEquals(actual, scores(context, other, policy, ids, 1), "the cut changes nothing");
+            assertArrayEquals(actual, crowded(context, other, policy, ids), "nor do others");
+        }
+    }
+
+    private static double[] scores(Context context, DepthModel model, ExitPolicy policy, int[] ids, int piece) {
+        try (DepthSession session = new DepthSession(context, model, policy, new Limits(2, 64, 16, 128))) {
+            return scores(session, session.open(), ids, piece);
+        }
+    }
+
+    private static double[] scores(DepthSession session, int sequence, int[] ids, int piece) {
+        double[] nll = new double[ids.length];
+        Step step = session.step();
+        for (int from = 0; from < ids.length; from += piece) {
+            int[] part = Arrays.copyOfRange(ids, from, from + piece);
+            step.clear().score(sequence, part, part);
+            session.run(step);
+            for (int i = 0; i < piece; i++) nll[from + i] = step.nll(i);
+        }
+        return nll;
+    }
+
+    private static double[] crowded(Context context, DepthModel model, ExitPolicy policy, int[] ids) {
+        try (DepthSession session = new DepthSession(context, model, policy, new Limits(3, 64, 16, 192))) {
+            Step step = session.step();
+            step.add(session.open(), text(64, 7)).add(session.open(), text(64, 8));
+            session.run(step);
+            session.close(0);
+            return scores(session, session.open(), ids, 20);
+        }
+    }
+}
