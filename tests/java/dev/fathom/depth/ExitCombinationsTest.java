@@ -93,4 +93,19 @@ class ExitCombinationsTest {
             return scores(session, session.open(), ids, 20);
         }
     }
+
+    /** What a router leaves out is no exit. */
+    @Test
+    void aliasesAreForTheStageOfTheExit() {
+        try (Context context = Context.cpu(1)) {
+            DepthModel model = RandomModel.of(RandomModel.System.EXPERT, DType.F32, 9).pack(context);
+            Stage loop = RandomModel.of(RandomModel.System.CYCLE, DType.F32, 10).pack(context).stages().get(0);
+            DepthModel looping = model.withStages(List.of(model.stages().get(0), model.stages().get(1), loop));
+            ExitPolicy policy = ExitPolicy.of(SkippedKv.ALIAS, new Signal.Margin(), new Threshold.Fixed(1),
+                    new ExitPoint(2, 0));
+            int[] ids = text(60, 11);
+            assertArrayEquals(scores(context, looping, ExitPolicy.never(), ids, 20),
+                    scores(context, looping, policy, ids, 20));
+        }
+    }
 }

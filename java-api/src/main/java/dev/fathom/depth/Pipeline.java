@@ -90,7 +90,7 @@ final class Pipeline {
         stages = new StageRunner[model.stages().size()];
         for (int s = 0; s < stages.length; s++) {
             Stage stage = model.stages().get(s);
-            boolean aliases = policy.exits() && policy.skipped() == SkippedKv.ALIAS && s < tailStage
+            boolean aliases = policy.exits() && policy.skipped() == SkippedKv.ALIAS && s == tailStage - 1
                     && stage.kv() == KvPolicy.PER_DEPTH;
             stages[s] = new StageRunner(context, arena, stage, legs.first(s), aliases ? KvPolicy.LATEST : stage.kv(),
                     policy.exits() && policy.leaves(), policy.skipped() == SkippedKv.COPY ? stages : null, limits,
