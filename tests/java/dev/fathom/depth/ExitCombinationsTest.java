@@ -1,6 +1,8 @@
 package dev.fathom.depth;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -107,5 +109,22 @@ class ExitCombinationsTest {
             assertArrayEquals(scores(context, looping, ExitPolicy.never(), ids, 20),
                     scores(context, looping, policy, ids, 20));
         }
+    }
+
+    @Test
+    void copiesNeedStagesThatDoNotLoop() {
+        try (Context context = Context.cpu(1)) {
+            DepthModel model = RandomModel.of(RandomModel.System.RECURSIVE, DType.F32, 12).pack(context);
+            ExitPolicy policy = always(SkippedKv.COPY, SHALLOW);
+            assertEquals("COPY is for layers that do not loop; stage 1 has 3 depths",
+                    assertThrows(IllegalArgumentException.class, () -> policy.check(model)).getMessage());
+        }
+    }
+
+    @Test
+    void anExitIsGivenOnce() {
+        assertEquals("points must differ, got ExitPoint[stage=0, depth=0] twice",
+                assertThrows(IllegalArgumentException.class, () -> always(SkippedKv.HOLES, SHALLOW, SHALLOW))
+                        .getMessage());
     }
 }

@@ -1,6 +1,8 @@
 package dev.fathom.depth;
 
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 
 /**
  * When a token may leave a model early, and what becomes of the passes it skips. A value: the same model runs under any
@@ -26,6 +28,8 @@ public record ExitPolicy(List<ExitPoint> points, Signal signal, List<Threshold> 
 
     public ExitPolicy {
         points = List.copyOf(Require.notNull("points", points));
+        Set<ExitPoint> seen = new HashSet<>();
+        for (ExitPoint point : points) Require.that(seen.add(point), "points must differ, got " + point + " twice");
         Require.notNull("signal", signal);
         thresholds = List.copyOf(Require.notNull("thresholds", thresholds));
         Require.notNull("skipped", skipped);
@@ -147,6 +151,8 @@ public record ExitPolicy(List<ExitPoint> points, Signal signal, List<Threshold> 
                                 + point.stage() + " of " + end);
             }
             for (int s = point.stage() + 1; s < end && skipped == SkippedKv.COPY; s++) {
+                Require.that(stages.get(s).shape().depths() == 1, "COPY is for layers that do not loop; stage " + s
+                        + " has " + stages.get(s).shape().depths() + " depths");
                 Require.that(sameKv(stages.get(point.stage()), stages.get(s)), "COPY needs the same heads and type of K"
                         + " and V in stages " + point.stage() + " and " + s);
             }
