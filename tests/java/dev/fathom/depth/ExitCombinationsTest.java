@@ -127,4 +127,14 @@ class ExitCombinationsTest {
                 assertThrows(IllegalArgumentException.class, () -> always(SkippedKv.HOLES, SHALLOW, SHALLOW))
                         .getMessage());
     }
+
+    /** Only of a token whose answer at the exit was computed can it be said whether full depth agrees. */
+    @Test
+    void aNewTokenHasNoAnswerOfItsPredecessors() {
+        Flight flight = new Flight(1, 1);
+        int slot = flight.add(0, 0);
+        flight.exitArgmax[slot] = 7;
+        flight.remove(slot);
+        assertEquals(Flight.NONE, flight.exitArgmax[flight.add(0, 0)]);
+    }
 }

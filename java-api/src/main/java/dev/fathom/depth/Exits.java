@@ -75,7 +75,7 @@ final class Exits {
 
     /** A token that was tested has been through all passes as well, with this answer. */
     void learn(int slot, int argmax) {
-        if (Float.isNaN(flight.signal[slot])) return;
+        if (Float.isNaN(flight.signal[slot]) || flight.exitArgmax[slot] == Flight.NONE) return;
         BetaMixture mixture = learned[flight.testedAt[slot]];
         if (mixture != null) mixture.record(flight.signal[slot], flight.exitArgmax[slot] == argmax);
     }

@@ -37,7 +37,7 @@ final class Flight {
     /** Router's gate of the next pass, and its choice of a depth. */
     final float[] gate;
     final int[] choice;
-    /** The exit signal and the answer of the exit, of a token that was tested; NaN otherwise. */
+    /** The exit signal of a token that was tested, and the exit's answer if it was computed; else NaN and NONE. */
     final float[] signal;
     final int[] testedAt;
     final int[] exitArgmax;
@@ -132,6 +132,7 @@ final class Flight {
         answered[slot] = false;
         draftOf[slot] = NONE;
         signal[slot] = Float.NaN;
+        exitArgmax[slot] = NONE;
         entry[slot] = NONE;
         older[slot] = youngest[sequence];
         younger[slot] = NONE;
