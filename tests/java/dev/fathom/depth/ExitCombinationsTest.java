@@ -137,4 +137,29 @@ class ExitCombinationsTest {
         flight.remove(slot);
         assertEquals(Flight.NONE, flight.exitArgmax[flight.add(0, 0)]);
     }
+
+    /** t of a decaying threshold counts what was generated, whoever counts. */
+    @Test
+    void scoredTokensCountAsGenerated() {
+        try (Context context = Context.cpu(1)) {
+            DepthModel model = RandomModel.of(RandomModel.System.SHALLOW_DEEP, DType.F32, 14).pack(context);
+            // The threshold is 1.018 at t = 0 and 0.993 at t = 1: all but the first exit.
+            ExitPolicy policy = ExitPolicy.of(SkippedKv.HOLES, new Signal.Always(),
+                    new Threshold.DecayingScaled(1.087f, 1, 1), SHALLOW);
+            try (DepthSession session = new DepthSession(context, model, policy, new Limits(1, 64))) {
+                int sequence = session.open();
+                Step step = session.step();
+                int[] legs = new int[6];
+                int[] ids = text(6, 15);
+                for (int t = 0; t < 6; t++) {
+                    step.clear();
+                    if (t < 3) step.score(sequence, new int[] {ids[t]}, new int[] {0});
+                    else step.add(sequence, ids[t]);
+                    session.run(step);
+                    legs[t] = step.legs(0);
+                }
+                assertArrayEquals(new int[] {3, 1, 1, 1, 1, 1}, legs);
+            }
+        }
+    }
 }

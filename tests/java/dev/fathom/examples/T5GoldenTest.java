@@ -18,6 +18,7 @@ import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 import dev.fathom.Context;
 import dev.fathom.DType;
@@ -120,6 +121,36 @@ class T5GoldenTest {
             check(expected.get("greedy"), generate(model, sources, policy.withVerification(new Verification.Exact())));
             // State propagation runs too; its text is its own.
             generate(model, sources, policy.withSkipped(SkippedKv.PROPAGATE));
+        }
+    }
+
+    /** What may exit, and how many tokens were generated before it, is the same for sessions and schedulers. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 3})
+    void sessionsAndSchedulersCountAlike(int length) throws IOException {
+        Path kind = kinds().get(0);
+        int[] source = texts(TestModel.json(kind.resolve("expected.json")).get("source")).get(0);
+        // Above 1, what the signal is, before the first generated token only.
+        ExitPolicy policy = ExitPolicy.of(SkippedKv.HOLES, new Signal.Always(),
+                new Threshold.DecayingScaled(1.087f, 1, 1), new ExitPoint(0, 0));
+        try (EncoderDecoder model = open(kind, List.of(1))) {
+            int[] prompt = new int[length];
+            prompt[0] = model.config().startToken();
+            Request request = new Request(prompt, 6).withSource(source);
+            try (Scheduler scheduler = new Scheduler(model.context(), model.weights(), policy, BatchPolicy.PER_DEPTH,
+                    limits(1));
+                 DepthSession session = new DepthSession(model.context(), model.weights(), policy, limits(1))) {
+                Generation g = scheduler.submit(request, NOBODY);
+                scheduler.run();
+                session.encode(session.open(), source);
+                Step step = session.step();
+                for (int i = 0; i < 6; i++) {
+                    step.clear().add(0, i == 0 ? prompt : new int[] {g.token(i - 1)});
+                    session.run(step);
+                    assertEquals(g.token(i), step.argmax(0));
+                }
+                assertEquals(session.report().answers(), scheduler.report().work().answers());
+            }
         }
     }
 

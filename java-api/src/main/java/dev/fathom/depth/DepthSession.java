@@ -214,8 +214,7 @@ public final class DepthSession implements AutoCloseable {
         for (int i = 0; i < step.requests; i++) {
             int sequence = step.requestSequence[i];
             length[sequence] += step.requestTokens[i];
-            boolean isPrompt = !step.requestScored[i] && (step.requestTokens[i] > 1 || prompt[sequence] == 0);
-            if (isPrompt) prompt[sequence] = length[sequence];
+            if (!step.exits[token]) prompt[sequence] = length[sequence];
         }
         steps++;
         tokens += step.tokens;

@@ -289,8 +289,9 @@ public final class Scheduler implements AutoCloseable {
         int slot = pipeline.add(g.sequence, position, g.at(position));
         flight.cap[slot] = g.request.depthCap();
         flight.asks[slot] = position >= g.request.length() - 1;
-        // A decoder's start token is no prompt: what it predicts is the first of the text, and it may exit.
-        int generated = position - g.request.length() + (model.encoder() == null ? 0 : 1);
+        // Behind an encoder the start token alone is no prompt: what it predicts is the first of the text.
+        boolean start = model.encoder() != null && g.request.length() == 1;
+        int generated = position - g.request.length() + (start ? 1 : 0);
         if (generated >= 0) flight.generated[slot] = generated;
     }
 
