@@ -24,6 +24,7 @@ import dev.fathom.Context;
 import dev.fathom.DType;
 import dev.fathom.Isa;
 import dev.fathom.depth.BatchPolicy;
+import dev.fathom.depth.CapacityException;
 import dev.fathom.depth.DepthSession;
 import dev.fathom.depth.ExitPoint;
 import dev.fathom.depth.ExitPolicy;
@@ -151,6 +152,24 @@ class T5GoldenTest {
                 }
                 assertEquals(session.report().answers(), scheduler.report().work().answers());
             }
+        }
+    }
+
+    /** Tokens take no room that is meant for sources. */
+    @Test
+    void sourcesHaveRoomOfTheirOwn() throws IOException {
+        try (EncoderDecoder model = open(kinds().get(0), List.of());
+             DepthSession session = new DepthSession(model.context(), model.weights(),
+                     new Limits(2, 640, 256, 64).withSource(160))) {
+            int one = session.open();
+            session.encode(one, new int[160]);
+            Step step = session.step().add(one, new int[256]);
+            assertThrows(CapacityException.class, () -> session.run(step));
+            session.run(step.clear().add(one, new int[128]));
+            int fork = session.fork(one);
+            session.close(one);
+            session.encode(session.open(), new int[160]);
+            assertEquals(128, session.length(fork));
         }
     }
 

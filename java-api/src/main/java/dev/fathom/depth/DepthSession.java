@@ -129,7 +129,10 @@ public final class DepthSession implements AutoCloseable {
         encode(new int[] {sequence}, new int[][] {source});
     }
 
-    /** Reads the sources of several sequences, as many in one call as {@link Limits#rows} allows. */
+    /**
+     * Reads the sources of several sequences, as many in one call as {@link Limits#rows} allows. After a failure none
+     * of them has a source.
+     */
     public void encode(int[] sequences, int[][] sources) {
         Require.that(model.encoder() != null, "the model has no encoder");
         Require.equal("number of sources", Require.notNull("sources", sources).length, "number of sequences",
@@ -211,7 +214,7 @@ public final class DepthSession implements AutoCloseable {
         } finally {
             running = null;
         }
-        for (int i = 0; i < step.requests; i++) {
+        for (int i = 0, token = 0; i < step.requests; token += step.requestTokens[i++]) {
             int sequence = step.requestSequence[i];
             length[sequence] += step.requestTokens[i];
             if (!step.exits[token]) prompt[sequence] = length[sequence];

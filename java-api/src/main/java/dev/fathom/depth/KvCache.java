@@ -38,6 +38,8 @@ public final class KvCache {
     private final int[] live;
     /** Per page: the only list that may allocate in it, or NONE for a free page. */
     private final int[] owner;
+    /** Per list of a sequence: the pages in which such lists allocate. */
+    private final int[] ownedPages;
     private final int[] freePages;
     private int freePageCount;
     private int liveEntries;
@@ -72,6 +74,7 @@ public final class KvCache {
         references = new int[count];
         live = new int[count / PAGE];
         owner = new int[count / PAGE];
+        ownedPages = new int[lists];
         freePages = new int[count / PAGE];
         Arrays.fill(owner, NONE);
         for (int page = owner.length - 1; page >= 0; page--) freePages[freePageCount++] = page;
@@ -144,6 +147,7 @@ public final class KvCache {
             if (freePageCount == 0) throw new CapacityException("all " + owner.length + " pages of K,V are in use");
             page = freePages[--freePageCount];
             owner[page] = number;
+            ownedPages[list]++;
             entry = page * PAGE + at % PAGE;
         }
         positions.setInt(entry, position);
@@ -186,8 +190,8 @@ public final class KvCache {
     int before(int sequence, int list, int position) {
         int number = number(sequence, list);
         int low = 0;
-        int high = length[number] - 1;
-        while (low <= high) {
+        int high = length[number];
+        while (low < high) {
             int middle = low + high >>> 1;
             if (positions.getInt(item(number, middle)) < position) low = middle + 1;
             else high = middle;
@@ -233,6 +237,11 @@ public final class KvCache {
 
     public int freePages() {
         return freePageCount;
+    }
+
+    /** Pages in use that were taken for this list of some sequence. */
+    int ownedPages(int list) {
+        return ownedPages[list];
     }
 
     /** Entries in free pages; lists may have further places in pages that they hold. */
@@ -321,6 +330,7 @@ public final class KvCache {
         liveEntries--;
         int page = entry / PAGE;
         if (--live[page] == 0) {
+            ownedPages[owner[page] % lists]--;
             owner[page] = NONE;
             freePages[freePageCount++] = page;
         }

@@ -160,11 +160,18 @@ final class Pipeline {
         for (StageRunner stage : stages) stage.close(sequence);
     }
 
-    /** Reads the sources of some sequences, which have none yet. */
+    /** Reads the sources of some sequences, which have none yet; after a failure, still none. */
     void encode(int[] sequence, int[][] source, int count) {
-        encoder.run(source, count, (i, row) -> {
-            for (StageRunner stage : stages) stage.source(sequence[i], row, source[i].length);
-        });
+        try {
+            encoder.run(source, count, (i, row) -> {
+                for (StageRunner stage : stages) stage.source(sequence[i], row, source[i].length);
+            });
+        } catch (RuntimeException | Error e) {
+            for (int i = 0; i < count; i++) {
+                for (StageRunner stage : stages) stage.forgetSource(sequence[i]);
+            }
+            throw e;
+        }
     }
 
     boolean hasSource(int sequence) {
@@ -194,7 +201,7 @@ final class Pipeline {
         return flight.oldest(sequence) == Flight.NONE;
     }
 
-    /** Whether tokens of the sequence that have answered go on to be verified. */
+    /** Whether tokens of the sequence that have answered go on by themselves; until they are through, it waits. */
     boolean isVerifying(int sequence) {
         for (int slot = flight.oldest(sequence); slot != Flight.NONE; slot = flight.younger(slot)) {
             if (flight.answered[slot] && flight.moving[slot]) return true;
@@ -476,8 +483,9 @@ final class Pipeline {
         return stages.length;
     }
 
+    /** Pages that tokens may still take in a stage. */
     int freePages(int stage) {
-        return stages[stage].cache.freePages();
+        return stages[stage].freePages();
     }
 
     KvCache cache(int stage) {

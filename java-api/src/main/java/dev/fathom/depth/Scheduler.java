@@ -90,7 +90,7 @@ public final class Scheduler implements AutoCloseable {
         reserved = new long[pipeline.stages()];
         pages = new long[pipeline.stages()];
         for (int stage = 0; stage < pages.length; stage++) {
-            pages[stage] = pipeline.freePages(stage) - limits.sourceEntries() / KvCache.PAGE;
+            pages[stage] = pipeline.freePages(stage);
         }
     }
 

@@ -22,6 +22,8 @@ final class StageRunner {
     private final BlockShape shape;
     /** Lists of a sequence's own tokens; with cross-attention one more holds those of its source. */
     private final int lists;
+    /** Those of all sources at their longest. */
+    private final int sourcePages;
     /** The stage's first leg, and the one behind its last. */
     private final int first;
     private final int end;
@@ -77,6 +79,7 @@ final class StageRunner {
         };
         lists = kv.lists(shape.depths());
         boolean cross = shape.cross();
+        sourcePages = (int) (limits.sourceEntries() / KvCache.PAGE);
         long entries = limits.entries(lists) + (cross ? limits.sourceEntries() : 0);
         cache = new KvCache(context, arena, shape.kv(entries), limits.sequences(), cross ? lists + 1 : lists,
                 cross ? Math.max(limits.tokens(), limits.source()) : limits.tokens());
@@ -247,6 +250,11 @@ final class StageRunner {
         cost.propagate(done, count);
     }
 
+    /** Forgets the source of a sequence. */
+    void forgetSource(int sequence) {
+        cache.truncate(sequence, lists, 0);
+    }
+
     int sourceLength(int sequence) {
         return cache.length(sequence, lists);
     }
@@ -267,6 +275,11 @@ final class StageRunner {
             pages += cache.pagesFor(sequence, list, coming);
         }
         return pages;
+    }
+
+    /** Free pages that are not kept for sources. */
+    int freePages() {
+        return cache.freePages() - (shape.cross() ? sourcePages - cache.ownedPages(lists) : 0);
     }
 
     /** Adds what the token costs at every depth. */
