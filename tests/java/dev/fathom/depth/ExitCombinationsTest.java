@@ -3,6 +3,7 @@ package dev.fathom.depth;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -159,6 +160,23 @@ class ExitCombinationsTest {
                     legs[t] = step.legs(0);
                 }
                 assertArrayEquals(new int[] {3, 1, 1, 1, 1, 1}, legs);
+            }
+        }
+    }
+
+    @Test
+    void promptsGoOnWhateverOthersHaveDeferred() {
+        try (Context context = Context.cpu(1)) {
+            ExitPolicy policy = always(SkippedKv.DEFER, SHALLOW).withMostWaiting(8);
+            Limits limits = new Limits(4, 400, 4, 1600);
+            try (Scheduler scheduler = new Scheduler(context, deep(context), policy, BatchPolicy.PER_DEPTH, limits)) {
+                for (int i = 0; i < 3; i++) {
+                    scheduler.submit(new Request(new int[] {i}, 390), NOBODY);
+                    for (int k = 0; k < 5; k++) scheduler.step();
+                }
+                Generation late = scheduler.submit(new Request(text(20, 3), 1), NOBODY);
+                for (int k = 0; k < 100; k++) scheduler.step();
+                assertTrue(late.isDone(), "20 tokens, about 4 at a time through 8 passes; the others run longer");
             }
         }
     }

@@ -273,7 +273,7 @@ public final class Scheduler implements AutoCloseable {
         int moving = 0;
         for (int i = 0; i < runningCount; i++) {
             for (int slot = flight.oldest(order[i].sequence); slot != Flight.NONE; slot = flight.younger(slot)) {
-                if (flight.moving[slot]) moving++;
+                if (flight.moving[slot] && !flight.answered[slot]) moving++;
             }
         }
         return moving;
