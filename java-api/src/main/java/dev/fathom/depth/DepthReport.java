@@ -22,11 +22,15 @@ public record DepthReport(long steps, long tokens, List<Long> depths, List<Long>
         stages = List.copyOf(stages);
     }
 
-    /** Passes of a token, on average; 0 without tokens. */
+    /** Passes of a token that has been answered, on average; 0 without any. */
     public double meanDepth() {
         long passes = 0;
-        for (int i = 0; i < depths.size(); i++) passes += (i + 1) * depths.get(i);
-        return tokens == 0 ? 0 : (double) passes / tokens;
+        long answered = 0;
+        for (int i = 0; i < depths.size(); i++) {
+            passes += (i + 1) * depths.get(i);
+            answered += depths.get(i);
+        }
+        return answered == 0 ? 0 : (double) passes / answered;
     }
 
     /** Block calls. */

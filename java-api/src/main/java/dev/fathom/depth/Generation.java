@@ -10,7 +10,10 @@ import java.util.concurrent.atomic.AtomicBoolean;
 public final class Generation {
     public enum State { WAITING, RUNNING, COMPLETE, STOPPED, CANCELLED }
 
-    /** Told of what is final, by the thread that runs the scheduler, in the middle of a step. Must not throw. */
+    /**
+     * Told of what is final, by the thread that runs the scheduler, in the middle of a step: it may submit and cancel,
+     * but neither step nor close. What it throws comes out of the step, which then was the last one.
+     */
     public interface Receiver {
         /** Token {@code i} of the text is there. */
         void token(Generation generation, int i);
@@ -91,7 +94,8 @@ public final class Generation {
 
     /** Nanoseconds it waited for a place; so far, if it still does. */
     public long waitedNanos() {
-        return (started != 0 ? started : state == State.WAITING ? System.nanoTime() : ended) - submitted;
+        if (state == State.WAITING) return System.nanoTime() - submitted; // first: times are written before the state
+        return (started != 0 ? started : ended) - submitted;
     }
 
     /** Nanoseconds from submission to the first token; 0 without one. */

@@ -47,6 +47,10 @@ public final class Scheduler implements AutoCloseable {
     private final long[] reserved;
     private final long[] pages;
     private final float[] logits;
+    /** Held by whoever steps or closes. */
+    private final AtomicBoolean busy = new AtomicBoolean();
+    /** A step threw: what is in flight is no longer what it should be. */
+    private boolean failed;
     private volatile boolean closed;
 
     private long generated;
@@ -131,6 +135,7 @@ public final class Scheduler implements AutoCloseable {
         }
         Generation generation = new Generation(request, receiver, cancelled);
         incoming.add(generation);
+        if (closed && incoming.remove(generation)) throw new IllegalStateException("The scheduler is closed.");
         return generation;
     }
 
@@ -213,6 +218,11 @@ public final class Scheduler implements AutoCloseable {
         runningCount = kept;
     }
 
+    private void enter() {
+        if (busy.compareAndSet(false, true)) return;
+        throw new IllegalStateException("The scheduler is in use: by another thread, or by the step that called.");
+    }
+
     // ---- steps ---------------------------------------------------------------------------------------------------
 
     /**
@@ -220,13 +230,29 @@ public final class Scheduler implements AutoCloseable {
      * close the scheduler.
      *
      * @return false if there is nothing to do: no request runs or waits
+     * @throws IllegalStateException if the scheduler is closed or an earlier step threw, and inside a step: of another
+     *                               thread, or of the one that tells a {@link Generation.Receiver}
      */
     public boolean step() {
-        if (closed) throw new IllegalStateException("The scheduler is closed.");
+        enter();
+        try {
+            if (closed) throw new IllegalStateException("The scheduler is closed.");
+            if (failed) throw new IllegalStateException("A step failed: close the scheduler.");
+            failed = true;
+            boolean worked = advance();
+            failed = false;
+            return worked;
+        } finally {
+            busy.set(false);
+        }
+    }
+
+    private boolean advance() {
         long begin = System.nanoTime();
         release();
         admit();
-        if (runningCount == 0) return false;
+        if (runningCount == 0) return !incoming.isEmpty();
+        int places = runningCount;
         int fed = feed();
         pipeline.answers.keepLogits(samplers > 0);
         pipeline.embed();
@@ -235,7 +261,7 @@ public final class Scheduler implements AutoCloseable {
         release();
         steps++;
         tokens += fed;
-        occupied += runningCount;
+        occupied += places;
         long nanos = System.nanoTime() - begin;
         stepNanos += nanos;
         mostStepNanos = Math.max(mostStepNanos, nanos);
@@ -268,7 +294,7 @@ public final class Scheduler implements AutoCloseable {
         return fed;
     }
 
-    /** Tokens in flight that go on in this step. */
+    /** Tokens in flight that go on to their answers in this step. Those that have answered have places beside them. */
     private int moving() {
         int moving = 0;
         for (int i = 0; i < runningCount; i++) {
@@ -370,14 +396,37 @@ public final class Scheduler implements AutoCloseable {
         pipeline.resetReport();
     }
 
-    /** Cancels what runs and waits, and frees the memory. Closing again does nothing. */
+    /**
+     * Cancels what runs and waits, and frees the memory. Closing again does nothing.
+     *
+     * @throws IllegalStateException inside a step, of another thread or of this one; nothing is closed then
+     */
     @Override
     public void close() {
-        if (closed) return;
-        closed = true;
-        for (int i = 0; i < runningCount; i++) order[i].end(Generation.State.CANCELLED);
-        for (Generation g : waiting) g.end(Generation.State.CANCELLED);
-        for (Generation g = incoming.poll(); g != null; g = incoming.poll()) g.end(Generation.State.CANCELLED);
-        arena.close();
+        enter();
+        try {
+            if (closed) return;
+            closed = true;
+            for (int i = runningCount - 1; i >= 0; i--) waiting.addFirst(order[i]);
+            for (Generation g = incoming.poll(); g != null; g = incoming.poll()) waiting.add(g);
+            cancelWaiting();
+        } finally {
+            if (arena.scope().isAlive()) arena.close();
+            busy.set(false);
+        }
+    }
+
+    /** Every text ends; what the first of the receivers that throw has thrown comes last. */
+    private void cancelWaiting() {
+        RuntimeException thrown = null;
+        for (Generation g = waiting.poll(); g != null; g = waiting.poll()) {
+            if (g.isDone()) continue; // a receiver threw in the step that ended it
+            try {
+                g.end(Generation.State.CANCELLED);
+            } catch (RuntimeException e) {
+                if (thrown == null) thrown = e;
+            }
+        }
+        if (thrown != null) throw thrown;
     }
 }
