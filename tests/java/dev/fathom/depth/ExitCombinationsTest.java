@@ -180,4 +180,31 @@ class ExitCombinationsTest {
             }
         }
     }
+
+    /** Tokens that wait ride along as far as the tail, where their drafts have left K and V. */
+    @Test
+    void draftsThatRideAlongStopBeforeTheTail() {
+        try (Context context = Context.cpu(1)) {
+            DepthModel model = RandomModel.of(RandomModel.System.RECURSIVE, DType.F32, 16).pack(context);
+            ExitPolicy drafting = ExitPolicy.drafting(SHALLOW, 4, 1);
+            List<int[]> full = texts(context, model, ExitPolicy.never());
+            for (ExitPolicy policy : List.of(drafting, drafting.withRideAlong(true))) {
+                List<int[]> texts = texts(context, model, policy);
+                for (int i = 0; i < full.size(); i++) assertArrayEquals(full.get(i), texts.get(i));
+            }
+        }
+    }
+
+    private static List<int[]> texts(Context context, DepthModel model, ExitPolicy policy) {
+        try (Scheduler scheduler = new Scheduler(context, model, policy, BatchPolicy.PER_DEPTH,
+                new Limits(3, 80, 5, 240))) {
+            List<Generation> generations = new ArrayList<>();
+            for (int i = 0; i < 12; i++) {
+                generations.add(scheduler.submit(new Request(text(1 + i, i), 10 + 3 * i), NOBODY));
+                scheduler.step();
+            }
+            scheduler.run();
+            return generations.stream().map(Generation::tokens).toList();
+        }
+    }
 }

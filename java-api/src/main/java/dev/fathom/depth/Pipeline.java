@@ -317,8 +317,9 @@ final class Pipeline {
         }
     }
 
+    /** Not into the tail, where its draft has been: what that left there is taken back when it moves by itself. */
     private boolean rides(int slot) {
-        return policy.skipped() == SkippedKv.DEFER && flight.draftOf[slot] == Flight.NONE;
+        return policy.skipped() == SkippedKv.DEFER && flight.draftOf[slot] == Flight.NONE && flight.leg[slot] < tail;
     }
 
     // ---- exits ---------------------------------------------------------------------------------------------------
