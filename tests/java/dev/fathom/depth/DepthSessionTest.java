@@ -523,6 +523,7 @@ class DepthSessionTest {
             session.close();
             session.close();
             assertThrows(IllegalStateException.class, () -> session.run(step.clear().add(sequence, 1)));
+            assertThrows(IllegalStateException.class, session::open);
         }
     }
 

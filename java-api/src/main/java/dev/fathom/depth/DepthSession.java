@@ -87,6 +87,7 @@ public final class DepthSession implements AutoCloseable {
      */
     public int open(int depthCap) {
         Require.atLeast("depthCap", depthCap, 1);
+        if (!arena.scope().isAlive()) throw new IllegalStateException("The session is closed.");
         for (int sequence = 0; sequence < open.length; sequence++) {
             if (!open[sequence]) {
                 open[sequence] = true;

@@ -153,8 +153,8 @@ public record ExitPolicy(List<ExitPoint> points, Signal signal, List<Threshold> 
             for (int s = point.stage() + 1; s < end && skipped == SkippedKv.COPY; s++) {
                 Require.that(stages.get(s).shape().depths() == 1, "COPY is for layers that do not loop; stage " + s
                         + " has " + stages.get(s).shape().depths() + " depths");
-                Require.that(sameKv(stages.get(point.stage()), stages.get(s)), "COPY needs the same heads and type of K"
-                        + " and V in stages " + point.stage() + " and " + s);
+                Require.that(sameKv(stages.get(point.stage()), stages.get(s)), "COPY needs the same heads of K and V in"
+                        + " stages " + point.stage() + " and " + s);
             }
             for (int s = point.stage(); s < end && skipped == SkippedKv.PROPAGATE; s++) {
                 boolean skips = s > point.stage() || point.depth() < stages.get(s).shape().depths() - 1;

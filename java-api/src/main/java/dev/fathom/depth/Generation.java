@@ -86,7 +86,7 @@ public final class Generation {
         return Arrays.copyOf(id, count);
     }
 
-    /** Ends the text in the next step, wherever it is. */
+    /** Ends the text, wherever it is, when the next step begins; a step that runs now may still add to it. */
     public void cancel() {
         cancelled = true;
         attention.set(true);

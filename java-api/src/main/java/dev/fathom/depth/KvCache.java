@@ -54,6 +54,9 @@ public final class KvCache {
      * @param tokens    most items of a list
      */
     public KvCache(Context context, Arena arena, KvShape shape, int sequences, int lists, int tokens) {
+        Require.notNull("context", context);
+        Require.notNull("arena", arena);
+        Require.notNull("shape", shape);
         Require.atLeast("sequences", sequences, 1);
         Require.atLeast("lists", lists, 1);
         Require.atLeast("tokens", tokens, 1);

@@ -5,7 +5,7 @@ package dev.fathom.depth;
  * on its company.
  *
  * @param temperature 0: always the most likely token
- * @param topK        only the so many most likely tokens; 0: all
+ * @param topK        only the so many most likely tokens, and those that are as likely as the last of them; 0: all
  * @param seed        of the text's random numbers
  */
 public record Sampling(float temperature, int topK, long seed) {

@@ -12,7 +12,7 @@ package dev.fathom.depth;
  * @param rowsPerStep   tokens taken in per step, on average
  * @param waiting       requests that wait for a place now
  * @param admitted      requests that got one
- * @param meanWaitNanos how long they waited, on average
+ * @param meanWaitNanos how long those waited, on average
  * @param mostWaitNanos and at most
  * @param meanStepNanos time of a step
  * @param mostStepNanos and at most
