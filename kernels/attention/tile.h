@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kMostRegisterRows = 6;
 constexpr float kLog2e = 1.44269504f;
+constexpr int64_t kLongTile = 16384;  // bytes; chosen by measurement
 
 // Cache lines to fetch while a tile is worked on: `lines` of them per four steps of the products, from `at` on.
 struct Ahead {
@@ -124,15 +125,17 @@ class Walk {
     if (n == 0) return;
     const Chunk at = a_.masked ? gather_dense(base) : locate(base);
     const int64_t width = kv::padded(a_.head_dim);
-    // The processor sees by itself that a list goes on in memory, if the tile is read once. Else the next chunk's K
-    // tile is fetched while this one's is multiplied, likewise V, in equal shares per block. It is taken to be where
-    // its first item lies; that is wrong only if items are scattered, and then harmless.
+    // The processor sees by itself that a list goes on in memory, if tiles are so long that it can run ahead; shorter
+    // ones do if each is read once. Else the next chunk's K tile is fetched while this one's is multiplied, likewise V,
+    // in equal shares per block. It is taken to be where its first item lies; that is wrong only if items are
+    // scattered, and then harmless.
     Chunk next = at;
     int lines = 0;
     if (!a_.masked && base + kChunk < tile_.end) {
       next = page(list()[base + kChunk]);
       const bool goes_on = next.k == static_cast<const char*>(at.k) + kv::tiles_bytes(a_.pool);
-      if (n > 1 || !V::kOnePass || !goes_on) lines = (16 + n - 1) / n;
+      const bool is_short = kv::k_tile_bytes(a_.pool) <= (n > 1 ? kLongTile : kLongTile / 2);
+      if (is_short || !V::kOnePass || !goes_on) lines = (16 + n - 1) / n;
     }
     Positions positions{};
     if (a_.bias_kind == FTH_BIAS_RELATIVE) positions = find_positions(base);
