@@ -36,10 +36,14 @@ public final class Context implements AutoCloseable {
     /** From here on memory is mapped, aligned to huge pages; below, that would waste more than it gains. */
     private static final long MAPPED_BYTES = 1 << 20;
 
+    private static final boolean TIMED = Boolean.getBoolean("fathom.timed");
+
     private final Arena arena;
     private final MemorySegment handle;
     private final Info info;
     private final int backend;
+    private long begun;
+    private long nanos;
 
     /**
      * What a context runs on.
@@ -679,8 +683,18 @@ public final class Context implements AutoCloseable {
 
     // ---- calls ---------------------------------------------------------------------------------------------------
 
+    /**
+     * Nanoseconds that kernel calls of this context have taken so far, the boundary included. Counted if the program was
+     * started with {@code -Dfathom.timed=true}; else 0.
+     */
+    public long kernelNanos() {
+        return nanos;
+    }
+
+    /** Taken at the beginning of every call. */
     private MemorySegment handle() {
         if (isClosed()) throw new IllegalStateException("The context is closed.");
+        if (TIMED) begun = System.nanoTime();
         return handle;
     }
 
@@ -693,7 +707,9 @@ public final class Context implements AutoCloseable {
         }
     }
 
+    /** Passed at the end of every call. */
     private void check(int status) {
+        if (TIMED) nanos += System.nanoTime() - begun;
         if (status != 0) throw failure(status, status == Fathom.FTH_BUSY() ? "" : message());
     }
 

@@ -72,10 +72,10 @@ public final class Page {
         skipped(out);
         Overhead.Result o = results.overhead();
         out.append(String.format(Locale.ROOT, "## The scheduler itself%n%nAt %d texts a step of the bundled model takes"
-                + " %.0f µs; the step of a model with the same stages that is 16 wide takes %.0f µs, boundary and"
-                + " kernels included: at most %.1f %% are the scheduler's. Allocated per step in steady state: %.1f"
-                + " bytes.%n",
-                o.texts(), o.stepNanos() * 1e-3, o.tinyStepNanos() * 1e-3, 100 * o.share(), o.bytesPerStep()));
+                + " %.0f µs, of which %.1f µs, %.1f %%, are not spent in kernels and at the boundary. Allocated per step"
+                + " in steady state: %.1f bytes.%n",
+                o.texts(), o.stepNanos() * 1e-3, o.ownNanos() * 1e-3, 100 * o.share(),
+                o.bytesPerStep()));
         return out.toString();
     }
 

@@ -131,16 +131,16 @@ public final class Study {
         Subject mor = catalogue.plain("mor");
         List<Traces.Served> served = new ArrayList<>();
         if (vanilla == null) return served;
-        int count = quick ? 24 : 96;
+        int count = quick ? 24 : 192;
         Traces.Trace warm = Traces.Trace.of("warm", Double.POSITIVE_INFINITY, 16, text, 1);
         double rate = 0.7 * Traces.serve(vanilla, BatchPolicy.PER_TOKEN, warm).tokensPerSecond()
                 / (warm.tokens() / 16.0);
-        for (int seed = 0; seed < (quick ? 1 : 3); seed++) {
+        for (int seed = 0; seed < (quick ? 1 : 5); seed++) {
             for (Traces.Trace trace : List.of(
                     Traces.Trace.of("all at once", Double.POSITIVE_INFINITY, count, text, 100 + seed),
                     Traces.Trace.of(String.format(Locale.ROOT, "%.1f requests/s", rate), rate, count, text,
                             200 + seed))) {
-                for (Subject subject : List.of(vanilla, mor, catalogue.moved(12), catalogue.moved(20))) {
+                for (Subject subject : List.of(vanilla, mor, catalogue.moved(12), catalogue.moved(24))) {
                     for (BatchPolicy batching : BatchPolicy.values()) {
                         say("trace " + trace.name() + ", " + subject.model() + ", " + batching);
                         served.add(Traces.serve(subject, batching, trace));
