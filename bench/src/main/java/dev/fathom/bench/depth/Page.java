@@ -100,6 +100,7 @@ public final class Page {
         }
         MarkdownTable.append(out, 2, lines);
         out.append('\n');
+        if (points.size() == 1) return;
         String name = slug(system);
         out.append("![loss against layers](depth/").append(name).append("-layers.svg)\n");
         out.append("![loss against speed](depth/").append(name).append("-speed.svg)\n\n");
@@ -251,6 +252,7 @@ public final class Page {
         Map<String, List<Point>> systems = results.points().stream()
                 .collect(Collectors.groupingBy(Point::system, LinkedHashMap::new, Collectors.toList()));
         for (var system : systems.entrySet()) {
+            if (system.getValue().size() == 1) continue; // no curve
             XYChart layers = chart("layers executed per byte", "nats per byte");
             XYChart speed = chart("tokens per second, 16 texts", "nats per byte");
             Map<String, List<Point>> series = new LinkedHashMap<>();
