@@ -684,8 +684,8 @@ public final class Context implements AutoCloseable {
     // ---- calls ---------------------------------------------------------------------------------------------------
 
     /**
-     * Nanoseconds that kernel calls of this context have taken so far, the boundary included. Counted if the program was
-     * started with {@code -Dfathom.timed=true}; else 0.
+     * Nanoseconds that kernel calls of this context have taken so far, the boundary included. Counted if the program
+     * was started with {@code -Dfathom.timed=true}; else 0.
      */
     public long kernelNanos() {
         return nanos;

@@ -11,6 +11,8 @@ import java.util.TreeSet;
 
 import com.fasterxml.jackson.databind.JsonNode;
 
+import dev.fathom.DType;
+
 /**
  * The tensors of a model, from one safetensors file or several with an index, which stay open until this is closed.
  * Remembers which were asked for.
@@ -147,7 +149,13 @@ final class Checkpoint implements AutoCloseable {
     }
 
     /** Whether all floating-point weights have 16 bits. */
-    boolean isHalfPrecision() {
+    private boolean isHalfPrecision() {
         return tensors.values().stream().noneMatch(tensor -> tensor.dtype().equals("F32"));
+    }
+
+    /** The type to hold weights in: the one that is asked for; null: bf16 if the files have 16 bits, else f32. */
+    DType weightType(DType asked) {
+        if (asked != null) return asked;
+        return isHalfPrecision() ? DType.BF16 : DType.F32;
     }
 }

@@ -27,7 +27,7 @@ final class EncoderDecoder implements AutoCloseable {
             if (exits != null) config = config.withExits(exits);
             TextCodec codec = TextCodec.of(files, config.vocabSize());
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
-                DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
+                DType chosen = checkpoint.weightType(type);
                 return new EncoderDecoder(context, config,
                         T5Loader.load(context, config, checkpoint, chosen, propagates), codec);
             }

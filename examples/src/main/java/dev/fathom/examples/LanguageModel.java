@@ -69,7 +69,7 @@ public final class LanguageModel implements AutoCloseable {
             if (exits != null) config = config.withExits(exits);
             TextCodec codec = TextCodec.of(files, config.vocabSize());
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
-                DType chosen = type != null ? type : checkpoint.isHalfPrecision() ? DType.BF16 : DType.F32;
+                DType chosen = checkpoint.weightType(type);
                 ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
                 return new LanguageModel(context, config, loaded.model(), loaded.exits(), chosen, codec);
             }

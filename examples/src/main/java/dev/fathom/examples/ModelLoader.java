@@ -95,8 +95,7 @@ final class ModelLoader {
             for (Part norm : LayerTensors.NORMS.keySet()) packNorm(plan, shape, layer, norm, weights);
         }
         try (Arena scratch = Arena.ofConfined()) {
-            Buffer frequency = context.wrap(scratch.allocate(4L * config.ropeFrequency().length, 64))
-                    .write(config.ropeFrequency());
+            Buffer frequency = packing.vector(scratch, config.ropeFrequency());
             context.blockPack(shape, 0, 0, Part.ROPE_FREQUENCY, Kind.WEIGHT, 1, DType.F32, frequency, weights);
         }
         Router router = plan.routed() ? new RouterLoader(packing, config, checkpoint).load(plan) : new Router.Always();

@@ -74,6 +74,11 @@ final class Packing {
         return context.allocate(4L * values.length).write(values);
     }
 
+    /** For as long as the arena lives. */
+    Buffer vector(Arena arena, float[] values) {
+        return context.allocate(arena, 4L * values.length).write(values);
+    }
+
     private Buffer copy(Tensor tensor) {
         return copy(tensor, 0, tensor.bytes());
     }

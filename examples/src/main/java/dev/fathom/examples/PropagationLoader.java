@@ -45,7 +45,7 @@ final class PropagationLoader {
                     context.backfillPack(backfill, kv, 0, layer, DType.F32,
                             weight(scratch, plan, shape, layer, depth, Part.K),
                             weight(scratch, plan, shape, layer, depth, Part.V), bias(scratch, plan, layer, Part.K),
-                            bias(scratch, plan, layer, Part.V), buffer(scratch, gain.toFloats()), null, packed);
+                            bias(scratch, plan, layer, Part.V), packing.vector(scratch, gain.toFloats()), null, packed);
                 }
             }
             weights.add(packed);
@@ -59,7 +59,7 @@ final class PropagationLoader {
         float[] w = tensors.weight(plan, layer, linear).toFloats();
         int rank = shape.loraRank(part);
         Tensor lowered = rank == 0 ? null : tensors.loraA(plan, layer, depth, linear, rank);
-        if (lowered == null) return buffer(arena, w);
+        if (lowered == null) return packing.vector(arena, w);
         float[] a = lowered.toFloats();
         float[] b = tensors.loraB(plan, layer, depth, linear, rank).toFloats();
         for (int o = 0; o < linear.out(); o++) {
@@ -68,15 +68,11 @@ final class PropagationLoader {
                 for (int i = 0; i < linear.in(); i++) w[o * linear.in() + i] += factor * a[r * linear.in() + i];
             }
         }
-        return buffer(arena, w);
+        return packing.vector(arena, w);
     }
 
     private Buffer bias(Arena arena, StagePlan plan, int layer, Part part) {
         Tensor bias = tensors.bias(plan, layer, tensors.linear(part));
-        return bias == null ? null : buffer(arena, bias.toFloats());
-    }
-
-    private Buffer buffer(Arena arena, float[] values) {
-        return context.wrap(arena.allocate(4L * values.length, 64)).write(values);
+        return bias == null ? null : packing.vector(arena, bias.toFloats());
     }
 }

@@ -124,7 +124,7 @@ final class T5Loader {
         Tensor bias = checkpoint.get(stack.name + ".block.0.layer.0." + selfAttention(stack)
                 + ".relative_attention_bias.weight", config.buckets(), config.heads());
         try (Arena scratch = Arena.ofConfined()) {
-            Buffer table = vector(scratch, relative.table(bias.toFloats(), config.heads()));
+            Buffer table = packing.vector(scratch, relative.table(bias.toFloats(), config.heads()));
             context.blockPack(shape, 0, 0, Part.RELATIVE_BIAS, Kind.WEIGHT, 1, DType.F32, table, weights);
         }
         if (!stack.isDecoder()) return new Stage(shape, weights);
@@ -176,16 +176,12 @@ final class T5Loader {
             Tensor k = checkpoint.get(prefix + "k.weight", inner, hidden);
             Tensor v = checkpoint.get(prefix + "v.weight", inner, hidden);
             try (Arena scratch = Arena.ofConfined()) {
-                Buffer gain = normed ? vector(scratch,
+                Buffer gain = normed ? packing.vector(scratch,
                         checkpoint.get(stack.layer(layer) + "0.layer_norm.weight", hidden).toFloats()) : null;
-                context.backfillPack(backfill, kv, 0, layer, DType.F32, vector(scratch, k.toFloats()),
-                        vector(scratch, v.toFloats()), null, null, gain, null, packed);
+                context.backfillPack(backfill, kv, 0, layer, DType.F32, packing.vector(scratch, k.toFloats()),
+                        packing.vector(scratch, v.toFloats()), null, null, gain, null, packed);
             }
         }
         return new KvProjection(backfill, List.of(packed), null);
-    }
-
-    private Buffer vector(Arena arena, float[] values) {
-        return context.wrap(arena.allocate(4L * values.length, 64)).write(values);
     }
 }

@@ -1,6 +1,5 @@
 package dev.fathom.bench.depth;
 
-import java.util.ArrayList;
 import java.util.List;
 
 import dev.fathom.Activation;
@@ -76,22 +75,21 @@ final class Bandwidth {
     Result measure(double rate, int rounds, int tokens) {
         ExitPolicy policy = ExitPolicy.deferring(new Signal.Forced(rate, 7, true), new Threshold.Fixed(0.5f),
                 new ExitPoint(0, 0)).withMostWaiting(64);
-        List<Double> speedUps = new ArrayList<>();
-        List<Double> fullRates = new ArrayList<>();
+        double[] speedUps = new double[rounds];
+        double[] fullRates = new double[rounds];
         double perCall = 0;
         for (int round = 0; round < rounds; round++) {
             double[] full = run(ExitPolicy.never(), tokens);
             double[] free = run(policy, tokens);
-            speedUps.add(free[0] / full[0]);
-            fullRates.add(full[0]);
+            speedUps[round] = free[0] / full[0];
+            fullRates[round] = full[0];
             perCall = free[1];
         }
-        speedUps.sort(null);
-        fullRates.sort(null);
+        Spread speedUp = Spread.of(speedUps);
         double all = shallowBytes + deepBytes + headBytes;
         double predicted = all / (shallowBytes + headBytes + (deepBytes + headBytes) / perCall);
-        return new Result(rate, perCall, predicted, speedUps.get(rounds / 2), speedUps.getFirst(), speedUps.getLast(),
-                fullRates.get(rounds / 2));
+        return new Result(rate, perCall, predicted, speedUp.median(), speedUp.least(), speedUp.most(),
+                Spread.of(fullRates).median());
     }
 
     /** Tokens per second and rows of a deep call, behind a short prompt. */

@@ -42,8 +42,8 @@ final class Overhead {
 
     private static Result round(Subject subject, int[] text) {
         var threads = (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
-        long[] steps = new long[STEPS];
-        long[] outside = new long[STEPS];
+        double[] steps = new double[STEPS];
+        double[] outside = new double[STEPS];
         Limits limits = new Limits(TEXTS, TOKENS + 16, 2 * TEXTS, (long) TEXTS * (TOKENS + 16));
         try (Scheduler scheduler = new Scheduler(subject.context(), subject.weights(), subject.policy(),
                 BatchPolicy.PER_DEPTH, limits)) {
@@ -61,12 +61,7 @@ final class Overhead {
                 outside[i] = steps[i] - (subject.context().kernelNanos() - kernels);
             }
             double allocated = (double) (threads.getCurrentThreadAllocatedBytes() - bytes) / STEPS;
-            return new Result(TEXTS, median(steps), median(outside), allocated);
+            return new Result(TEXTS, Spread.of(steps).median(), Spread.of(outside).median(), allocated);
         }
-    }
-
-    private static double median(long[] values) {
-        Arrays.sort(values);
-        return values[values.length / 2];
     }
 }

@@ -125,10 +125,10 @@ public final class Page {
         double[] difference = seeds();
         if (difference.length > 0) {
             double mean = Arrays.stream(difference).average().orElseThrow();
-            double least = Arrays.stream(difference).min().orElseThrow();
-            double most = Arrays.stream(difference).max().orElseThrow();
+            Spread spread = Spread.of(difference);
             out.append(String.format(Locale.ROOT, "%nDistillation against plain uptraining at equal steps, %d seeds:"
-                    + " %.4f nats per byte less on average (%.4f to %.4f).%n", difference.length, mean, least, most));
+                    + " %.4f nats per byte less on average (%.4f to %.4f).%n", difference.length, mean,
+                    spread.least(), spread.most()));
         }
         out.append('\n');
     }
@@ -155,10 +155,10 @@ public final class Page {
                 Collectors.toList()));
         for (List<Traces.Served> group : groups.values()) {
             Traces.Served s = group.getFirst();
-            double[] rates = group.stream().mapToDouble(Traces.Served::tokensPerSecond).sorted().toArray();
+            Spread rate = Spread.of(group.stream().mapToDouble(Traces.Served::tokensPerSecond).toArray());
             lines.add(List.of(s.trace(), s.model(), s.setting(), s.batching(),
-                    String.format(Locale.ROOT, "%,.0f (%,.0f - %,.0f)", rates[rates.length / 2], rates[0],
-                            rates[rates.length - 1]),
+                    String.format(Locale.ROOT, "%,.0f (%,.0f - %,.0f)", rate.median(), rate.least(),
+                            rate.most()),
                     number("%.1f", 1e3 * median(group, Traces.Served::firstToken50)),
                     number("%.1f", 1e3 * median(group, Traces.Served::firstToken95)),
                     number("%.2f", 1e3 * median(group, Traces.Served::perToken50)),
@@ -187,11 +187,11 @@ public final class Page {
             Traces.Served s = group.getFirst();
             if (s.model().equals("vanilla") || !s.batching().equals(BatchPolicy.PER_DEPTH.name())) continue;
             List<Traces.Served> other = vanilla.get(s.trace());
-            double[] times = IntStream.range(0, group.size()).mapToDouble(i -> group.get(i).tokensPerSecond()
-                    / other.get(i).tokensPerSecond()).sorted().toArray();
+            Spread times = Spread.of(IntStream.range(0, group.size()).mapToDouble(i -> group.get(i).tokensPerSecond()
+                    / other.get(i).tokensPerSecond()).toArray());
             lines.add(List.of(s.trace(), s.model(), s.setting(),
-                    String.format(Locale.ROOT, "%.2f (%.2f - %.2f)", times[times.length / 2], times[0],
-                            times[times.length - 1]),
+                    String.format(Locale.ROOT, "%.2f (%.2f - %.2f)", times.median(), times.least(),
+                            times.most()),
                     number("%+.1f %%", 100 * (nats(s.model(), s.setting()) / full - 1))));
         }
         out.append("Depth-wise batching against the vanilla model under the best of its batchings, trace by"
@@ -206,8 +206,7 @@ public final class Page {
     }
 
     private static double median(List<Traces.Served> group, ToDoubleFunction<Traces.Served> value) {
-        double[] sorted = group.stream().mapToDouble(value).sorted().toArray();
-        return sorted[sorted.length / 2];
+        return Spread.of(group.stream().mapToDouble(value).toArray()).median();
     }
 
     private void bandwidth(StringBuilder out) {

@@ -1,7 +1,6 @@
 package dev.fathom.bench.depth;
 
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.List;
 
 import dev.fathom.Activation;
@@ -97,8 +96,8 @@ final class Skipped {
             times[round] = some[0] / full;
             depth = some[1];
         }
-        Arrays.sort(times);
-        return new Result(name, batching.toString(), depth, times[rounds / 2], times[0], times[rounds - 1]);
+        Spread time = Spread.of(times);
+        return new Result(name, batching.toString(), depth, time.median(), time.least(), time.most());
     }
 
     /** Seconds per token, and passes per token. */

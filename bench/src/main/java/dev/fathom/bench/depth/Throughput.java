@@ -1,6 +1,5 @@
 package dev.fathom.bench.depth;
 
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
@@ -55,8 +54,8 @@ final class Throughput {
     }
 
     static Point.Speed summary(List<Round> rounds) {
-        List<Double> rates = new ArrayList<>(rounds.stream().map(Round::tokensPerSecond).sorted().toList());
+        Spread rate = Spread.of(rounds.stream().mapToDouble(Round::tokensPerSecond).toArray());
         double rows = rounds.stream().mapToDouble(Round::rowsPerCall).average().orElse(0);
-        return new Point.Speed(rates.get(rates.size() / 2), rates.getFirst(), rates.getLast(), rows);
+        return new Point.Speed(rate.median(), rate.least(), rate.most(), rows);
     }
 }
