@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* Bumped by any change to a struct or signature; bindings and library must agree. */
-#define FTH_ABI 2
+#define FTH_ABI 3
 
 typedef int32_t fth_status;
 enum {
@@ -49,8 +49,11 @@ enum {
   FTH_BUSY = 5              /* another call is running on this context; the message is not touched */
 };
 
-/* Element types. F16 is a source type for packing and reading only. */
-enum { FTH_F32 = 0, FTH_BF16 = 1, FTH_F16 = 2 };
+/* Element types. F16 is a source type for packing only. I8 is made by the library: weights have one fp32 scale per
+ * output feature. Q8_0 and Q4_0 are blocks of 32 neighbouring inputs with one fp16 scale d, as in GGUF files: as a source
+ * type a block is d, then 32 int8 q (value d * q), or d, then 16 bytes whose low nibbles are q of 0 .. 15 and high nibbles
+ * of 16 .. 31 (value d * (q - 8)). */
+enum { FTH_F32 = 0, FTH_BF16 = 1, FTH_F16 = 2, FTH_I8 = 3, FTH_Q8_0 = 4, FTH_Q4_0 = 5 };
 
 enum { FTH_CPU = 0, FTH_CUDA = 1 };
 

@@ -74,10 +74,26 @@ class ShapeRulesTest {
         accepted(name + " " + most, () -> shape.of(most));
     }
 
-    private void stored(String name, OfType shape) {
-        refused(name + " must be F32 or BF16, got F16", () -> shape.of(DType.F16));
+    /** Refuses all types but these, which are named as the sentence names them. */
+    private void types(String name, String legal, OfType shape) {
+        List<String> names = List.of(legal.split(", | or "));
+        for (DType type : DType.values()) {
+            if (names.contains(type.name())) accepted(name + " " + type, () -> shape.of(type));
+            else refused(name + " must be " + legal + ", got " + type, () -> shape.of(type));
+        }
         refused(name + " must not be null", () -> shape.of(null));
-        accepted(name + " BF16", () -> shape.of(DType.BF16));
+    }
+
+    private void weightType(String name, OfType shape) {
+        types(name, "F32, BF16, I8, Q8_0 or Q4_0", shape);
+    }
+
+    private void kvType(String name, OfType shape) {
+        types(name, "F32, BF16 or I8", shape);
+    }
+
+    private void plainType(String name, OfType shape) {
+        types(name, "F32 or BF16", shape);
     }
 
     private void headDim(OfInt shape) {
@@ -89,7 +105,7 @@ class ShapeRulesTest {
     List<DynamicTest> linear() {
         atLeast(1, "inFeatures", n -> new LinearShape(n, 4, DType.F32));
         atLeast(1, "outFeatures", n -> new LinearShape(4, n, DType.F32));
-        stored("weightType", type -> new LinearShape(4, 4, type));
+        weightType("weightType", type -> new LinearShape(4, 4, type));
         refused("activation must not be null",
                 () -> new LinearShape(4, 4, DType.F32, null, false, Residual.NONE, 0, 0));
         refused("residual must not be null",
@@ -126,7 +142,7 @@ class ShapeRulesTest {
         atLeast(1, "layers", n -> new KvShape(n, 1, 16, DType.F32, 64));
         range(1, 1 << 16, "kvHeads", n -> new KvShape(1, n, 16, DType.F32, 64));
         headDim(n -> new KvShape(1, 1, n, DType.F32, 64));
-        stored("type", type -> new KvShape(1, 1, 16, type, 64));
+        kvType("type", type -> new KvShape(1, 1, 16, type, 64));
         long most = (1L << 31) - 64;
         for (long entries : new long[] {0, -64, 63, 65, 96, most + 1, most + 64, Long.MIN_VALUE, Long.MAX_VALUE}) {
             refused("entries must be a multiple of 64 in 64..2147483584, got " + entries,
@@ -157,7 +173,7 @@ class ShapeRulesTest {
         atLeast(1, "tokens", n -> new DenseKvShape(1, n, 1, 16, DType.F32, 16, 16, 16));
         range(1, 1 << 16, "kvHeads", n -> new DenseKvShape(1, 1, n, 16, DType.F32, 16, 16, 16));
         headDim(n -> new DenseKvShape(1, 1, 1, n, DType.F32, 16, 16, 16));
-        stored("type", type -> new DenseKvShape(1, 1, 1, 16, type, 16, 16, 16));
+        plainType("type", type -> new DenseKvShape(1, 1, 1, 16, type, 16, 16, 16));
         atLeast(0, "sequenceStride", n -> new DenseKvShape(1, 1, 1, 16, DType.F32, n, 16, 16));
         atLeast(0, "tokenStride", n -> new DenseKvShape(1, 1, 1, 16, DType.F32, 16, n, 16));
         atLeast(0, "headStride", n -> new DenseKvShape(1, 1, 1, 16, DType.F32, 16, 16, n));
@@ -180,7 +196,7 @@ class ShapeRulesTest {
         OfInt rotary = n -> new BackfillShape(8, 1, DType.F32, NormKind.RMS, RopeStyle.HALF, n, 0);
         atLeast(1, "hiddenSize", n -> new BackfillShape(n, 1, DType.F32, NormKind.RMS, RopeStyle.HALF, 8, 0));
         atLeast(1, "depths", n -> new BackfillShape(8, n, DType.F32, NormKind.RMS, RopeStyle.HALF, 8, 0));
-        stored("weightType", type -> new BackfillShape(8, 1, type, NormKind.RMS, RopeStyle.HALF, 8, 0));
+        weightType("weightType", type -> new BackfillShape(8, 1, type, NormKind.RMS, RopeStyle.HALF, 8, 0));
         refused("ropeStyle must not be null", () -> new BackfillShape(8, 1, DType.F32, null, null, 0, 0));
         range(2, 256, "rotaryDim", rotary);
         range(0, 256, "rotaryDim", n -> new BackfillShape(8, 1, DType.F32, null, RopeStyle.NONE, n, 0));
@@ -206,8 +222,8 @@ class ShapeRulesTest {
         headDim(n -> block(b -> b.headDim(n).rope(RopeStyle.HALF)));
         refused("headDim must be in 16..256, got 4", () -> BlockShape.builder(1, 32, 64, 8).build());
         atLeast(1, "depths", n -> block(b -> b.depths(n)));
-        stored("weightType", type -> block(b -> b.weightType(type)));
-        stored("kvType", type -> block(b -> b.kvType(type)));
+        weightType("weightType", type -> block(b -> b.weightType(type)));
+        kvType("kvType", type -> block(b -> b.kvType(type)));
         refused("norm must not be null", () -> block(b -> b.norm(null, 1e-5f)));
         notNegative("normEps", eps -> block(b -> b.norm(NormKind.LAYER, eps)));
         refused("activation must not be null", () -> block(b -> b.activation(null, true)));
@@ -240,7 +256,7 @@ class ShapeRulesTest {
     List<DynamicTest> head() {
         atLeast(1, "hiddenSize", n -> new HeadShape(n, 8, DType.F32, NormKind.RMS, 0));
         atLeast(1, "vocabSize", n -> new HeadShape(8, n, DType.F32, NormKind.RMS, 0));
-        stored("weightType", type -> new HeadShape(8, 8, type, null, 0));
+        weightType("weightType", type -> new HeadShape(8, 8, type, null, 0));
         notNegative("normEps", eps -> new HeadShape(8, 8, DType.F32, NormKind.RMS, eps));
         finite("logitScale", scale -> new HeadShape(8, 8, DType.F32, null, 0, scale, 0, 0));
         notNegative("softcap", cap -> new HeadShape(8, 8, DType.F32, null, 0, 1, cap, 0));
@@ -276,7 +292,8 @@ class ShapeRulesTest {
     List<DynamicTest> embed() {
         atLeast(1, "vocabSize", n -> new EmbedShape(n, 8, DType.F32, false, 1));
         atLeast(1, "hiddenSize", n -> new EmbedShape(8, n, DType.F32, true, 1));
-        refused("weightType must be F32 or BF16, got F16", () -> new EmbedShape(8, 8, DType.F16, false, 1));
+        plainType("type", type -> new EmbedShape(8, 8, type, false, 1));
+        weightType("weightType", type -> new EmbedShape(8, 8, type, true, 1));
         finite("scale", scale -> new EmbedShape(8, 8, DType.F32, false, scale));
         return tests;
     }

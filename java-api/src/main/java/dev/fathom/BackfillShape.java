@@ -27,7 +27,7 @@ public final class BackfillShape extends Shape {
                          int rotaryDim, float normEps) {
         Check.atLeast("hiddenSize", hiddenSize, 1);
         Check.atLeast("depths", depths, 1);
-        Check.stored("weightType", weightType);
+        Check.weightType("weightType", weightType);
         Check.notNull("ropeStyle", ropeStyle);
         Check.rotaryDim(ropeStyle, rotaryDim, Check.MOST_HEAD_DIM);
         Check.notNegative("normEps", normEps);

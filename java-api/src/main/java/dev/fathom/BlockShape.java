@@ -29,8 +29,8 @@ public final class BlockShape extends Shape {
             throw new IllegalArgumentException("heads must be a multiple of kvHeads " + b.kvHeads + ", got " + b.heads);
         }
         Check.headDim(b.headDim);
-        Check.stored("weightType", b.weightType);
-        Check.stored("kvType", b.kvType);
+        Check.weightType("weightType", b.weightType);
+        Check.kvType("kvType", b.kvType);
         Check.notNull("norm", b.norm);
         Check.notNull("activation", b.activation);
         Check.notNull("ropeStyle", b.ropeStyle);
@@ -211,6 +211,13 @@ public final class BlockShape extends Shape {
             case LORA_A -> (long) inputs(part) * loraRank(part);
             case LORA_B -> (long) outputs(part) * loraRank(part);
         };
+    }
+
+    /** Bytes of the same tensor in {@code type}. */
+    long sourceBytes(Part part, Kind kind, DType type) {
+        long elements = elements(part, kind);
+        if (!part.isLinear() || kind != Kind.WEIGHT) return elements * Check.plainSource(type).bytes();
+        return Check.sourceBytes(type, inputs(part), elements);
     }
 
     private int inputs(Part linear) {

@@ -1,6 +1,8 @@
 package dev.fathom;
 
 import java.lang.foreign.MemorySegment;
+import java.util.List;
+import java.util.stream.Collectors;
 
 /** Checks of arguments. Each failure is one sentence: the argument, what was expected, what came. */
 final class Check {
@@ -52,10 +54,42 @@ final class Check {
         return value;
     }
 
-    /** A type in which weights, K,V and tables are stored. */
-    static DType stored(String name, DType type) {
-        if (notNull(name, type) != DType.F16) return type;
-        throw new IllegalArgumentException(name + " must be F32 or BF16, got F16");
+    /** A type in which weights are stored. */
+    static DType weightType(String name, DType type) {
+        return oneOf(name, type, DType.F32, DType.BF16, DType.I8, DType.Q8_0, DType.Q4_0);
+    }
+
+    /** A type in which a pool stores K,V. */
+    static DType kvType(String name, DType type) {
+        return oneOf(name, type, DType.F32, DType.BF16, DType.I8);
+    }
+
+    /** A type in which callers keep tables and K,V of their own. */
+    static DType plainType(String name, DType type) {
+        return oneOf(name, type, DType.F32, DType.BF16);
+    }
+
+    /** A source of tensors that are not a linear's weight. */
+    static DType plainSource(DType type) {
+        return oneOf("sourceType", type, DType.F32, DType.BF16, DType.F16);
+    }
+
+    /** Bytes of {@code count} elements of a source whose rows are {@code columns} long. */
+    static long sourceBytes(DType type, long columns, long count) {
+        oneOf("sourceType", type, DType.F32, DType.BF16, DType.F16, DType.Q8_0, DType.Q4_0);
+        if (columns % type.blockSize() != 0) {
+            throw new IllegalArgumentException(
+                    "rows of a " + type + " source must be a multiple of 32 long, got " + columns);
+        }
+        return product(count / type.blockSize(), type.bytes());
+    }
+
+    private static DType oneOf(String name, DType type, DType... legal) {
+        List<DType> types = List.of(legal);
+        if (types.contains(notNull(name, type))) return type;
+        String last = types.getLast().name();
+        String others = types.subList(0, types.size() - 1).stream().map(DType::name).collect(Collectors.joining(", "));
+        throw new IllegalArgumentException(name + " must be " + others + " or " + last + ", got " + type);
     }
 
     static int rotaryDim(RopeStyle style, int rotaryDim, int headDim) {

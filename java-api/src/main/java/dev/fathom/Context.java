@@ -192,12 +192,13 @@ public final class Context implements AutoCloseable {
     /**
      * Packs {@code count} rows of W, starting at its row {@code first}. Every row must be packed once before use.
      *
-     * @param source [count, inFeatures] of {@code sourceType}
+     * @param source [count, inFeatures] of {@code sourceType}; Q8_0 and Q4_0 need inFeatures to be a multiple of 32
      * @param packed {@link #linearBytes}
      */
     public void linearPack(LinearShape shape, long first, long count, DType sourceType, Buffer source, Buffer packed) {
+        int columns = Check.notNull("shape", shape).inFeatures();
         MemorySegment from = Check.input("source", source, Check.atLeast("count", count, 0),
-                (long) shape.inFeatures() * sourceType.bytes());
+                Check.sourceBytes(sourceType, columns, columns));
         MemorySegment to = Check.output("packed", packed, 1, linearBytes(shape));
         check(Fathom.fth_linear_pack(handle(), shape.struct, first, count, sourceType.ordinal(), from, to));
     }
@@ -220,7 +221,7 @@ public final class Context implements AutoCloseable {
      */
     public void loraPack(LinearShape shape, int depth, float scale, DType sourceType, Buffer a, Buffer b,
                          Buffer packed) {
-        long rankBytes = (long) shape.loraRank() * sourceType.bytes();
+        long rankBytes = (long) shape.loraRank() * Check.plainSource(sourceType).bytes();
         MemorySegment down = Check.input("a", a, shape.inFeatures(), rankBytes);
         MemorySegment up = Check.input("b", b, shape.weightRows(), rankBytes);
         MemorySegment to = Check.output("packed", packed, 1, loraBytes(shape));
@@ -408,7 +409,7 @@ public final class Context implements AutoCloseable {
      */
     public void backfillPack(BackfillShape shape, KvShape kv, int depth, int layer, DType sourceType, Buffer wk,
                              Buffer wv, Buffer bk, Buffer bv, Buffer gain, Buffer normBias, Buffer packed) {
-        long sourceBytes = (long) shape.width * sourceType.bytes();
+        long sourceBytes = (long) shape.width * Check.plainSource(sourceType).bytes();
         MemorySegment keys = Check.input("wk", wk, kv.rowBytes / 4, sourceBytes);
         MemorySegment values = Check.input("wv", wv, kv.rowBytes / 4, sourceBytes);
         MemorySegment keyBias = Check.optional("bk", bk, kv.rowBytes / 4, sourceType.bytes());
@@ -457,12 +458,13 @@ public final class Context implements AutoCloseable {
      * every one that the placement uses.
      *
      * @param scale   multiplies the source: 1, or {@code alpha / rank} for a LoRA's B
-     * @param source  {@link BlockShape#elements} of {@code sourceType}
+     * @param source  {@link BlockShape#elements} of {@code sourceType}; Q8_0 and Q4_0 for weights of linears only, whose
+     *                inputs must be a multiple of 32
      * @param weights {@link #blockBytes}
      */
     public void blockPack(BlockShape shape, int layer, int depth, Part part, Kind kind, float scale, DType sourceType,
                           Buffer source, Buffer weights) {
-        MemorySegment from = Check.input("source", source, shape.elements(part, kind), sourceType.bytes());
+        MemorySegment from = Check.input("source", source, 1, shape.sourceBytes(part, kind, sourceType));
         MemorySegment to = Check.output("weights", weights, 1, blockBytes(shape));
         check(Fathom.fth_block_pack(handle(), shape.struct, layer, depth, part.ordinal(), kind.ordinal(), scale,
                 sourceType.ordinal(), from, to));
@@ -547,7 +549,7 @@ public final class Context implements AutoCloseable {
      * @param packed {@link #gateBytes}
      */
     public void gatePack(GateShape shape, int depth, GatePart part, DType sourceType, Buffer source, Buffer packed) {
-        MemorySegment from = Check.input("source", source, shape.elements(part), sourceType.bytes());
+        MemorySegment from = Check.input("source", source, shape.elements(part), Check.plainSource(sourceType).bytes());
         MemorySegment to = Check.output("packed", packed, 1, gateBytes(shape));
         check(Fathom.fth_gate_pack(handle(), shape.struct, depth, part.ordinal(), sourceType.ordinal(), from, to));
     }

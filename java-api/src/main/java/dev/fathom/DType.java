@@ -5,10 +5,32 @@ public enum DType {
     F32,
     BF16,
     /** A source type for packing only. */
-    F16;
+    F16,
+    /** 8-bit integers with one fp32 scale per output feature of a weight. Made by packing, never a source type. */
+    I8,
+    /** Blocks of 32 8-bit integers with one fp16 scale, 34 bytes, as in GGUF files. */
+    Q8_0,
+    /** Blocks of 32 4-bit integers with one fp16 scale, 18 bytes, as in GGUF files. */
+    Q4_0;
 
-    /** Bytes of one element. */
+    /** Elements that are stored together: 32 in blocks, else 1. */
+    public int blockSize() {
+        return this == Q8_0 || this == Q4_0 ? 32 : 1;
+    }
+
+    /** Bytes of one block: of one element where {@link #blockSize} is 1. */
     public int bytes() {
-        return this == F32 ? 4 : 2;
+        return switch (this) {
+            case F32 -> 4;
+            case BF16, F16 -> 2;
+            case I8 -> 1;
+            case Q8_0 -> 34;
+            case Q4_0 -> 18;
+        };
+    }
+
+    /** True for I8, Q8_0 and Q4_0. */
+    public boolean quantised() {
+        return ordinal() >= I8.ordinal();
     }
 }

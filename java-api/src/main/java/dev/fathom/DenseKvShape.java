@@ -20,7 +20,7 @@ public final class DenseKvShape extends Shape {
         Check.atLeast("tokens", tokens, 1);
         Check.range("kvHeads", kvHeads, 1, Check.MOST_HEADS);
         Check.headDim(headDim);
-        Check.stored("type", type);
+        Check.plainType("type", type);
         Check.atLeast("sequenceStride", sequenceStride, 0);
         Check.atLeast("tokenStride", tokenStride, 0);
         Check.atLeast("headStride", headStride, 0);

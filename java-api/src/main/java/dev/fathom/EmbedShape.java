@@ -16,6 +16,7 @@ public final class EmbedShape extends Shape {
         Check.finite("scale", scale);
         Check.atLeast("hiddenSize", hiddenSize, 1);
         Check.atLeast("vocabSize", vocabSize, 1);
+        if (!packed) Check.plainType("type", type);
         LinearShape linear = new LinearShape(hiddenSize, vocabSize, type);
         super(fth_embed_shape.layout());
         fth_embed_shape.vocab_size(struct, vocabSize);

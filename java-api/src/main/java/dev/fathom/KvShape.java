@@ -14,14 +14,14 @@ public final class KvShape extends Shape {
 
     /**
      * @param headDim multiple of 8, 16 to 256
-     * @param type    F32 or BF16
+     * @param type    F32, BF16 or I8
      * @param entries multiple of 64
      */
     public KvShape(int layers, int kvHeads, int headDim, DType type, long entries) {
         Check.atLeast("layers", layers, 1);
         Check.range("kvHeads", kvHeads, 1, Check.MOST_HEADS);
         Check.headDim(headDim);
-        Check.stored("type", type);
+        Check.kvType("type", type);
         Check.poolEntries(entries);
         super(fth_kv_shape.layout());
         fth_kv_shape.layers(struct, layers);

@@ -24,7 +24,7 @@ public final class LinearShape extends Shape {
                        Residual residual, int loraRank, int loraDepths) {
         Check.atLeast("inFeatures", inFeatures, 1);
         Check.atLeast("outFeatures", outFeatures, 1);
-        Check.stored("weightType", weightType);
+        Check.weightType("weightType", weightType);
         Check.notNull("activation", activation);
         Check.notNull("residual", residual);
         Check.atLeast("loraRank", loraRank, 0);

@@ -22,10 +22,10 @@ public class Fathom extends Layouts {
 
     static final SymbolLookup SYMBOL_LOOKUP = FathomLibrary.lookup();
 
-    private static final int FTH_ABI = (int)2L;
+    private static final int FTH_ABI = (int)3L;
     /**
      * {@snippet lang=c :
-     * #define FTH_ABI 2
+     * #define FTH_ABI 3
      * }
      */
     public static int FTH_ABI() {
@@ -117,6 +117,33 @@ public class Fathom extends Layouts {
      */
     public static int FTH_F16() {
         return FTH_F16;
+    }
+    private static final int FTH_I8 = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_I8 = 3 }
+     * }
+     */
+    public static int FTH_I8() {
+        return FTH_I8;
+    }
+    private static final int FTH_Q8_0 = (int)4L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_Q8_0 = 4 }
+     * }
+     */
+    public static int FTH_Q8_0() {
+        return FTH_Q8_0;
+    }
+    private static final int FTH_Q4_0 = (int)5L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_Q4_0 = 5 }
+     * }
+     */
+    public static int FTH_Q4_0() {
+        return FTH_Q4_0;
     }
     private static final int FTH_CPU = (int)0L;
     /**

@@ -366,6 +366,7 @@ final class Conversion implements AutoCloseable {
                 case F32 -> "float32";
                 case BF16 -> "bfloat16";
                 case F16 -> "float16";
+                default -> throw new IllegalArgumentException(options.type + " is no type of a checkpoint's tensor");
             });
         }
         root.putObject("recursive").put("enable", true).put("num_recursion", tying.recursions())

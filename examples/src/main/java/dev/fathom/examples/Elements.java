@@ -44,6 +44,7 @@ final class Elements {
             case F32 -> value;
             case BF16 -> Float.intBitsToFloat(bf16(value) << 16);
             case F16 -> Float.float16ToFloat(Float.floatToFloat16(value));
+            default -> throw new IllegalArgumentException("no element of " + type + " stands alone");
         };
     }
 
