@@ -65,11 +65,14 @@ int64_t interruptions();
 // Times of repeated runs. Those in which the system gave a core to somebody else count only if there are hardly others.
 class Samples {
  public:
+  // One sample: the mean of `repeats` runs, so many that looking at the clock does not count.
   template <class F>
-  void time(F f) {
+  void time(F f, int64_t repeats = 1) {
     const int64_t before = interruptions();
-    const double seconds = seconds_of(f);
-    add(seconds, interruptions() != before);
+    const double seconds = seconds_of([&] {
+      for (int64_t i = 0; i < repeats; i++) f();
+    });
+    add(seconds / double(repeats), interruptions() != before);
   }
   double best() const;
   double median() const;

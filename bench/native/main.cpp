@@ -19,7 +19,7 @@ Bench*& Bench::first() {
 
 void report(const Line& line, const Samples& samples) {
   const double best = samples.best(), median = samples.median();
-  printf("%-10s %-46s %10.1f %10.1f  %7.1f  %8.1f  %5.1f %%\n", line.operation, line.what, best * 1e6, median * 1e6,
+  printf("%-10s %-46s %10.2f %10.2f  %7.1f  %8.1f  %5.1f %%\n", line.operation, line.what, best * 1e6, median * 1e6,
          line.bytes / median * 1e-9, line.flops / median * 1e-9, 100 * line.ideal / median);
   fflush(stdout);
   if (json == nullptr) return;
