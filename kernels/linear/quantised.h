@@ -37,6 +37,7 @@ struct CodesTask {
   int64_t groups;     // of 32 k; a multiple of kGroups but at the end of a row
   bool fresh;         // z starts here at zero; else it continues
   const char* fetch;  // weights to bring to the L2 cache meanwhile; null: none
+  const float* scale; // i8: of the features, at the end of a row; else null
   float* z;           // [rows][kPanel]
 };
 
@@ -115,6 +116,12 @@ struct CodesTile {
       }
       fresh = false;
     }
+    if (task.scale == nullptr) return;
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) {
+        float* z = task.z + r * kPanel + first + n * I::kLanes;
+        I::store(z, I::mul(I::load(z), I::load_scale(task.scale + first + n * I::kLanes)));
+      }
   }
 
   template <int N>
@@ -152,7 +159,8 @@ template <class I, class Q>
 struct CodesPanel {
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
 
-  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z) {
+  template <class Done>
+  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
     // A block, 16 KiB of weights, stays in the L1 cache while the tiles pass over it.
     constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 2 : 4);
     const int64_t groups = (k + kGroup - 1) / kGroup, tiles = (rows + I::kRows - 1) / I::kRows;
@@ -167,14 +175,11 @@ struct CodesPanel {
         task.groups = end - begin;
         task.fresh = begin == 0;
         task.fetch = tile == 1 && tiles > 1 ? w + end * Q::kGroupBytes : nullptr;
+        task.scale = !Q::kScaled && end == groups ? reinterpret_cast<const float*>(w + end * kCodesBytes) : nullptr;
         task.z = z + first * kPanel;
         CodesTile<I, Q>::run(int(size), task);
+        if (end == groups) done(first, size);
       }
-    }
-    if constexpr (!Q::kScaled) {
-      const float* scale = reinterpret_cast<const float*>(w + groups * kCodesBytes);
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < kPanel; j++) z[r * kPanel + j] *= scale[j];
     }
   }
 };
