@@ -13,7 +13,11 @@ struct Integers {
   static constexpr int kRows = 6;
   static constexpr int vectors(int) { return 4; }
 
-  static V load_bytes(const char* p) { return _mm512_loadu_si512(p); }
+  static V load_bytes(const char* p) {
+    V w = _mm512_loadu_si512(p);
+    asm("" : "+v"(w));  // or GCC loads it again for every row
+    return w;
+  }
   static V set_int(int32_t x) { return _mm512_set1_epi32(x); }
   static V nibbles(V w, int high) { return _mm512_and_si512(high ? _mm512_srli_epi16(w, 4) : w, _mm512_set1_epi8(15)); }
   template <int kOffsetBits>
