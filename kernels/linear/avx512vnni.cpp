@@ -13,7 +13,11 @@ struct Integers {
   static constexpr int kRows = 6;
   static constexpr int vectors(int) { return 4; }
 
-  static V load_bytes(const char* p) { return _mm512_loadu_si512(p); }
+  static V load_bytes(const char* p) {
+    V w = _mm512_loadu_si512(p);
+    asm("" : "+v"(w));  // or GCC loads it again for every row
+    return w;
+  }
   static V set_int(int32_t x) { return _mm512_set1_epi32(x); }
   static V nibbles(V w, int high) { return _mm512_and_si512(high ? _mm512_srli_epi16(w, 4) : w, _mm512_set1_epi8(15)); }
   template <int kOffsetBits>
@@ -28,6 +32,8 @@ struct Integers {
   static F zero() { return _mm512_setzero_ps(); }
   static F set(float x) { return _mm512_set1_ps(x); }
   static F load(const float* p) { return _mm512_load_ps(p); }
+  static F load_scale(const float* p) { return _mm512_loadu_ps(p); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static void store(float* p, F x) { _mm512_store_ps(p, x); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 };

@@ -78,11 +78,12 @@ struct Task {
   float* z;           // [rows][kPanel]
 };
 
-// All chains of `rows` rows over a panel into z. Where several tiles read a block, the later ones fetch the next block,
+// All chains of `rows` rows over a panel into z; done(first, size) follows the last block of each tile, so that what it
+// does overlaps the next tile. Where several tiles read a block, the later ones fetch the next block,
 // so that memory is never idle. A few rows read the weights as one stream, which the processor prefetches best by
 // itself unless the tile passes over the block several times (T::kPasses).
-template <class T>
-void product(const char* const* x, int64_t rows, const char* w, int64_t steps, float* z) {
+template <class T, class Done>
+void product(const char* const* x, int64_t rows, const char* w, int64_t steps, float* z, Done done) {
   const int64_t blocks = (steps + T::kBlockSteps - 1) / T::kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
@@ -101,11 +102,12 @@ void product(const char* const* x, int64_t rows, const char* w, int64_t steps, f
       task.fetch = w + end * kStepBytes + share * lines * 64 * task.steps;
       task.z = z + first * kPanel;
       T::run(int(size), task);
+      if (block + 1 == blocks) done(first, size);
     }
   }
 }
 
-// Some panels on some rows. P::product(x, rows, panel, k, z) puts all chains of a panel into z, [rows][kPanel].
+// Some panels on some rows. P::product(x, rows, panel, k, z, done) puts all chains of a panel into z, [rows][kPanel].
 template <class V, class P>
 void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   alignas(64) float z[2][kRowChunk * kPanel];
@@ -117,8 +119,11 @@ void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_b
     for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * a.x_bytes;
     for (int64_t p = panel_begin; p < panel_end; p++) {
       for (int64_t half = 0; half < halves; half++)
-        P::product(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * panel_bytes, a.k, z[half]);
-      for (int64_t r = 0; r < rows; r++) finish<V>(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
+        P::product(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * panel_bytes, a.k, z[half],
+                   [&](int64_t done, int64_t size) {
+                     for (int64_t r = done; half + 1 == halves && r < done + size; r++)
+                       finish<V>(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
+                   });
     }
   }
 }
@@ -128,8 +133,9 @@ template <class T, int kPerStep>
 struct Steps {
   static int64_t steps(int64_t k) { return (k + kPerStep - 1) / kPerStep; }
   static int64_t panel_bytes(int64_t k) { return steps(k) * kStepBytes; }
-  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z) {
-    fth::linear::product<T>(x, rows, w, steps(k), z);
+  template <class Done>
+  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
+    fth::linear::product<T>(x, rows, w, steps(k), z, done);
   }
 };
 

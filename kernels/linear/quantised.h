@@ -10,7 +10,8 @@ namespace {
 constexpr int64_t kCodesBytes = kGroup * kPanel;    // of 8-bit weights, per group
 constexpr int64_t kScaleBytes = kPanel * 2;         // of fp16 scales, in front of a group
 
-// A vector of stored weights feeds kHalves dot products, each with 4 codes of x. kOffsetBits: stored plus 2^that.
+// A vector of stored weights feeds kHalves dot products, each with 4 codes of x. kOffsetBits: stored plus 2^that. With
+// scales a tile has two chains of each feature in registers, its integers' and its groups', and so takes fewer rows.
 struct I8 {
   static constexpr int32_t kType = FTH_I8;
   static constexpr int64_t kGroupBytes = kCodesBytes;
@@ -37,11 +38,13 @@ struct CodesTask {
   int64_t groups;     // of 32 k; a multiple of kGroups but at the end of a row
   bool fresh;         // z starts here at zero; else it continues
   const char* fetch;  // weights to bring to the L2 cache meanwhile; null: none
+  const float* scale; // i8: of the features, at the end of a row; else null
   float* z;           // [rows][kPanel]
 };
 
 template <class I, class Q>
 struct CodesTile {
+  static constexpr int kRows = Q::kScaled ? 3 : I::kRows;
   static constexpr int64_t kVectorBytes = I::kLanes * 4;  // of weights: 4 of each lane
 
   static void run(int rows, const CodesTask& task) {
@@ -49,9 +52,13 @@ struct CodesTile {
       case 1: return passes<1>(task);
       case 2: return passes<2>(task);
       case 3: return passes<3>(task);
-      case 4: return passes<4>(task);
-      case 5: return passes<I::kRows < 5 ? 1 : 5>(task);
-      default: return passes<I::kRows < 6 ? 1 : 6>(task);
+    }
+    if constexpr (kRows > 3) {
+      switch (rows) {
+        case 4: return passes<4>(task);
+        case 5: return passes<kRows < 5 ? 4 : 5>(task);
+        default: return passes<kRows < 6 ? 4 : 6>(task);
+      }
     }
   }
 
@@ -65,7 +72,7 @@ struct CodesTile {
 
   template <int R, int N>
   [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first, const char* fetch) {
-    alignas(64) float t[R * N * I::kLanes];  // the chains over the groups of one Codes
+    typename I::F t[R][N];  // the chains over the groups of one Codes
     const Codes* x[R];
     for (int r = 0; r < R; r++) x[r] = task.x[r];
     const char* w = task.w;
@@ -79,6 +86,12 @@ struct CodesTile {
           const int32_t* s = x[r]->minus_sum;
           start<N>(sum[r], s[0] + s[1] + s[2] + s[3]);
         }
+      }
+      if constexpr (Q::kScaled) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+          for (int n = 0; n < N; n++) t[r][n] = I::zero();
       }
       for (int64_t g = 0; g < groups; g++, w += Q::kGroupBytes) {
         if (fetch != nullptr) {
@@ -95,10 +108,7 @@ struct CodesTile {
           for (int n = 0; n < N; n++) {
             const typename I::F d = I::scales(w + (first + n * I::kLanes) * 2);
 #pragma GCC unroll 6
-            for (int r = 0; r < R; r++) {
-              float* at = t + (r * N + n) * I::kLanes;
-              I::store(at, I::fma(I::to_float(sum[r][n]), d, g == 0 ? I::zero() : I::load(at)));
-            }
+            for (int r = 0; r < R; r++) t[r][n] = I::fma(I::to_float(sum[r][n]), d, t[r][n]);
           }
         }
       }
@@ -108,13 +118,19 @@ struct CodesTile {
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) {
           float* z = task.z + r * kPanel + first + n * I::kLanes;
-          const typename I::F link = Q::kScaled ? I::load(t + (r * N + n) * I::kLanes) : I::to_float(sum[r][n]);
+          const typename I::F link = Q::kScaled ? t[r][n] : I::to_float(sum[r][n]);
           I::store(z, I::fma(scale, link, fresh ? I::zero() : I::load(z)));
         }
         x[r]++;
       }
       fresh = false;
     }
+    if (task.scale == nullptr) return;
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) {
+        float* z = task.z + r * kPanel + first + n * I::kLanes;
+        I::store(z, I::mul(I::load(z), I::load_scale(task.scale + first + n * I::kLanes)));
+      }
   }
 
   template <int N>
@@ -150,12 +166,14 @@ struct CodesTile {
 
 template <class I, class Q>
 struct CodesPanel {
+  static constexpr int64_t kRows = CodesTile<I, Q>::kRows;
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
 
-  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z) {
+  template <class Done>
+  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
     // A block, 16 KiB of weights, stays in the L1 cache while the tiles pass over it.
     constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 2 : 4);
-    const int64_t groups = (k + kGroup - 1) / kGroup, tiles = (rows + I::kRows - 1) / I::kRows;
+    const int64_t groups = (k + kGroup - 1) / kGroup, tiles = (rows + kRows - 1) / kRows;
     for (int64_t begin = 0; begin < groups; begin += kBlock) {
       const int64_t end = begin + kBlock < groups ? begin + kBlock : groups;
       for (int64_t tile = 0; tile < tiles; tile++) {
@@ -167,14 +185,11 @@ struct CodesPanel {
         task.groups = end - begin;
         task.fresh = begin == 0;
         task.fetch = tile == 1 && tiles > 1 ? w + end * Q::kGroupBytes : nullptr;
+        task.scale = !Q::kScaled && end == groups ? reinterpret_cast<const float*>(w + end * kCodesBytes) : nullptr;
         task.z = z + first * kPanel;
         CodesTile<I, Q>::run(int(size), task);
+        if (end == groups) done(first, size);
       }
-    }
-    if constexpr (!Q::kScaled) {
-      const float* scale = reinterpret_cast<const float*>(w + groups * kCodesBytes);
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < kPanel; j++) z[r * kPanel + j] *= scale[j];
     }
   }
 };
