@@ -1,6 +1,6 @@
 #include "head.h"
 
-#include <limits.h>
+#include <math.h>
 
 #include "../simd/avx2.h"
 
@@ -13,53 +13,44 @@ __m256 tanh8(__m256 x) {
   return _mm256_sub_ps(one, _mm256_div_ps(_mm256_set1_ps(2.f), _mm256_add_ps(exp8(_mm256_add_ps(x, x)), one)));
 }
 
-__m256i select(__m256i mask, __m256i yes, __m256i no) { return _mm256_blendv_epi8(no, yes, mask); }
-
-// The two largest of each lane. Logits become integers in the same order, so that -inf lies above an empty place.
+// The two largest values of each lane; an equal one counts again. NaN is passed over.
 struct Top2 {
-  __m256i first = _mm256_set1_epi32(INT_MIN), second = first;
-  __m256i first_id = _mm256_set1_epi32(-1), second_id = first_id;
+  __m256 first = _mm256_set1_ps(-INFINITY), second = first;
 
-  static __m256i mirrored(__m256i bits) {
-    return _mm256_xor_si256(bits, _mm256_srli_epi32(_mm256_srai_epi32(bits, 31), 1));
+  void add(__m256 z) {
+    second = _mm256_max_ps(_mm256_min_ps(z, first), second);
+    first = _mm256_max_ps(z, first);
   }
-  void add(__m256i lanes, __m256 z, __m256i id) {
-    z = _mm256_add_ps(z, _mm256_setzero_ps());  // -0 is +0
-    const __m256i key = select(lanes, mirrored(_mm256_castps_si256(z)), _mm256_set1_epi32(INT_MIN));
-    const __m256i above = _mm256_cmpgt_epi32(key, first), between = _mm256_cmpgt_epi32(key, second);
-    second = select(above, first, select(between, key, second));
-    second_id = select(above, first_id, select(between, id, second_id));
-    first = select(above, key, first);
-    first_id = select(above, id, first_id);
+  void add(const Top2& other) {
+    second = _mm256_max_ps(_mm256_min_ps(first, other.first), _mm256_max_ps(second, other.second));
+    first = _mm256_max_ps(first, other.first);
   }
   void collect(Partial& p) const {
-    const auto lanes = [&](__m256i keys, __m256i ids) {
-      alignas(32) float value[8];
-      alignas(32) int32_t id[8];
-      _mm256_store_ps(value, _mm256_castsi256_ps(mirrored(keys)));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(id), ids);
-      for (int i = 0; i < 8; i++)
-        if (id[i] >= 0) insert(p, value[i], id[i]);
-    };
-    lanes(first, first_id);
-    lanes(second, second_id);
+    p.top1 = max8(first) + 0.f;  // -0 is +0
+    const __m256 holds = _mm256_cmp_ps(first, _mm256_set1_ps(p.top1), _CMP_EQ_OQ);
+    const int lanes = _mm256_movemask_ps(holds);
+    p.top2 = (lanes & (lanes - 1)) != 0 ? p.top1 : max8(_mm256_blendv_ps(first, second, holds)) + 0.f;
   }
 };
+
+// f(j, lanes) for the vectors of a row.
+template <class F>
+inline __attribute__((always_inline)) void each(int64_t columns, F f) {
+  int64_t j = 0;
+  for (; j + 8 <= columns; j += 8) f(j, _mm256_set1_epi32(-1));
+  if (j < columns) f(j, lanes8(columns - j));
+}
 
 }  // namespace
 
 void statistics(const Args& a, int64_t begin, int64_t end) {
   const bool as_is = a.scale == 1 && a.softcap == 0;
-  const __m256 scale = _mm256_set1_ps(a.scale), cap = _mm256_set1_ps(a.softcap);
-  const auto lanes_at = [&](int64_t j) { return lanes8(a.columns - j < 8 ? a.columns - j : 8); };
+  const __m256 scale = _mm256_set1_ps(a.scale), cap = _mm256_set1_ps(a.softcap), least = _mm256_set1_ps(-INFINITY);
   for (int64_t i = begin; i < end; i++) {
     float* row = a.z + i * a.stride;
     Partial p;
-    Top2 top;
-    __m256 nan = _mm256_setzero_ps();
-    __m256i id = _mm256_add_epi32(_mm256_set1_epi32(int(a.first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    for (int64_t j = 0; j < a.columns; j += 8) {
-      const __m256i lanes = lanes_at(j);
+    Top2 top, odd;  // two chains
+    each(a.columns, [&](int64_t j, __m256i lanes) {
       __m256 z = _mm256_maskload_ps(row + j, lanes);
       if (!as_is) {
         z = _mm256_mul_ps(z, scale);
@@ -67,27 +58,29 @@ void statistics(const Args& a, int64_t begin, int64_t end) {
         if (a.softcap > 0) z = _mm256_blendv_ps(_mm256_mul_ps(cap, tanh8(_mm256_div_ps(z, cap))), z, unordered);
         _mm256_maskstore_ps(row + j, lanes, z);
       }
-      nan = _mm256_or_ps(nan, _mm256_cmp_ps(z, z, _CMP_UNORD_Q));
-      top.add(lanes, z, id);
-      id = _mm256_add_epi32(id, _mm256_set1_epi32(8));
-    }
+      z = _mm256_blendv_ps(least, z, _mm256_castsi256_ps(lanes));
+      if (j % 16 == 0) top.add(z);
+      else odd.add(z);
+    });
+    top.add(odd);
     top.collect(p);
 
     const __m256 largest = _mm256_set1_ps(p.top1);
-    __m256 sum = _mm256_setzero_ps(), slope = _mm256_setzero_ps();
-    for (int64_t j = 0; j < a.columns; j += 8) {
-      const __m256i lanes = lanes_at(j);
-      const __m256 z = _mm256_maskload_ps(row + j, lanes);
-      const __m256 inside = _mm256_castsi256_ps(lanes);
+    __m256 sum = _mm256_setzero_ps(), slope = sum, sought = _mm256_set1_ps(p.top2);
+    each(a.columns, [&](int64_t j, __m256i lanes) {
+      const __m256 z = _mm256_maskload_ps(row + j, lanes), inside = _mm256_castsi256_ps(lanes);
       const __m256 differs = _mm256_and_ps(_mm256_cmp_ps(z, largest, _CMP_NEQ_UQ), inside);  // not equal infinities
-      const __m256 d = _mm256_and_ps(_mm256_max_ps(_mm256_sub_ps(z, largest), _mm256_set1_ps(kFarBelow)), differs);
-      const __m256 e = _mm256_and_ps(exp8(d), inside);
+      const __m256 d = _mm256_max_ps(_mm256_set1_ps(kFarBelow), _mm256_and_ps(_mm256_sub_ps(z, largest), differs));
+      const __m256 e = _mm256_and_ps(exp8(d), inside);  // NaN of a NaN
       sum = _mm256_add_ps(sum, e);
       slope = _mm256_fmadd_ps(d, e, slope);
-    }
+      const int found = _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(z, sought, _CMP_GE_OQ), inside));
+      if (__builtin_expect(found != 0, 0) && name(p, row + j, uint32_t(found), a.first + j))
+        sought = _mm256_set1_ps(NAN);
+    });
     p.sum = sum8(sum);
     p.slope = sum8(slope);
-    if (_mm256_movemask_ps(nan) != 0) p.top1 = NAN;
+    if (isnan(p.sum)) p.top1 = NAN;
     a.partial[i * a.partial_stride] = p;
   }
 }

@@ -61,5 +61,16 @@ inline void insert(Partial& p, float value, int32_t id) {
   }
 }
 
+// Gives top1 and top2, whose values are known, the ids of the places in `found` that hold them, first + bit, lowest
+// first. True when both have one.
+inline bool name(Partial& p, const float* z, uint32_t found, int64_t first) {
+  for (; found != 0; found &= found - 1) {
+    const int bit = __builtin_ctz(found);
+    if (p.argmax < 0 && z[bit] == p.top1) p.argmax = int32_t(first + bit);
+    else if (p.second < 0 && z[bit] == p.top2) p.second = int32_t(first + bit);
+  }
+  return p.argmax >= 0 && p.second >= 0;
+}
+
 }  // namespace
 }  // namespace fth::head
