@@ -12,7 +12,7 @@ extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, 
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
   check.range("shape.packed", shape->packed, 0, 1);
   if (!check.ok()) return check.status();
-  if (shape->packed) fth::check_weight_type(check, shape->type);
+  if (shape->packed) fth::check_weight_type(check, shape->type, "shape.type");
   else check.range("shape.type", shape->type, FTH_F32, FTH_BF16);
   check.finite("shape.scale", shape->scale);
   check.range("shape.reserved", shape->reserved, 0, 0);

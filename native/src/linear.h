@@ -37,7 +37,7 @@ struct WeightShape {
 };
 
 // The kernel of legal weight and source types in sentences.
-bool check_weight_type(Check& check, int32_t type);
+bool check_weight_type(Check& check, int32_t type, const char* name = "shape.weight_type");
 bool check_source(Check& check, int32_t type, int64_t columns);
 
 // Packs rows first .. first + count - 1 of W from source [count, in] of source_type, times scale.

@@ -74,7 +74,8 @@ TEST(keeps_to_its_arguments) {
         a.counts(count);
         a.range("shape.vocab_size", shape->vocab_size, 1, 1 << 24);
         a.range("shape.hidden_size", shape->hidden_size, 1, 1 << 24);
-        a.range("shape.type", shape->type, 0, 1);
+        if (packed) a.weight_type("shape.type", shape->type);
+        else a.range("shape.type", shape->type, 0, 1);
         a.range("shape.packed", shape->packed, 0, 1);
         a.finite("shape.scale", shape->scale);
         a.range("shape.reserved", shape->reserved, 0, 0);
