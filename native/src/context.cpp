@@ -13,8 +13,17 @@
 #include "cuda.h"
 
 namespace {
+
 constexpr size_t kHugePage = size_t(2) << 20;
+
+// Null or empty buffers never overlap.
+inline bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
+  const uintptr_t x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
+  return x < y + uintptr_t(b_bytes) && y < x + uintptr_t(a_bytes) && a != nullptr && b != nullptr && a_bytes > 0 &&
+         b_bytes > 0;
 }
+
+}  // namespace
 
 fth_status fth_context::fail(fth_status status, const char* format, ...) {
   va_list arguments;
@@ -58,8 +67,8 @@ bool Check::at_least(const char* name, int64_t value, int64_t least) {
 }
 
 bool Check::range(const char* name, int64_t value, int64_t least, int64_t most) {
-  return that(value >= least && value <= most, "%s must be in %lld..%lld, got %lld", name, (long long)least,
-              (long long)most, (long long)value);
+  if (value >= least && value <= most) return true;  // without the cost of a call with variable arguments
+  return that(false, "%s must be in %lld..%lld, got %lld", name, (long long)least, (long long)most, (long long)value);
 }
 
 bool Check::finite(const char* name, float value) {
@@ -67,23 +76,23 @@ bool Check::finite(const char* name, float value) {
 }
 
 bool Check::pointer(const char* name, const void* p, size_t alignment, bool required) {
-  if (p == nullptr) return that(!required, "%s must not be null", name);
-  return that(reinterpret_cast<uintptr_t>(p) % alignment == 0, "%s must be aligned to %zu bytes, got address %p", name,
-              alignment, p);
+  if (p == nullptr ? !required : (reinterpret_cast<uintptr_t>(p) & (alignment - 1)) == 0) return true;
+  if (p == nullptr) return that(false, "%s must not be null", name);
+  return that(false, "%s must be aligned to %zu bytes, got address %p", name, alignment, p);
 }
 
 bool Check::disjoint(const char* a_name, const void* a, int64_t a_bytes, const char* b_name, const void* b,
                      int64_t b_bytes) {
-  if (a == nullptr || b == nullptr || a_bytes <= 0 || b_bytes <= 0) return true;
-  const uintptr_t x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
-  return that(x + uintptr_t(a_bytes) <= y || y + uintptr_t(b_bytes) <= x, "%s and %s must not overlap", a_name, b_name);
+  return !overlap(a, a_bytes, b, b_bytes) || that(false, "%s and %s must not overlap", a_name, b_name);
 }
 
 bool Check::disjoint(std::initializer_list<Span> inputs, std::initializer_list<Span> outputs) {
+  const auto both = [this](const Span& a, const Span& b) {
+    if (overlap(a.p, a.bytes, b.p, b.bytes)) that(false, "%s and %s must not overlap", a.name, b.name);
+  };
   for (const Span& out : outputs) {
-    for (const Span& in : inputs) disjoint(in.name, in.p, in.bytes, out.name, out.p, out.bytes);
-    for (const Span* other = outputs.begin(); other != &out; other++)
-      disjoint(other->name, other->p, other->bytes, out.name, out.p, out.bytes);
+    for (const Span& in : inputs) both(in, out);
+    for (const Span* other = outputs.begin(); other != &out; other++) both(*other, out);
   }
   return ok();
 }
