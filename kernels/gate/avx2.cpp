@@ -9,6 +9,7 @@ float dot(const float* x, const float* w, int64_t n) {
   __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
   int64_t k = 0;
   for (; k + 32 <= n; k += 32)
+#pragma GCC unroll 4
     for (int c = 0; c < 4; c++)
       sum[c] = _mm256_fmadd_ps(_mm256_loadu_ps(x + k + 8 * c), _mm256_loadu_ps(w + k + 8 * c), sum[c]);
   for (; k < n; k += 8) {

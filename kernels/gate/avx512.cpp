@@ -9,6 +9,7 @@ float dot(const float* x, const float* w, int64_t n) {
   __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
   int64_t k = 0;
   for (; k + 64 <= n; k += 64)
+#pragma GCC unroll 4
     for (int c = 0; c < 4; c++)
       sum[c] = _mm512_fmadd_ps(_mm512_loadu_ps(x + k + 16 * c), _mm512_loadu_ps(w + k + 16 * c), sum[c]);
   for (; k < n; k += 16) {

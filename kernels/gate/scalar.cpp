@@ -38,20 +38,21 @@ void decide(const Decision& a, int64_t begin, int64_t end) {
     const float* z = a.logits + i * a.outputs;
     const Function f(a, z);
     int32_t choice = 0;
+    float best = 0, gate = 0;
+    for (int64_t j = 0; j < a.outputs; j++) {
+      const float p = a.alpha * f(j), score = p + (a.bias == nullptr ? 0 : a.bias[j]);
+      if (a.p != nullptr) a.p[i * a.outputs + j] = p;
+      // A NaN ends the search: nothing exceeds it.
+      if (j == 0 || score > best) { best = score; gate = p; choice = int32_t(j); }
+      else if (isnan(score)) best = score;
+    }
     if (a.outputs == 1) {
       choice = z[0] >= a.threshold;
-    } else {
-      const auto score = [&](int64_t j) { return a.alpha * f(j) + (a.bias == nullptr ? 0 : a.bias[j]); };
-      float best = score(0);
-      for (int64_t j = 1; j < a.outputs; j++) {
-        const float other = score(j);
-        if (other > best) { best = other; choice = int32_t(j); }
-        if (isnan(other)) best = other;  // which nothing exceeds
-      }
-      if (isnan(best)) choice = 0;
+    } else if (isnan(best)) {
+      choice = 0;
+      gate = a.alpha * f(0);
     }
-    for (int64_t j = 0; a.p != nullptr && j < a.outputs; j++) a.p[i * a.outputs + j] = a.alpha * f(j);
-    a.gate[i] = a.alpha * f(a.outputs == 1 ? 0 : choice);
+    a.gate[i] = gate;
     a.choice[i] = choice;
   }
 }

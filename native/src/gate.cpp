@@ -57,6 +57,9 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
   }
   fth::DepthGroups groups{};
   if (rows != nullptr) groups = fth::group_by_depth(rows, nullptr, count, router.depths, order, begin);
+  // A few microseconds of work are not worth handing to another thread.
+  const bool alone = count * router.inner.bytes() < 1 << 20;
+  const auto kernel = fth::panels_kernel(ctx, FTH_F32);
   constexpr int kTogether = 8;
   fth::LinearCall calls[kTogether];
   int ready = 0;
@@ -74,7 +77,8 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
     if (router.bias) args.bias = reinterpret_cast<const float*>(weights + router.inner_bias_offset());
     args.y = inner;
     args.y_stride = router.inner.out;
-    if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+    if (alone) kernel(args, 0, fth::ceil_div(args.n, fth::linear::kPanel), 0, args.count);
+    else if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
     if (ready == kTogether || d + 1 == router.depths) {
       fth::run_linears(ctx, calls, ready);
       ready = 0;
@@ -200,7 +204,7 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
                                        .p = p == nullptr ? nullptr : p + out,
                                        .gate = gate + first,
                                        .choice = choice + first};
-    fth::parallel(ctx, n, 32768 / (router.width * router.outputs), [&](int64_t begin, int64_t end, int) {
+    fth::parallel(ctx, n, 65536 / (router.width * router.outputs), [&](int64_t begin, int64_t end, int) {
       kernel(product, begin, end);
       fth::gate::decide(decision, begin, end);
     });

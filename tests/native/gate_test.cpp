@@ -145,6 +145,38 @@ TEST(wide_heads_match_the_formula) {
   }
 }
 
+// Candidates' rows of a packed LM head, four for each row of x, are that row's router.
+TEST(gathered_rows_are_routers) {
+  const int32_t hidden = 20, vocab = 131, candidates = 4, count = 5;
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+    test::Context ctx(isa, 2);
+    test::Random random(7);
+    Guarded<float> head(vocab * hidden), x(count * hidden);
+    random.fill(head, head.size());
+    random.fill(x, x.size());
+    const fth_linear_shape packing{hidden, vocab, FTH_F32, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
+    int64_t bytes = 0;
+    EXPECT_OK(ctx, fth_linear_bytes(ctx, &packing, &bytes));
+    Guarded<char> packed(bytes);
+    EXPECT_OK(ctx, fth_linear_pack(ctx, &packing, 0, vocab, FTH_F32, head, packed));
+
+    const fth_gate_shape shape = linear_shape(hidden, candidates, count, FTH_GATE_SOFTMAX);
+    EXPECT(Weights::bytes(ctx, shape) == int64_t(count) * candidates * hidden * 4);
+    Guarded<int32_t> id(count * candidates), choice(count);
+    Guarded<float> gathered(count * candidates * hidden), logits(count * candidates), gate(count);
+    Guarded<fth_row> rows(count);
+    for (int64_t i = 0; i < id.size(); i++) id[i] = int32_t(random.below(vocab));
+    for (int32_t i = 0; i < count; i++) { rows[i] = test::row(); rows[i].depth = i; }
+    const fth_embed_shape embed{vocab, hidden, FTH_F32, 1, 1.f, 0};
+    EXPECT_OK(ctx, fth_embed(ctx, &embed, id.size(), id, packed, gathered));
+    EXPECT_OK(ctx, fth_gate(ctx, &shape, count, rows, x, gathered, nullptr, logits, nullptr, gate, choice));
+    for (int64_t c = 0; c < id.size(); c++) {
+      const Sum z = dot(head + int64_t(id[c]) * hidden, x + c / candidates * hidden, hidden, 1, nullptr);
+      EXPECT(fabs(logits[c] - z.value) <= kUlp * (hidden + 2) * z.magnitude, "candidate %d", int(c));
+    }
+  }
+}
+
 // Rows of logits go through an identity router.
 struct Through {
   test::Context ctx;

@@ -429,7 +429,10 @@ typedef struct fth_gate_shape {
 FTH_API fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t* bytes);
 /* Packs a part of one depth's router; every part that the shape has must be packed before use. Weights are [out, in],
  * biases [out]: LINEAR has W1 [outputs, hidden_size]; MLP has W1 [inner_size, hidden_size] and W2
- * [outputs, inner_size]. Stored in fp32. */
+ * [outputs, inner_size]. Stored in fp32.
+ * A LINEAR router without bias is W1 as it is, padded to 64 bytes. So rows of an LM head that fth_embed gathers,
+ * `outputs` for each row of x, are these rows' own routers (SpecEE's candidates) if outputs * hidden_size is a multiple
+ * of 16: depths = count, rows[i].depth = i. */
 FTH_API fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                                  int32_t source_type, const void* source, void* packed);
 /* rows (depth): not read if depths is 1, may be null then; x [count, hidden_size]; choice_bias [outputs] or null;
