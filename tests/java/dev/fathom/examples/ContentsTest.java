@@ -111,7 +111,7 @@ class ContentsTest {
             model.write(source);
             Path to = directory.resolve("to");
             try (Conversion conversion = new Conversion(source, new Conversion.Options(2, 0,
-                    ModelConfig.Sharing.CYCLE, null, true, ranks, null, false))) {
+                    ModelConfig.Sharing.CYCLE, null, true, ranks, new StoredTypes(null, null), false))) {
                 truncate(source.resolve("model.safetensors"), 100_000);
                 assertEndedEarly(() -> conversion.write(to, 2, done -> { }));
             }

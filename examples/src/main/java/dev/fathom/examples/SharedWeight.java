@@ -9,13 +9,8 @@ import dev.fathom.DType;
  *
  * @param count what the sum is divided by: more than there are tensors if some of the originals have none, that is,
  *              zeros (biases)
- * @param type  null: that of the first tensor
  */
 record SharedWeight(List<Tensor> tensors, int count, DType type) {
-    SharedWeight {
-        if (type == null) type = tensors.getFirst().type();
-    }
-
     long[] shape() {
         return tensors.getFirst().shape();
     }
