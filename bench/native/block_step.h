@@ -1,4 +1,5 @@
-// A step of a block shaped like SmolLM-360M's layers, in bf16: the size that recursive models have.
+// A step of a block shaped like SmolLM-360M's layers, in bf16: the size that recursive models have. Every row is at
+// another depth, of a sequence of its own.
 #pragma once
 #include "bench.h"
 
@@ -6,26 +7,28 @@ namespace bench {
 
 class BlockStep {
  public:
-  // `copies`: as many blocks of other weights, to run in turn.
+  // `copies`: as many blocks, each with weights of its own.
   BlockStep(fth_context* ctx, int32_t layers, int64_t rows, int64_t copies = 1)
-      : ctx_(ctx), shape_(shape_of(layers)), count_(rows), weight_bytes_(bytes_of(ctx, shape_)),
-        weights_(copies * weight_bytes_), pool_(pool_bytes(ctx, shape_, rows)), rows_(rows * int64_t(sizeof(fth_row))),
-        entries_(rows * kSeen * 4), hidden_(rows * shape_.hidden_size * 4) {
+      : ctx_(ctx), shape_(shape_of(layers, int32_t(rows))), count_(rows), weight_bytes_(bytes_of(ctx, shape_)),
+        copies_(copies), weights_(copies * weight_bytes_), pool_(pool_bytes(ctx, shape_, rows)),
+        rows_(rows * int64_t(sizeof(fth_row))), entries_(rows * kSeen * 4), hidden_(rows * shape_.hidden_size * 4) {
     weights_.fill();
     pool_.fill();
     hidden_.fill();
     int32_t* const entries = reinterpret_cast<int32_t*>(entries_.bytes());
     for (int64_t i = 0; i < rows * kSeen; i++) entries[i] = int32_t(i);
     for (int64_t i = 0; i < rows; i++)
-      row(i) = {i * kSeen, ~uint64_t(0), kSeen, 0, kSeen - 1, 0, int32_t(i * kSeen + kSeen - 1), 0};
+      row(i) = {i * kSeen, ~uint64_t(0), kSeen, 0, kSeen - 1, int32_t(i), int32_t(i * kSeen + kSeen - 1), 0};
   }
 
   void run(int64_t copy = 0) {
-    MUST(ctx_, fth_block(ctx_, &shape_, count_, &row(0), nullptr, weights_.bytes() + copy * weight_bytes_,
+    MUST(ctx_, fth_block(ctx_, &shape_, count_, &row(0), nullptr, weights(copy),
                          reinterpret_cast<int32_t*>(entries_.bytes()), count_ * kSeen, nullptr, count_ * kSeen,
                          pool_.bytes(), hidden_.floats()));
   }
   int64_t weight_bytes() const { return weight_bytes_; }
+  const char* weights(int64_t copy) const { return weights_.bytes() + copy * weight_bytes_; }
+  int64_t copies() const { return copies_; }
   double flops() const {
     const double d = shape_.hidden_size, q = shape_.heads * shape_.head_dim, kv = shape_.kv_heads * shape_.head_dim;
     return 2.0 * double(count_) * shape_.layers *
@@ -35,10 +38,10 @@ class BlockStep {
  private:
   static constexpr int32_t kSeen = 128;  // items of each row's list
 
-  static fth_block_shape shape_of(int32_t layers) {
+  static fth_block_shape shape_of(int32_t layers, int32_t depths) {
     fth_block_shape s{};
     s.layers = layers;
-    s.depths = 1;
+    s.depths = depths;
     s.hidden_size = 960;
     s.intermediate_size = 2560;
     s.heads = 15;
@@ -68,7 +71,7 @@ class BlockStep {
 
   fth_context* ctx_;
   fth_block_shape shape_;
-  int64_t count_, weight_bytes_;
+  int64_t count_, weight_bytes_, copies_;
   Memory weights_, pool_, rows_, entries_, hidden_;
 };
 
