@@ -74,8 +74,11 @@ class Samples {
     });
     add(seconds / double(repeats), interruptions() != before);
   }
+  // A run whose interruptions are what is being measured.
+  void add(double seconds) { add(seconds, false); }
   double best() const;
-  double median() const;
+  double median() const { return quantile(0.5); }
+  double quantile(double q) const;
   int64_t size() const { return quiet_ >= kFew ? quiet_ : all_; }
 
  private:
@@ -112,6 +115,6 @@ struct Bench {
 #define BENCH(name)                                                                               \
   static void name(fth_context* ctx, const bench::Options& options, const bench::Limits& limits); \
   static bench::Bench name##_bench(#name, name);                                                  \
-  static void name(fth_context* ctx, const bench::Options& options, const bench::Limits& limits)
+  static void name(fth_context* ctx, const bench::Options& options, [[maybe_unused]] const bench::Limits& limits)
 
 }  // namespace bench

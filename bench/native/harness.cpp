@@ -31,11 +31,11 @@ double Samples::best() const {
   for (int64_t i = 1; i < size(); i++) least = values()[i] < least ? values()[i] : least;
   return least;
 }
-double Samples::median() const {
+double Samples::quantile(double q) const {
   static double sorted[kMost];
   memcpy(sorted, values(), size_t(size()) * sizeof(double));
   qsort(sorted, size_t(size()), sizeof(double), compare);
-  return sorted[size() / 2];
+  return sorted[int64_t(q * double(size()))];
 }
 
 Memory::Memory(int64_t bytes) : bytes_(bytes) {

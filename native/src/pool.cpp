@@ -1,8 +1,8 @@
 #include "pool.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <new>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -13,9 +13,15 @@
 namespace fth {
 namespace {
 
-// A worker spins this long for the next job before it sleeps: longer than the gaps inside a step, short enough that an
-// idle process burns nothing.
-constexpr int64_t kSpinNanoseconds = 30000;
+// How long a worker waits awake before it sleeps: longer than the gaps inside a step, short enough that an idle process
+// burns nothing, and a small part of a time slice where somebody else wants the core.
+constexpr int64_t kSpinNanoseconds = 60000;
+
+// Sleepers that are woken at once, each of which wakes as many: a caller does not wake a whole machine alone.
+constexpr int kWakes = 2;
+
+// Share::state. Awaited: inside, and the caller sleeps until it is not.
+enum : uint32_t { kIdle, kOpen, kInside, kAwaited, kStopping };
 
 void futex_wait(std::atomic<uint32_t>* word, uint32_t expected) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
@@ -36,19 +42,30 @@ inline void pause() {
 #endif
 }
 
-// Spins until word differs from `value` (true) or the spin time is over (false).
-bool spin_while(const std::atomic<uint32_t>& word, uint32_t value) {
+// False if it did not come true in time.
+template <class F>
+bool spin_until(F condition) {
   const int64_t deadline = now_nanoseconds() + kSpinNanoseconds;
   do {
-    for (int i = 0; i < 32; i++) {
-      if (word.load(std::memory_order_acquire) != value) return true;
-      pause();
-    }
+    for (int i = 0; i < 32; i++, pause())
+      if (condition()) return true;
   } while (now_nanoseconds() < deadline);
   return false;
 }
 
 }  // namespace
+
+// A worker's part of a job, in one cache line: all that it needs to begin.
+struct alignas(64) Pool::Share {
+  std::atomic<int64_t> next;  // the first item that nobody has taken
+  int64_t end;
+  int64_t grain;
+  Job job;
+  void* closure;
+  std::atomic<uint32_t> state;  // of the worker whose share it is
+
+  bool is(uint32_t wanted) const { return state.load(std::memory_order_acquire) == wanted; }
+};
 
 struct Pool::Thread {
   Pool* pool;
@@ -61,10 +78,7 @@ bool Pool::start(int workers) {
   void* memory = nullptr;
   if (posix_memalign(&memory, 64, sizeof(Share) * size_t(workers)) != 0) return false;
   shares_ = static_cast<Share*>(memory);
-  for (int i = 0; i < workers; i++) {
-    shares_[i].next.store(0, std::memory_order_relaxed);
-    shares_[i].end = 0;
-  }
+  for (int i = 0; i < workers; i++) new (&shares_[i]) Share{};
   threads_ = static_cast<Thread*>(calloc(size_t(workers), sizeof(Thread)));
   workers_ = 1;
   if (threads_ == nullptr) { stop(); return false; }
@@ -84,7 +98,7 @@ bool Pool::start(int workers) {
 }
 
 void Pool::stop() {
-  stopping_ = true;
+  for (int i = 1; i < workers_; i++) shares_[i].state.store(kStopping);
   epoch_.fetch_add(1);
   futex_wake(&epoch_, INT_MAX);
   for (int i = 1; i < workers_ && process_ == getpid(); i++) pthread_join(threads_[i].handle, nullptr);
@@ -98,27 +112,36 @@ void Pool::stop() {
 void* Pool::thread_main(void* argument) {
   Thread* self = static_cast<Thread*>(argument);
   Pool* pool = self->pool;
-  uint32_t seen = 0;
-  for (;;) {
-    while (!spin_while(pool->epoch_, seen)) {
-      pool->sleepers_.fetch_add(1);  // before the check inside futex_wait, so that a poster sees the sleeper
-      futex_wait(&pool->epoch_, seen);
-      pool->sleepers_.fetch_sub(1);
-    }
-    seen = pool->epoch_.load(std::memory_order_acquire);
-    if (pool->stopping_) return nullptr;
+  Share& share = pool->shares_[self->worker];
+  while (pool->wait_for_job(share)) {
+    uint32_t open = kOpen;
+    if (!share.state.compare_exchange_strong(open, kInside)) continue;  // over before this worker came
     pool->work(self->worker);
-    if (pool->running_.fetch_sub(1) == 1 && pool->caller_sleeps_.load()) futex_wake(&pool->running_, 1);
+    if (share.state.exchange(kIdle) == kAwaited) futex_wake(&share.state, 1);
+  }
+  return nullptr;
+}
+
+bool Pool::wait_for_job(const Share& share) {
+  for (;;) {
+    if (spin_until([&] { return !share.is(kIdle); })) return share.is(kOpen);
+    // Whoever opens a job raises epoch_ and then looks for sleepers: either it sees this one, or this one sees the job.
+    sleepers_.fetch_add(1);
+    const uint32_t epoch = epoch_.load();
+    if (share.is(kIdle)) futex_wait(&epoch_, epoch);
+    sleepers_.fetch_sub(1);
+    if (sleepers_.load() > 0) futex_wake(&epoch_, kWakes);
   }
 }
 
 void Pool::work(int worker) {
+  const Share& own = shares_[worker];
   for (int i = 0; i < workers_; i++) {
     Share& share = shares_[(worker + i) % workers_];
-    for (;;) {
-      const int64_t begin = share.next.fetch_add(grain_, std::memory_order_relaxed);
+    while (share.next.load(std::memory_order_relaxed) < share.end) {
+      const int64_t begin = share.next.fetch_add(own.grain, std::memory_order_relaxed);
       if (begin >= share.end) break;
-      job_(closure_, begin, begin + grain_ < share.end ? begin + grain_ : share.end, worker);
+      own.job(own.closure, begin, begin + own.grain < share.end ? begin + own.grain : share.end, worker);
     }
   }
 }
@@ -130,31 +153,32 @@ void Pool::run(int64_t items, int64_t grain, Job job, void* closure) {
     for (int64_t i = 0; i < items; i += grain) job(closure, i, i + grain < items ? i + grain : items, 0);
     return;
   }
-  job_ = job;
-  closure_ = closure;
-  grain_ = grain;
   for (int w = 0; w < workers_; w++) {
+    Share& share = shares_[w];
     const int64_t end = pieces * (w + 1) / workers_ * grain;
-    shares_[w].next.store(pieces * w / workers_ * grain, std::memory_order_relaxed);
-    shares_[w].end = end < items ? end : items;
+    share.next.store(pieces * w / workers_ * grain, std::memory_order_relaxed);
+    share.end = end < items ? end : items;
+    share.grain = grain;
+    share.job = job;
+    share.closure = closure;
   }
-  running_.store(uint32_t(workers_ - 1), std::memory_order_relaxed);
+  // Only when all shares are there: who is done with the own one looks into the others.
+  for (int w = 1; w < workers_; w++) shares_[w].state.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1);
-  if (sleepers_.load()) futex_wake(&epoch_, INT_MAX);
+  if (sleepers_.load() > 0) futex_wake(&epoch_, kWakes);
 
   work(0);
 
-  uint32_t left;
-  while ((left = running_.load(std::memory_order_acquire)) != 0) {
-    if (spin_while(running_, left)) continue;
-    if (process_ != getpid()) {  // the helpers stayed behind in a fork()'s parent; the caller has run their shares too
-      workers_ = 1;
-      return;
-    }
-    caller_sleeps_.store(1);
-    if (running_.load() == left) futex_wait(&running_, left);
-    caller_sleeps_.store(0);
-  }
+  for (int w = 1; w < workers_; w++) close(shares_[w]);
+}
+
+void Pool::close(Share& share) {
+  uint32_t open = kOpen;
+  if (share.is(kIdle) || share.state.compare_exchange_strong(open, kIdle)) return;
+  if (spin_until([&] { return share.is(kIdle); })) return;
+  for (uint32_t inside = kInside; !share.is(kIdle); inside = kInside)
+    if (share.state.compare_exchange_strong(inside, kAwaited) || inside == kAwaited)
+      futex_wait(&share.state, kAwaited);
 }
 
 }  // namespace fth

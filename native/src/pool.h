@@ -1,7 +1,11 @@
 // Worker threads of a context. A job is a number of items; every worker first runs its own contiguous share, always the
-// same for the same number of items (so that a core's cache keeps its slice of the weights), then helps the others.
-// Which thread runs an item never changes a result: items are independent and fix their own reduction order. In a child
-// process of fork() there are no helpers, and the calling thread does all.
+// same for the same number of items (so that a core's cache keeps its slice of the weights), then takes what others
+// have left. Which thread runs an item never changes a result: items are independent and fix their own reduction order.
+//
+// The caller is a worker and never waits for one that has not begun: it opens a share for each, works until every piece
+// is taken, closes the shares that nobody came for, and waits only for those inside. So a helper that sleeps, or whose
+// core the system has given to somebody else, costs its share of the work and no more. In a child process of fork() no
+// helper ever begins, and the calling thread does all.
 #pragma once
 #include <sys/types.h>
 
@@ -23,26 +27,21 @@ class Pool {
   void run(int64_t items, int64_t grain, Job job, void* closure);
 
  private:
-  struct alignas(64) Share {
-    std::atomic<int64_t> next;
-    int64_t end;
-  };
+  struct Share;
   struct Thread;
   static void* thread_main(void* thread);
+  // Returns when the worker's share is open; false: the pool stops.
+  bool wait_for_job(const Share& share);
   void work(int worker);
+  // Shuts out a helper that has not begun, and waits for one that has.
+  static void close(Share& share);
 
   int workers_ = 0;
   pid_t process_ = 0;  // whose threads the helpers are
   Thread* threads_ = nullptr;
   Share* shares_ = nullptr;
-  Job job_ = nullptr;
-  void* closure_ = nullptr;
-  int64_t grain_ = 1;
-  bool stopping_ = false;
-  alignas(64) std::atomic<uint32_t> epoch_{0};     // rises by one per job; workers wait for it to change
-  alignas(64) std::atomic<uint32_t> running_{0};   // helpers still inside the current job; the caller waits for 0
+  alignas(64) std::atomic<uint32_t> epoch_{0};     // rises by one per job; sleepers wait for it to change
   alignas(64) std::atomic<uint32_t> sleepers_{0};  // helpers that went to sleep and need a wake
-  std::atomic<uint32_t> caller_sleeps_{0};
 };
 
 }  // namespace fth

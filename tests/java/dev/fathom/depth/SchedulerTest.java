@@ -91,6 +91,34 @@ class SchedulerTest {
         }
     }
 
+    /** Where several stages loop, texts that come at different times share calls only if all take a stage together. */
+    @Test
+    void thePolicyOfAModel() {
+        assertThrows(IllegalArgumentException.class, () -> BatchPolicy.of(null));
+        try (Context context = Context.cpu(1)) {
+            for (RandomModel.System one : List.of(RandomModel.System.VANILLA, RandomModel.System.RECURSIVE)) {
+                assertEquals(BatchPolicy.PER_DEPTH, BatchPolicy.of(RandomModel.of(one, DType.F32, 3).pack(context)));
+            }
+            DepthModel sequence = RandomModel.of(RandomModel.System.RECURSIVE_SEQUENCE, DType.F32, 3).pack(context);
+            assertEquals(BatchPolicy.PER_TOKEN, BatchPolicy.of(sequence));
+            assertTrue(callsFor(context, sequence, BatchPolicy.PER_TOKEN)
+                    < callsFor(context, sequence, BatchPolicy.PER_DEPTH));
+        }
+    }
+
+    /** Calls of all stages for four texts, each of which comes a step after the one before it. */
+    private static long callsFor(Context context, DepthModel model, BatchPolicy batching) {
+        try (Scheduler scheduler = new Scheduler(context, model, ExitPolicy.never(), batching,
+                new Limits(4, 64, 16, 256))) {
+            for (int i = 0; i < 4; i++) {
+                scheduler.submit(new Request(new int[] {i}, 40), NOBODY);
+                scheduler.step();
+            }
+            scheduler.run();
+            return scheduler.report().work().stages().stream().mapToLong(StageReport::calls).sum();
+        }
+    }
+
     private static List<Request> requests(ExitPolicy policy, int count, long seed) {
         SplittableRandom random = new SplittableRandom(seed);
         return IntStream.range(0, count).mapToObj(i -> {

@@ -204,7 +204,7 @@ class CommandsTest {
         assertFails("--top-k", "generate", "--model", MODEL, "--top-k", "-1");
         assertFails("--prompt must not be empty", "generate", "--model", MODEL, "--prompt", "");
         assertFails("the model's context holds 512", "generate", "--model", MODEL, "--prompt", "x".repeat(600));
-        assertFails("--dtype must be f32 or bf16", "generate", "--model", MODEL, "--dtype", "f64");
+        assertFails("--dtype must be f32, bf16, i8, q8_0 or q4_0", "generate", "--model", MODEL, "--dtype", "f64");
         assertFails("--router-threshold: threshold must be a finite number, got NaN", "generate",
                 "--router-threshold", "NaN");
         assertFails("--router-threshold: the model has no router with expert choice", "score", "--router-threshold",

@@ -97,7 +97,8 @@ class ContentsTest {
             ModelConfig config = ModelConfig.read(files);
             try (Context context = Context.cpu(1); Checkpoint checkpoint = new Checkpoint(files)) {
                 truncate(written.resolve("model.safetensors"), (long) size * eighths / 8);
-                assertEndedEarly(() -> ModelLoader.load(context, config, checkpoint, DType.F32, false, w -> { }));
+                assertEndedEarly(() -> ModelLoader.load(context, config, checkpoint, WeightTypes.all(DType.F32), false,
+                        w -> { }));
             }
         }
     }
@@ -110,7 +111,7 @@ class ContentsTest {
             model.write(source);
             Path to = directory.resolve("to");
             try (Conversion conversion = new Conversion(source, new Conversion.Options(2, 0,
-                    ModelConfig.Sharing.CYCLE, null, true, ranks, null, false))) {
+                    ModelConfig.Sharing.CYCLE, null, true, ranks, new StoredTypes(null, null), false))) {
                 truncate(source.resolve("model.safetensors"), 100_000);
                 assertEndedEarly(() -> conversion.write(to, 2, done -> { }));
             }

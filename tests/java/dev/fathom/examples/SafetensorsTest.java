@@ -152,6 +152,24 @@ class SafetensorsTest {
     }
 
     @Test
+    void rowsOfBlocksAreRowsOfBytes() {
+        String header = "{'__metadata__': {'blocks.w': '%s'}, 'w': {'dtype': '%s', 'shape': [2, %d],"
+                + " 'data_offsets': [0, %d]}}";
+        Tensor eight = read(header.formatted("Q8_0", "U8", 68, 136), new byte[136]).get("w");
+        assertTrue(eight.hasShape(2, 64));
+        assertEquals("Q8_0", eight.dtype());
+        assertEquals(128, eight.elements());
+        assertTrue(read(header.formatted("Q4_0", "U8", 18, 36), new byte[36]).get("w").hasShape(2, 32));
+        for (String wrong : new String[] {header.formatted("Q8_0", "U8", 35, 70),
+            header.formatted("Q8_0", "I8", 34, 68), header.formatted("Q4_1", "U8", 20, 40), header.formatted("", "U8", 34, 68),
+            header.formatted("Q8_0", "U8", 34, 68).replace("[2, 34]", "[]").replace("68", "1")}) {
+            int bytes = Integer.parseInt(wrong.replaceAll(".*\\[0, ([0-9]+)].*", "$1"));
+            String message = assertThrows(UserException.class, () -> read(wrong, new byte[bytes])).getMessage();
+            assertTrue(message.contains("cannot hold blocks of type"), message);
+        }
+    }
+
+    @Test
     void headersAreUtf8() {
         byte[] file = TestModel.safetensors("{\"é\": {\"dtype\": \"U8\", \"shape\": [8], \"data_offsets\": [0, 8]}}",
                 EIGHT);

@@ -12,7 +12,9 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Random;
 import java.util.TreeMap;
+import java.util.stream.LongStream;
 import java.util.stream.Stream;
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -33,6 +35,65 @@ final class TestModel {
 
     private TestModel(ObjectNode config) {
         this.config = config;
+    }
+
+    /**
+     * A vanilla model with weights of that type, norms in f32, whose rows are multiples of 32 long: a small one with
+     * random values.
+     */
+    static TestModel random(DType type, boolean tied) {
+        return random(type, tied, 64);
+    }
+
+    static TestModel random(DType type, boolean tied, int hidden) {
+        TestModel model = new TestModel(JSON.createObjectNode());
+        model.config.put("model_type", "llama").put("hidden_size", hidden).put("intermediate_size", 96)
+                .put("num_hidden_layers", 2).put("num_attention_heads", 4).put("num_key_value_heads", 2)
+                .put("head_dim", 16).put("rms_norm_eps", 1e-5f).put("vocab_size", 256)
+                .put("tie_word_embeddings", tied).put("max_position_embeddings", 128).put("rope_theta", 10000);
+        Random random = new Random(7);
+        model.put(random, "model.embed_tokens.weight", type, 256, hidden);
+        if (!tied) model.put(random, "lm_head.weight", type, 256, hidden);
+        model.put(random, "model.norm.weight", DType.F32, hidden);
+        for (int layer = 0; layer < 2; layer++) {
+            String prefix = "model.layers." + layer + ".";
+            model.put(random, prefix + "input_layernorm.weight", DType.F32, hidden);
+            model.put(random, prefix + "post_attention_layernorm.weight", DType.F32, hidden);
+            model.put(random, prefix + "self_attn.q_proj.weight", type, 64, hidden);
+            model.put(random, prefix + "self_attn.k_proj.weight", type, 32, hidden);
+            model.put(random, prefix + "self_attn.v_proj.weight", type, 32, hidden);
+            model.put(random, prefix + "self_attn.o_proj.weight", type, hidden, 64);
+            model.put(random, prefix + "mlp.gate_proj.weight", type, 96, hidden);
+            model.put(random, prefix + "mlp.up_proj.weight", type, 96, hidden);
+            model.put(random, prefix + "mlp.down_proj.weight", type, hidden, 96);
+        }
+        return model;
+    }
+
+    private void put(Random random, String name, DType type, long... shape) {
+        float[] values = new float[(int) LongStream.of(shape).reduce(1, Math::multiplyExact)];
+        for (int i = 0; i < values.length; i++) {
+            values[i] = 0.15f * (float) random.nextGaussian() + (shape.length == 1 ? 1 : 0);
+        }
+        weights.put(name, weight(type, values, shape));
+    }
+
+    static Weight weight(DType type, float[] values, long... shape) {
+        byte[] data = new byte[(int) Elements.bytes(type, values.length)];
+        Elements.encode(type, values, values.length, MemorySegment.ofArray(data));
+        return new Weight(type.name(), shape, data);
+    }
+
+    /** The same values, stored in another type: rounded, or as they are. */
+    TestModel in(DType type) {
+        TestModel other = new TestModel(config);
+        weights.forEach((name, weight) -> other.weights.put(name, weight.shape.length == 1 ? weight
+                : weight(type, floats(weight), weight.shape)));
+        return other;
+    }
+
+    static float[] floats(Weight weight) {
+        return new Tensor("w", weight.dtype, weight.shape, Contents.of(weight.data), 0, weight.data.length).toFloats();
     }
 
     /** The decoders among the golden models. */
@@ -113,7 +174,12 @@ final class TestModel {
 
     /** Loads in f32 with two workers; warnings are collected. */
     static LanguageModel open(Path directory, List<String> warnings) {
-        return LanguageModel.open(ModelFiles.directory(directory), DType.F32, 2, warnings::add);
+        return open(directory, DType.F32, warnings);
+    }
+
+    /** Type null: the model's own. */
+    static LanguageModel open(Path model, DType type, List<String> warnings) {
+        return LanguageModel.open(ModelFiles.of(model), type, 2, warnings::add);
     }
 
     static LanguageModel open(String kind) {

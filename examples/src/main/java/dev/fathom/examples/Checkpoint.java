@@ -2,6 +2,7 @@ package dev.fathom.examples;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collection;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -11,11 +12,9 @@ import java.util.TreeSet;
 
 import com.fasterxml.jackson.databind.JsonNode;
 
-import dev.fathom.DType;
-
 /**
- * The tensors of a model, from one safetensors file or several with an index, which stay open until this is closed.
- * Remembers which were asked for.
+ * The tensors of a model, from a GGUF file, a safetensors file or several with an index, which stay open until this is
+ * closed. Remembers which were asked for.
  */
 final class Checkpoint implements AutoCloseable {
     private static final String SINGLE = "model.safetensors";
@@ -27,13 +26,24 @@ final class Checkpoint implements AutoCloseable {
 
     Checkpoint(ModelFiles files) {
         try {
-            Contents single = files.open(SINGLE);
-            if (single == null) readShards(files);
-            else tensors.putAll(read(files.describe(SINGLE), single));
+            if (files instanceof GgufModel gguf) readGguf(gguf);
+            else readSafetensors(files);
         } catch (RuntimeException | Error e) {
             close();
             throw e;
         }
+    }
+
+    private void readGguf(GgufModel gguf) {
+        Contents contents = GgufModel.open(gguf.path());
+        open.add(contents);
+        for (Tensor tensor : gguf.tensors(contents)) tensors.put(tensor.name(), tensor);
+    }
+
+    private void readSafetensors(ModelFiles files) {
+        Contents single = files.open(SINGLE);
+        if (single == null) readShards(files);
+        else tensors.putAll(read(files.describe(SINGLE), single));
     }
 
     private void readShards(ModelFiles files) {
@@ -76,6 +86,10 @@ final class Checkpoint implements AutoCloseable {
     @Override
     public void close() {
         open.forEach(Contents::close);
+    }
+
+    Collection<Tensor> tensors() {
+        return tensors.values();
     }
 
     boolean has(String name) {
@@ -146,16 +160,5 @@ final class Checkpoint implements AutoCloseable {
     /** Elements of all tensors that were asked for. */
     long parameters() {
         return used.stream().mapToLong(name -> tensors.get(name).elements()).sum();
-    }
-
-    /** Whether all floating-point weights have 16 bits. */
-    private boolean isHalfPrecision() {
-        return tensors.values().stream().noneMatch(tensor -> tensor.dtype().equals("F32"));
-    }
-
-    /** The type to hold weights in: the one that is asked for; null: bf16 if the files have 16 bits, else f32. */
-    DType weightType(DType asked) {
-        if (asked != null) return asked;
-        return isHalfPrecision() ? DType.BF16 : DType.F32;
     }
 }

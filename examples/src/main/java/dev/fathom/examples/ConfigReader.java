@@ -7,7 +7,10 @@ import java.util.Locale;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.MissingNode;
 
-/** An object of config.json with typed access. A key it lacks is looked up in {@code outer}; null counts as absent. */
+/**
+ * An object of config.json, or of another description, with typed access. Messages begin with {@code path}. A key it
+ * lacks is looked up in {@code outer}; null counts as absent.
+ */
 record ConfigReader(JsonNode node, String path, ConfigReader outer) {
     ConfigReader(JsonNode node, String path) {
         this(node, path, null);
@@ -26,7 +29,7 @@ record ConfigReader(JsonNode node, String path, ConfigReader outer) {
 
     private UserException wrong(String key, String expected, JsonNode got) {
         String shown = got.isMissingNode() ? "nothing" : got.toString();
-        return new UserException("config.json: " + path + key + " must be " + expected + ", got "
+        return new UserException(path + key + " must be " + expected + ", got "
                 + (shown.length() > 60 ? shown.substring(0, 60) + "..." : shown) + ".");
     }
 
@@ -41,7 +44,7 @@ record ConfigReader(JsonNode node, String path, ConfigReader outer) {
     }
 
     int integer(String key, int otherwise, int most) {
-        return value(key).isMissingNode() ? otherwise : integer(key, most);
+        return has(key) ? integer(key, most) : otherwise;
     }
 
     /** Whole numbers in 1..most, each above the one before it. */
@@ -59,9 +62,16 @@ record ConfigReader(JsonNode node, String path, ConfigReader outer) {
         throw wrong(key, "a list of rising whole numbers in 1.." + most, value);
     }
 
+    boolean has(String key) {
+        return !value(key).isMissingNode();
+    }
+
     double positive(String key, double otherwise) {
+        return has(key) ? positive(key) : otherwise;
+    }
+
+    double positive(String key) {
         JsonNode value = value(key);
-        if (value.isMissingNode()) return otherwise;
         double number = value.isContainerNode() ? Double.NaN : value.asDouble(Double.NaN);
         if (!(number > 0 && number < Float.MAX_VALUE)) throw wrong(key, "a positive number", value);
         return number;

@@ -10,7 +10,8 @@ import java.nio.file.Path;
  * What a file holds, to be read by copying. Files are not mapped: when one shrinks meanwhile, a mapped page ends the
  * process that touches it in native code, and a copy only ends early.
  */
-sealed interface Contents extends AutoCloseable {
+sealed interface Contents extends AutoCloseable
+        permits Contents.Memory, Contents.OnDisk, DecodedBlocks, RowOrder {
     long bytes();
 
     /** Fills {@code to} with the bytes from {@code offset} on. Several threads may read at the same time. */

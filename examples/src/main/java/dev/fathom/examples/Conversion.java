@@ -1,7 +1,5 @@
 package dev.fathom.examples;
 
-import java.io.IOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -13,13 +11,11 @@ import java.util.Map;
 import java.util.Objects;
 import java.util.function.LongConsumer;
 import java.util.stream.IntStream;
-import java.util.stream.Stream;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 
-import dev.fathom.DType;
 import dev.fathom.Part;
 import dev.fathom.depth.KvPolicy;
 import dev.fathom.examples.ModelConfig.Sharing;
@@ -30,14 +26,6 @@ import dev.fathom.examples.ModelConfig.Sharing;
  * decomposition of the difference. {@code docs/convert.md} has the rules and the files.
  */
 final class Conversion implements AutoCloseable {
-    /** Files beside the weights that a model keeps. */
-    private static final String COMPANIONS = "tokenizer.*|special_tokens_map\\.json|added_tokens\\.json"
-            + "|vocab\\.(json|txt)|merges\\.txt|chat_template.*|generation_config\\.json|.*\\.(model|tiktoken)"
-            + "|LICEN[CS]E.*|NOTICE.*";
-    private static final int PIECE = 1 << 16;
-    /** A decomposition takes as long, per element, as so many elements take to be written: about. */
-    private static final int LORA_STEPS = 32;
-
     private final Path model;
     private final Options options;
     private final ObjectNode json;
@@ -46,19 +34,21 @@ final class Conversion implements AutoCloseable {
     private final LayerTying tying;
     /** The layer of the original that each unrolled layer stands for. */
     private final int[] origin;
-    private final List<Weight> weights = new ArrayList<>();
+    private final List<ModelWriter.Weight> weights = new ArrayList<>();
     private final List<LoraPair> pairs = new ArrayList<>();
+    private final List<String> unquantised = new ArrayList<>();
+    private final ModelWriter writer;
     private long originalParameters;
 
     /**
      * @param layers  unrolled layers of the result, ends included; 0: as many of the original's as divide
      * @param init    null: stepwise, with LoRA average
      * @param ranks   of the LoRA pairs; a part that is absent has none. More than the shorter side means that side
-     * @param type    of all stored weights; null: each as in the original
+     * @param types   of the stored weights
      * @param compact store only what is needed to build the model again: tied weights once, and no PEFT adapter
      */
     record Options(int recursions, int layers, Sharing sharing, LayerInit init, boolean tiedNorms,
-            Map<Part, Integer> ranks, DType type, boolean compact) {
+            Map<Part, Integer> ranks, StoredTypes types, boolean compact) {
         Options {
             Map<Part, Integer> positive = new EnumMap<>(Part.class);
             ranks.forEach((part, rank) -> {
@@ -69,14 +59,11 @@ final class Conversion implements AutoCloseable {
         }
     }
 
-    /** A weight and its names: more than one if its tied copies are stored. */
-    private record Weight(SharedWeight values, List<String> names) {}
-
-    /** Plans the conversion of a directory and checks everything that it needs. Its files stay open until the end. */
+    /** Plans the conversion of a model and checks everything that it needs. Its files stay open until the end. */
     Conversion(Path model, Options options) {
         this.model = model;
         this.options = options;
-        ModelFiles files = ModelFiles.directory(model);
+        ModelFiles files = ModelFiles.of(model);
         json = ModelConfig.json(files);
         config = ModelConfig.parse(json);
         requireVanilla();
@@ -85,6 +72,8 @@ final class Conversion implements AutoCloseable {
         checkpoint = new Checkpoint(files);
         try {
             plan();
+            writer = new ModelWriter(files, weights, pairs, configJson(),
+                    pairs.isEmpty() || options.compact ? null : adapterJson());
         } catch (RuntimeException | Error e) {
             checkpoint.close();
             throw e;
@@ -182,8 +171,10 @@ final class Conversion implements AutoCloseable {
     }
 
     private SharedWeight add(List<Tensor> tensors, int count, List<String> names) {
-        SharedWeight weight = new SharedWeight(tensors, count, options.type);
-        weights.add(new Weight(weight, names));
+        String name = names.getFirst();
+        SharedWeight weight = new SharedWeight(tensors, count, options.types.of(name, tensors.getFirst()));
+        weights.add(new ModelWriter.Weight(weight, names));
+        if (options.types.quantises(name) && !weight.type().quantised()) unquantised.addAll(names);
         return weight;
     }
 
@@ -207,7 +198,8 @@ final class Conversion implements AutoCloseable {
             int rank = rank(linear);
             for (int layer : rank > 0 ? passes : new int[0]) {
                 Tensor original = layers.get(origin[layer]).get(linear.name() + ".weight");
-                pairs.add(new LoraPair(prefix(layer) + linear.name(), linear, original, weight, rank));
+                pairs.add(new LoraPair(prefix(layer) + linear.name(), linear, original, weight, rank,
+                        options.types.beside(original)));
             }
         }
     }
@@ -244,110 +236,39 @@ final class Conversion implements AutoCloseable {
         return origin.clone();
     }
 
+    /** Names of matrices that should have been quantised, but whose rows cannot be cut into blocks. */
+    List<String> unquantised() {
+        return unquantised;
+    }
+
     long originalParameters() {
         return originalParameters;
     }
 
     /** Tied ones once, without the LoRA pairs. */
     long sharedParameters() {
-        return weights.stream().mapToLong(weight -> weight.values.elements()).sum();
+        return weights.stream().mapToLong(weight -> weight.values().elements()).sum();
     }
 
     long loraParameters() {
         return pairs.stream().mapToLong(LoraPair::parameters).sum();
     }
 
+    // ---- files ---------------------------------------------------------------------------------------------------
+
     /** Bytes of all tensors that are stored. */
     long bytes() {
-        long adapter = hasAdapter() ? entries("", false).stream().mapToLong(SafetensorsWriter.Entry::bytes).sum() : 0;
-        return adapter + entries("", true).stream().mapToLong(SafetensorsWriter.Entry::bytes).sum();
+        return writer.bytes();
     }
-
-    // ---- files ---------------------------------------------------------------------------------------------------
 
     /** What {@link #write} tells of its progress when it is done. */
     long steps() {
-        return sharedParameters() + LORA_STEPS * pairs.stream().mapToLong(LoraPair::elements).sum();
+        return writer.steps();
     }
 
     /** @return how much of the sum of squares of all differences the LoRA pairs hold, 0..1; 1 if there is none */
     double write(Path to, int threads, LongConsumer progress) {
-        try (DraftDirectory draft = new DraftDirectory(to)) {
-            requireSpace(draft.path(), to);
-            copyCompanions(draft.path());
-            Files.writeString(draft.path().resolve("config.json"), Json.text(configJson()));
-            double kept;
-            try (SafetensorsWriter file = open(draft.path(), "model.safetensors", "", true);
-                    SafetensorsWriter adapter = hasAdapter() ? openAdapter(draft.path()) : null) {
-                long done = writeWeights(file, progress);
-                kept = new LoraWriter(file, adapter).write(pairs, threads,
-                        elements -> progress.accept(done + LORA_STEPS * elements));
-                file.finish();
-                if (adapter != null) adapter.finish();
-            }
-            draft.publish();
-            return kept;
-        } catch (IOException e) {
-            throw new UserException(to + " cannot be written: " + Main.reason(e) + ".");
-        }
-    }
-
-    private void requireSpace(Path draft, Path to) throws IOException {
-        long free = Files.getFileStore(draft).getUsableSpace();
-        if (bytes() > free) {
-            throw new UserException(to + " needs " + bytes() + " bytes, " + free + " are free there.");
-        }
-    }
-
-    private void copyCompanions(Path draft) throws IOException {
-        try (Stream<Path> files = Files.list(model)) {
-            for (Path file : files.sorted().toList()) {
-                String name = file.getFileName().toString();
-                if (name.matches(COMPANIONS) && Files.isRegularFile(file)) Files.copy(file, draft.resolve(name));
-            }
-        }
-    }
-
-    private boolean hasAdapter() {
-        return !pairs.isEmpty() && !options.compact;
-    }
-
-    private SafetensorsWriter openAdapter(Path draft) throws IOException {
-        Path folder = Files.createDirectory(draft.resolve("adapter"));
-        Files.writeString(folder.resolve("adapter_config.json"), Json.text(adapterJson()));
-        return open(folder, "adapter_model.safetensors", LoraWriter.PEFT_PREFIX, false);
-    }
-
-    private SafetensorsWriter open(Path folder, String name, String prefix, boolean shared) throws IOException {
-        return new SafetensorsWriter(folder.resolve(name), entries(prefix, shared));
-    }
-
-    /** Of the LoRA pairs, with the shared weights or without. */
-    private List<SafetensorsWriter.Entry> entries(String prefix, boolean shared) {
-        List<SafetensorsWriter.Entry> entries = new ArrayList<>();
-        for (Weight weight : shared ? weights : List.<Weight>of()) {
-            for (String name : weight.names) {
-                entries.add(new SafetensorsWriter.Entry(name, weight.values.type(), weight.values.shape()));
-            }
-        }
-        for (LoraPair pair : pairs) entries.addAll(pair.entries(prefix));
-        return entries;
-    }
-
-    /** @return the steps that it took */
-    private long writeWeights(SafetensorsWriter file, LongConsumer progress) throws IOException {
-        float[] values = new float[PIECE];
-        long done = 0;
-        for (Weight weight : weights) {
-            for (long from = 0; from < weight.values.elements(); from += PIECE) {
-                int count = (int) Math.min(PIECE, weight.values.elements() - from);
-                weight.values.read(from, values, count);
-                for (String name : weight.names) file.write(name, from, values, count);
-                done += count;
-                progress.accept(done);
-            }
-        }
-        return done;
+        return writer.write(to, threads, progress);
     }
 
     // ---- descriptions --------------------------------------------------------------------------------------------
@@ -361,14 +282,7 @@ final class Conversion implements AutoCloseable {
             ArrayNode tied = root.putArray("layer_types");
             for (int layer : origin) tied.add(kinds.get(layer));
         }
-        if (options.type != null) {
-            root.put(root.has("dtype") ? "dtype" : "torch_dtype", switch (options.type) {
-                case F32 -> "float32";
-                case BF16 -> "bfloat16";
-                case F16 -> "float16";
-                default -> throw new IllegalArgumentException(options.type + " is no type of a checkpoint's tensor");
-            });
-        }
+        ModelWriter.putTypes(root, options.types.plain(), weights);
         root.putObject("recursive").put("enable", true).put("num_recursion", tying.recursions())
                 .put("sharing", options.sharing.name().toLowerCase(Locale.ROOT)).put("ln_share", options.tiedNorms)
                 .put("initialization", options.init.name().toLowerCase(Locale.ROOT));

@@ -16,22 +16,28 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParentCommand;
 
-@Command(name = "convert", description = "Makes a recursive model of a vanilla one: its layers share their weights.")
+@Command(name = "convert", description = "Makes a recursive model of a vanilla one, whose"
+        + " layers share their weights; or quantises a model; or both.")
 final class ConvertCommand implements Runnable {
     private static final List<Part> LINEARS = Arrays.stream(Part.values()).filter(Part::isLinear).toList();
 
     @ParentCommand
     private Main main;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR",
-            description = "Vanilla model: config.json and safetensors.")
+    @Option(names = "--model", required = true, paramLabel = "PATH", description = "A directory with config.json and"
+            + " safetensors, or a GGUF file; with --recursions a vanilla model.")
     private Path model;
 
     @Option(names = "--to", required = true, paramLabel = "DIR", description = "Directory to make; it must not exist.")
     private Path to;
 
-    @Option(names = "--recursions", required = true, paramLabel = "N", description = "Passes through the shared block.")
-    private int recursions;
+    @Option(names = "--recursions", paramLabel = "N",
+            description = "Passes through the shared block (default: layers stay as they are).")
+    private Integer recursions;
+
+    @Option(names = "--quantise", paramLabel = "q8_0|q4_0",
+            description = "Store linears, embeddings and head in blocks of 8-bit or 4-bit integers.")
+    private String quantise;
 
     @Option(names = "--sharing", paramLabel = "cycle|sequence|middle_cycle|middle_sequence", defaultValue = "cycle",
             description = "Which layers are tied; with middle the first and last are not (default: ${DEFAULT-VALUE}).")
@@ -57,7 +63,8 @@ final class ConvertCommand implements Runnable {
             description = "Unrolled layers (default: as many of the model's as divide into the recursions).")
     private Integer layers;
 
-    @Option(names = "--dtype", paramLabel = "f32|bf16|f16", description = "Type of the weights (default: as they are).")
+    @Option(names = "--dtype", paramLabel = "f32|bf16|f16", description = "Type of the weights that are not"
+            + " quantised (default: as they are).")
     private String dtype;
 
     @Option(names = "--compact", description = "Store tied weights once, and LoRA pairs without the PEFT adapter.")
@@ -70,11 +77,36 @@ final class ConvertCommand implements Runnable {
     public void run() {
         if (threads < 0) throw new UserException("--threads must be at least 0, got " + threads + ".");
         if (layers != null && layers < 1) throw new UserException("--layers must be at least 1, got " + layers + ".");
+        if (recursions == null) recode();
+        else convert();
+    }
+
+    private void recode() {
+        if (layers != null || init != null || loraRank != null || loraTargets != null || compact) {
+            throw new UserException("--layers, --init, --lora-rank, --lora-targets and --compact need --recursions"
+                    + " beside them.");
+        }
+        if (quantise == null && dtype == null) {
+            throw new UserException("convert needs --recursions, --quantise or --dtype.");
+        }
+        try (Recoding recoding = new Recoding(model, types())) {
+            warnOfUnquantised(recoding.unquantised());
+            try (Progress progress = Progress.of("converting", recoding.steps())) {
+                recoding.write(to, progress);
+            }
+            Output out = main.out();
+            out.format("parameters  %,d, %,d of them quantised", recoding.parameters(), recoding.quantisedParameters());
+            out.format("stored      %,d bytes in %s", recoding.bytes(), Terminal.printable(to.toString()));
+        }
+    }
+
+    private void convert() {
         Conversion.Options options = new Conversion.Options(recursions, layers == null ? 0 : layers, sharing, init,
-                tiedNorms(), ranks(), type(), compact);
+                tiedNorms(), ranks(), types(), compact);
         int workers = threads > 0 ? threads : Runtime.getRuntime().availableProcessors();
         try (Conversion conversion = new Conversion(model, options)) {
             warn(conversion);
+            warnOfUnquantised(conversion.unquantised());
             double kept;
             try (Progress progress = Progress.of("converting", conversion.steps())) {
                 kept = conversion.write(to, workers, progress);
@@ -93,7 +125,20 @@ final class ConvertCommand implements Runnable {
         };
     }
 
-    private DType type() {
+    private StoredTypes types() {
+        return new StoredTypes(plain(), blocks());
+    }
+
+    private DType blocks() {
+        if (quantise == null) return null;
+        return switch (quantise.toLowerCase(Locale.ROOT)) {
+            case "q8_0" -> DType.Q8_0;
+            case "q4_0" -> DType.Q4_0;
+            default -> throw new UserException("--quantise must be q8_0 or q4_0, got " + quantise + ".");
+        };
+    }
+
+    private DType plain() {
         if (dtype == null) return null;
         return switch (dtype.toLowerCase(Locale.ROOT)) {
             case "f32" -> DType.F32;
@@ -139,6 +184,12 @@ final class ConvertCommand implements Runnable {
     }
 
     // ---- messages ------------------------------------------------------------------------------------------------
+
+    private static void warnOfUnquantised(List<String> names) {
+        if (names.isEmpty()) return;
+        Main.say("warning: " + names.size() + " weights are not quantised: their rows are no multiple of 32 long; the"
+                + " first is " + names.getFirst() + ".");
+    }
 
     private void warn(Conversion conversion) {
         int own = conversion.config().layers();

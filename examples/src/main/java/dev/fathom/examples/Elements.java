@@ -5,7 +5,10 @@ import java.lang.foreign.ValueLayout;
 
 import dev.fathom.DType;
 
-/** Elements of stored tensors as floats and back. Conversion rounds to the nearest, ties to even. */
+/**
+ * Elements of stored tensors as floats and back; of types in blocks whole blocks. Conversion to f16 and bf16 rounds to
+ * the nearest, ties to even.
+ */
 final class Elements {
     private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED;
     private static final ValueLayout.OfShort SHORT = ValueLayout.JAVA_SHORT_UNALIGNED;
@@ -22,6 +25,8 @@ final class Elements {
             case F16 -> {
                 for (int i = 0; i < count; i++) values[at + i] = Float.float16ToFloat(data.get(SHORT, 2L * i));
             }
+            case Q8_0, Q4_0 -> Blocks.valueOf(type.name()).decodeAll(data, values, at, count);
+            case I8 -> throw notStored(type);
         }
     }
 
@@ -35,17 +40,26 @@ final class Elements {
             case F16 -> {
                 for (int i = 0; i < count; i++) data.set(SHORT, 2L * i, Float.floatToFloat16(values[i]));
             }
+            case Q8_0, Q4_0 -> Blocks.valueOf(type.name()).encodeAll(values, count, data);
+            case I8 -> throw notStored(type);
         }
     }
 
-    /** What is read back after the value was stored. */
-    static float round(DType type, float value) {
-        return switch (type) {
-            case F32 -> value;
-            case BF16 -> Float.intBitsToFloat(bf16(value) << 16);
-            case F16 -> Float.float16ToFloat(Float.floatToFloat16(value));
-            default -> throw new IllegalArgumentException("no element of " + type + " stands alone");
-        };
+    /** Makes the first {@code count} of values what is read back after they were stored. */
+    static void round(DType type, float[] values, int count) {
+        if (type == DType.F32) return;
+        MemorySegment stored = MemorySegment.ofArray(new byte[Math.toIntExact(bytes(type, count))]);
+        encode(type, values, count, stored);
+        decode(type, stored, values, 0, count);
+    }
+
+    /** Of so many elements. */
+    static long bytes(DType type, long count) {
+        return Math.multiplyExact(count / type.blockSize(), type.bytes());
+    }
+
+    private static IllegalArgumentException notStored(DType type) {
+        return new IllegalArgumentException(type + " is no type of a stored tensor");
     }
 
     private static short bf16(float value) {

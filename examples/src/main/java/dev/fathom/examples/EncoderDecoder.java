@@ -27,9 +27,9 @@ final class EncoderDecoder implements AutoCloseable {
             if (exits != null) config = config.withExits(exits);
             TextCodec codec = TextCodec.of(files, config.vocabSize());
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
-                DType chosen = checkpoint.weightType(type);
+                WeightTypes types = WeightTypes.of(checkpoint, type, note -> { });
                 return new EncoderDecoder(context, config,
-                        T5Loader.load(context, config, checkpoint, chosen, propagates), codec);
+                        T5Loader.load(context, config, checkpoint, types, propagates), codec);
             }
         } catch (RuntimeException | Error e) {
             context.close();

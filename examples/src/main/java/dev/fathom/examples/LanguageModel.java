@@ -21,28 +21,31 @@ public final class LanguageModel implements AutoCloseable {
     private final ExitHeads exits;
     private final DType type;
     private final TextCodec codec;
+    /** Begins the sentence that says why there is no codec. */
+    private final String withoutTokenizer;
 
     private LanguageModel(Context context, ModelConfig config, DepthModel weights, ExitHeads exits, DType type,
-            TextCodec codec) {
+            TextCodec codec, String withoutTokenizer) {
         this.context = context;
         this.config = config;
         this.weights = weights;
         this.exits = exits;
         this.type = type;
         this.codec = codec;
+        this.withoutTokenizer = withoutTokenizer;
     }
 
     /**
-     * A model in a Hugging Face directory.
+     * A model in a Hugging Face directory or a GGUF file.
      *
-     * @param type       of weights, K and V; null: bf16 if the checkpoint has 16 bits, else f32
+     * @param type       of weights; null: as {@link WeightTypes#of} chooses
      * @param workers    0: one per core
      * @param exits      layers behind which a token may exit; null: as config.json says
      * @param propagates whether exits may propagate their states
      */
-    public static LanguageModel open(Path directory, DType type, int workers, List<Integer> exits,
+    public static LanguageModel open(Path model, DType type, int workers, List<Integer> exits,
             boolean propagates) {
-        return open(ModelFiles.directory(directory), type, workers, exits, propagates, warning -> { });
+        return open(ModelFiles.of(model), type, workers, exits, propagates, warning -> { });
     }
 
     /** The model that comes with the library. */
@@ -56,7 +59,7 @@ public final class LanguageModel implements AutoCloseable {
     }
 
     /**
-     * @param type       of weights, K and V; null: bf16 if the checkpoint has 16 bits, else f32
+     * @param type       of weights; null: as {@link WeightTypes#of} chooses
      * @param workers    0: one per core
      * @param exits      layers behind which a token may exit; null: as config.json says
      * @param propagates whether exits may propagate their states
@@ -69,9 +72,10 @@ public final class LanguageModel implements AutoCloseable {
             if (exits != null) config = config.withExits(exits);
             TextCodec codec = TextCodec.of(files, config.vocabSize());
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
-                DType chosen = checkpoint.weightType(type);
-                ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, chosen, propagates, warnings);
-                return new LanguageModel(context, config, loaded.model(), loaded.exits(), chosen, codec);
+                WeightTypes types = WeightTypes.of(checkpoint, type, warnings);
+                ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, types, propagates, warnings);
+                return new LanguageModel(context, config, loaded.model(), loaded.exits(), types.layers(), codec,
+                        files.withoutTokenizer());
             }
         } catch (RuntimeException | Error e) {
             context.close();
@@ -120,7 +124,8 @@ public final class LanguageModel implements AutoCloseable {
 
     /** The same weights, whose routers let tokens go on from another logit on; close one of the two. */
     LanguageModel withRouterThreshold(float threshold) {
-        return new LanguageModel(context, config, weights.withRouterThreshold(threshold), exits, type, codec);
+        return new LanguageModel(context, config, weights.withRouterThreshold(threshold), exits, type, codec,
+                withoutTokenizer);
     }
 
     DType type() {
@@ -130,7 +135,7 @@ public final class LanguageModel implements AutoCloseable {
     /** Refuses models whose text nothing here can read. */
     TextCodec codec() {
         if (codec != null) return codec;
-        throw new UserException("The model has no tokenizer.json and its " + config.vocabSize()
+        throw new UserException(withoutTokenizer + " and its " + config.vocabSize()
                 + " words are not the 256 bytes: give token ids.");
     }
 

@@ -2,6 +2,7 @@ package dev.fathom.examples;
 
 import java.util.List;
 import java.util.Locale;
+import java.util.regex.Pattern;
 
 import dev.fathom.Part;
 
@@ -22,6 +23,14 @@ record Linear(Part part, String name, int out, int in) {
                 new Linear(Part.GATE, "mlp.gate_proj", inner, hidden),
                 new Linear(Part.UP, "mlp.up_proj", inner, hidden),
                 new Linear(Part.DOWN, "mlp.down_proj", hidden, inner));
+    }
+
+    private static final Pattern WEIGHT =
+            Pattern.compile("model\\.layers\\..*\\.(self_attn\\.[qkvo]|mlp\\.(gate|up|down))_proj\\.weight");
+
+    /** Whether a tensor of that name is the weight of a layer's linear. */
+    static boolean isWeight(String name) {
+        return WEIGHT.matcher(name).matches();
     }
 
     /** How the command line calls the part. */

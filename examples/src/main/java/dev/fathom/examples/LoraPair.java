@@ -13,8 +13,9 @@ import dev.fathom.DType;
  * @param name     the linear's, with the prefix of its unrolled layer
  * @param original W of that layer
  * @param shared   W' that takes its place, as it is stored: the pair makes up for its rounding too
+ * @param type     in which the pair is stored
  */
-record LoraPair(String name, Linear linear, Tensor original, SharedWeight shared, int rank) {
+record LoraPair(String name, Linear linear, Tensor original, SharedWeight shared, int rank, DType type) {
     private static final int PIECE = 1 << 16;
 
     String nameOfA() {
@@ -26,7 +27,6 @@ record LoraPair(String name, Linear linear, Tensor original, SharedWeight shared
     }
 
     List<SafetensorsWriter.Entry> entries(String prefix) {
-        DType type = shared.type();
         return List.of(new SafetensorsWriter.Entry(prefix + nameOfA(), type, rank, linear.in()),
                 new SafetensorsWriter.Entry(prefix + nameOfB(), type, linear.out(), rank));
     }

@@ -63,7 +63,7 @@ record ModelConfig(int hiddenSize, int intermediateSize, int layers, int heads, 
     }
 
     static ModelConfig parse(JsonNode root) {
-        ConfigReader json = new ConfigReader(root, "");
+        ConfigReader json = new ConfigReader(root, "config.json: ");
         json.oneOf("model_type", "llama", "llama", "mistral", "qwen2");
         int hidden = json.integer("hidden_size", 1 << 20);
         int heads = json.integer("num_attention_heads", 1 << 16);

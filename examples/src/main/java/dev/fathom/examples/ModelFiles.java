@@ -5,8 +5,8 @@ import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 
-/** The files of a model: a directory, or resources on the class path. */
-sealed interface ModelFiles {
+/** The files of a model: a directory, resources on the class path, or what a GGUF file says in their place. */
+sealed interface ModelFiles permits ModelFiles.Directory, ModelFiles.Resources, GgufModel {
     /** Contents of a file, to be closed; null if there is none of that name. */
     Contents open(String name);
 
@@ -20,8 +20,20 @@ sealed interface ModelFiles {
         }
     }
 
+    /** Why {@code tokenizer.json} is not there, if it is not. */
+    default String withoutTokenizer() {
+        return "The model has no tokenizer.json";
+    }
+
+    /** A directory, or a GGUF file. */
+    static ModelFiles of(Path path) {
+        return Files.isRegularFile(path) ? GgufModel.read(path) : directory(path);
+    }
+
     static ModelFiles directory(Path directory) {
-        if (!Files.isDirectory(directory)) throw new UserException(directory + " is not a directory with a model.");
+        if (!Files.isDirectory(directory)) {
+            throw new UserException(directory + " is not a directory with a model, nor a GGUF file.");
+        }
         return new Directory(directory);
     }
 

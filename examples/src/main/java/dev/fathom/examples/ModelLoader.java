@@ -13,6 +13,7 @@ import dev.fathom.DType;
 import dev.fathom.EmbedShape;
 import dev.fathom.HeadShape;
 import dev.fathom.Kind;
+import dev.fathom.LinearShape;
 import dev.fathom.NormKind;
 import dev.fathom.Part;
 import dev.fathom.RopeStyle;
@@ -28,17 +29,17 @@ final class ModelLoader {
     private final Context context;
     private final ModelConfig config;
     private final Checkpoint checkpoint;
-    private final DType weightType;
+    private final WeightTypes types;
     private final boolean propagates;
     private final Packing packing;
     private final LayerTensors tensors;
 
-    private ModelLoader(Context context, ModelConfig config, Checkpoint checkpoint, DType weightType,
+    private ModelLoader(Context context, ModelConfig config, Checkpoint checkpoint, WeightTypes types,
             boolean propagates) {
         this.context = context;
         this.config = config;
         this.checkpoint = checkpoint;
-        this.weightType = weightType;
+        this.types = types;
         this.propagates = propagates;
         packing = new Packing(context);
         tensors = new LayerTensors(config, checkpoint);
@@ -48,12 +49,12 @@ final class ModelLoader {
     record Loaded(DepthModel model, ExitHeads exits) {}
 
     /**
-     * Weights of {@code weightType} that live as long as the context. {@code propagates}: with a second copy of the key
+     * Weights of those types that live as long as the context. {@code propagates}: with a second copy of the key
      * and value weights, for exits that propagate their states.
      */
-    static Loaded load(Context context, ModelConfig config, Checkpoint checkpoint, DType weightType,
+    static Loaded load(Context context, ModelConfig config, Checkpoint checkpoint, WeightTypes types,
             boolean propagates, Consumer<String> warnings) {
-        ModelLoader loader = new ModelLoader(context, config, checkpoint, weightType, propagates);
+        ModelLoader loader = new ModelLoader(context, config, checkpoint, types, propagates);
         Loaded loaded = loader.load();
         Set<String> untied = loader.tensors.untied();
         if (!untied.isEmpty()) {
@@ -66,9 +67,10 @@ final class ModelLoader {
     private Loaded load() {
         int hidden = config.hiddenSize();
         int words = config.vocabSize();
-        HeadShape head = new HeadShape(hidden, words, weightType, NormKind.RMS, config.normEps());
+        DType tableType = config.tiedEmbeddings() ? types.head() : types.table();
+        HeadShape head = new HeadShape(hidden, words, types.head(), NormKind.RMS, config.normEps());
         Tensor embedding = checkpoint.get("model.embed_tokens.weight", words, hidden);
-        Buffer table = packing.linear(head.weights(), embedding);
+        Buffer table = packing.linear(new LinearShape(hidden, words, tableType), embedding);
         Buffer headWeights = table;
         if (config.tiedEmbeddings()) {
             tensors.compare(checkpoint.find("lm_head.weight", words, hidden), embedding);
@@ -82,7 +84,7 @@ final class ModelLoader {
         ExitHeads exits = ExitHeads.load(packing, hidden, checkpoint, StagePlan.exits(plans, config.exits()));
         Buffer gain = packing.vector(checkpoint.get("model.norm.weight", hidden));
         checkpoint.requireAllRead();
-        return new Loaded(new DepthModel(new EmbedShape(words, hidden, weightType, true, 1), table, stages,
+        return new Loaded(new DepthModel(new EmbedShape(words, hidden, tableType, true, 1), table, stages,
                 new Head(head, gain, null, headWeights)), exits);
     }
 
@@ -109,7 +111,7 @@ final class ModelLoader {
         BlockShape.Builder builder = BlockShape
                 .builder(plan.layers(), config.hiddenSize(), config.intermediateSize(), config.heads())
                 .depths(plan.depths()).kvHeads(config.kvHeads()).headDim(config.headDim())
-                .weightType(weightType).kvType(weightType).norm(NormKind.RMS, config.normEps())
+                .weightType(types.layers()).kvType(types.kv()).norm(NormKind.RMS, config.normEps())
                 .normPerDepth(plan.depths() > 1 && !config.recursion().tiedNorms())
                 .activation(config.activation(), true).bias(tensors.hasBias(plan))
                 .rope(RopeStyle.HALF, 2 * config.ropeFrequency().length);

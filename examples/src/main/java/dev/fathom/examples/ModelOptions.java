@@ -9,12 +9,12 @@ import picocli.CommandLine.Option;
 
 /** Options of every command that runs a model. */
 final class ModelOptions {
-    @Option(names = "--model", paramLabel = "DIR",
-            description = "Directory with config.json and model.safetensors (default: the bundled model).")
-    private Path directory;
+    @Option(names = "--model", paramLabel = "PATH", description = "Directory with config.json and model.safetensors, or"
+            + " a GGUF file (default: the bundled model).")
+    private Path model;
 
-    @Option(names = "--dtype", paramLabel = "f32|bf16",
-            description = "Type of weights, K and V (default: bf16 if the checkpoint has 16 bits, else f32).")
+    @Option(names = "--dtype", paramLabel = "f32|bf16|i8|q8_0|q4_0", description = "Type of weights; K and V are f32"
+            + " with f32, else bf16 (default: the model's own; bf16 for f16).")
     private String dtype;
 
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")
@@ -28,8 +28,8 @@ final class ModelOptions {
     EncoderDecoder openEncoderDecoder(ExitOptions exits) {
         checkThreads();
         if (routerThreshold != null) throw new UserException("--router-threshold: encoder-decoders have no routers.");
-        if (directory == null) throw new UserException("--model must name a directory: no encoder-decoder is bundled.");
-        ModelFiles files = ModelFiles.directory(directory);
+        if (model == null) throw new UserException("--model must name a directory: no encoder-decoder is bundled.");
+        ModelFiles files = ModelFiles.of(model);
         return EncoderDecoder.open(files, type(), Context.cpu(threads), exits.layers(), exits.propagates());
     }
 
@@ -40,7 +40,7 @@ final class ModelOptions {
     /** Warnings go to standard error. */
     LanguageModel open(ExitOptions exits) {
         checkThreads();
-        ModelFiles files = directory == null ? ModelFiles.bundled() : ModelFiles.directory(directory);
+        ModelFiles files = model == null ? ModelFiles.bundled() : ModelFiles.of(model);
         LanguageModel opened = LanguageModel.open(files, type(), threads, exits.layers(), exits.propagates(),
                 warning -> Main.say("warning: " + warning));
         if (routerThreshold == null) return opened;
@@ -57,7 +57,10 @@ final class ModelOptions {
         return switch (dtype.toLowerCase(Locale.ROOT)) {
             case "f32" -> DType.F32;
             case "bf16" -> DType.BF16;
-            default -> throw new UserException("--dtype must be f32 or bf16, got " + dtype + ".");
+            case "i8" -> DType.I8;
+            case "q8_0" -> DType.Q8_0;
+            case "q4_0" -> DType.Q4_0;
+            default -> throw new UserException("--dtype must be f32, bf16, i8, q8_0 or q4_0, got " + dtype + ".");
         };
     }
 }

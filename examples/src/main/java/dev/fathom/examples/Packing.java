@@ -45,23 +45,24 @@ final class Packing {
 
     void block(BlockShape shape, int layer, int depth, Part part, Kind kind, float scale, Tensor tensor,
             Buffer weights) {
-        context.blockPack(shape, layer, depth, part, kind, scale, tensor.type(), copy(tensor), weights);
+        Source source = source(tensor, 0, tensor.elements(), part.isLinear() && kind == Kind.WEIGHT);
+        context.blockPack(shape, layer, depth, part, kind, scale, source.type, source.data, weights);
     }
 
     void gate(GateShape shape, int depth, GatePart part, Tensor tensor, Buffer weights) {
-        context.gatePack(shape, depth, part, tensor.type(), copy(tensor), weights);
+        Source source = source(tensor, 0, tensor.elements(), false);
+        context.gatePack(shape, depth, part, source.type, source.data, weights);
     }
 
     Buffer linear(LinearShape shape, Tensor tensor) {
         Buffer packed = allocate("packed " + tensor.name(), context.linearBytes(shape));
-        DType type = tensor.type();
         long rows = shape.weightRows();
-        long rowBytes = (long) shape.inFeatures() * type.bytes();
-        long slice = Math.clamp(SLICE_BYTES / rowBytes, 1, rows);
+        long columns = shape.inFeatures();
+        long slice = Math.clamp(SLICE_BYTES / (columns * Float.BYTES), 1, rows);
         for (long first = 0; first < rows; first += slice) {
             long count = Math.min(slice, rows - first);
-            Buffer source = copy(tensor, first * rowBytes, count * rowBytes);
-            context.linearPack(shape, first, count, type, source, packed);
+            Source source = source(tensor, first * columns, count * columns, true);
+            context.linearPack(shape, first, count, source.type, source.data, packed);
         }
         return packed;
     }
@@ -79,18 +80,29 @@ final class Packing {
         return context.allocate(arena, 4L * values.length).write(values);
     }
 
-    private Buffer copy(Tensor tensor) {
-        return copy(tensor, 0, tensor.bytes());
+    private record Source(DType type, Buffer data) {}
+
+    /**
+     * Elements {@code from .. from + count)} of a tensor, until the next call: as they are stored, but decoded where
+     * blocks are not taken.
+     */
+    private Source source(Tensor tensor, long from, long count, boolean takesBlocks) {
+        DType type = tensor.type();
+        if (type.quantised() && !takesBlocks) {
+            float[] values = new float[Math.toIntExact(count)];
+            tensor.read(from, values, values.length);
+            return new Source(DType.F32, scratch(tensor, Float.BYTES * count).write(values));
+        }
+        Buffer copy = scratch(tensor, Elements.bytes(type, count));
+        tensor.copy(Elements.bytes(type, from), copy.segment());
+        return new Source(type, copy);
     }
 
-    /** Bytes {@code from .. from + bytes)} of a tensor, until the next copy. */
-    private Buffer copy(Tensor tensor, long from, long bytes) {
+    private Buffer scratch(Tensor tensor, long bytes) {
         if (scratch == null || scratch.bytes() < bytes) {
             scratch = null; // may be freed first
             scratch = allocate("a copy of " + tensor.name(), Arena.ofAuto(), bytes);
         }
-        Buffer copy = scratch.slice(0, bytes);
-        tensor.copy(from, copy.segment());
-        return copy;
+        return scratch.slice(0, bytes);
     }
 }

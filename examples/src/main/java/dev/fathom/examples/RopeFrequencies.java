@@ -11,7 +11,7 @@ final class RopeFrequencies {
      */
     static float[] of(double theta, int rotaryDim, JsonNode scaling) {
         String type = scaling.path("rope_type").asText(scaling.path("type").asText("default"));
-        double factor = type.equals("default") ? 1 : number(scaling, "factor");
+        double factor = type.equals("default") || type.equals("factors") ? 1 : number(scaling, "factor");
         float[] frequencies = new float[rotaryDim / 2];
         for (int i = 0; i < frequencies.length; i++) {
             double frequency = Math.pow(theta, -2.0 * i / rotaryDim);
@@ -19,8 +19,9 @@ final class RopeFrequencies {
                 case "default" -> frequency;
                 case "linear" -> frequency / factor;
                 case "llama3" -> llama3(frequency, factor, scaling);
+                case "factors" -> frequency / factor(scaling.path("factors"), i, frequencies.length);
                 default -> throw new UserException("config.json: rope type " + type + " is not supported;"
-                        + " default, linear and llama3 are.");
+                        + " default, linear, llama3 and factors are.");
             };
         }
         return frequencies;
@@ -33,6 +34,15 @@ final class RopeFrequencies {
         double turns = number(scaling, "original_max_position_embeddings") * frequency / (2 * Math.PI);
         double kept = Math.clamp((turns - low) / (high - low), 0.0, 1.0);
         return (1 - kept) * frequency / factor + kept * frequency;
+    }
+
+    /** Of a pair, from a list with one for each. */
+    private static double factor(JsonNode factors, int pair, int pairs) {
+        double factor = factors.path(pair).asDouble(Double.NaN);
+        if (factors.size() != pairs || !(factor > 0) || Double.isInfinite(factor)) {
+            throw new UserException("config.json: rope factors must be " + pairs + " positive numbers.");
+        }
+        return factor;
     }
 
     private static double number(JsonNode scaling, String key) {

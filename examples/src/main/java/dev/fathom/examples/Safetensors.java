@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Comparator;
 import java.util.HashMap;
 import java.util.List;
@@ -17,9 +18,30 @@ import com.fasterxml.jackson.databind.JsonNode;
  * once.
  */
 final class Safetensors {
+    /**
+     * With the name of a quantised tensor behind it: the key of the metadata that has its type. The tensor is stored as
+     * bytes, whose rows are rows of blocks.
+     */
+    static final String BLOCKS = "blocks.";
     private static final int MAX_DIMENSIONS = 8;
 
-    private record Span(long begin, long end, Tensor tensor) {}
+    private record Span(long begin, long end, Tensor tensor) {
+        /** The tensor that is stored as these bytes. */
+        Span ofBlocks(String fileName, String type) {
+            long[] shape = tensor.shape().clone();
+            int last = shape.length - 1;
+            if (type.equals("Q8_0") || type.equals("Q4_0")) {
+                Blocks format = Blocks.valueOf(type);
+                if (tensor.dtype().equals("U8") && last >= 0 && shape[last] % format.bytes == 0) {
+                    shape[last] = shape[last] / format.bytes * format.elements;
+                    return new Span(begin, end, new Tensor(tensor.name(), type, shape, tensor.file(), tensor.offset(),
+                            tensor.bytes()));
+                }
+            }
+            throw new UserException(fileName + ": tensor " + tensor.name() + ", " + tensor.dtype() + " "
+                    + Arrays.toString(tensor.shape()) + ", cannot hold blocks of type " + clip(type) + ".");
+        }
+    }
 
     private Safetensors() {}
 
@@ -38,7 +60,9 @@ final class Safetensors {
         List<Span> spans = new ArrayList<>(header.size());
         for (Map.Entry<String, JsonNode> entry : header.properties()) {
             if (!entry.getKey().equals("__metadata__")) {
-                spans.add(span(fileName, entry.getKey(), entry.getValue(), file, begin));
+                Span span = span(fileName, entry.getKey(), entry.getValue(), file, begin);
+                JsonNode blocks = header.path("__metadata__").path(BLOCKS + entry.getKey());
+                spans.add(blocks.isMissingNode() ? span : span.ofBlocks(fileName, blocks.asText()));
             }
         }
         checkCover(fileName, spans, file.bytes() - begin);

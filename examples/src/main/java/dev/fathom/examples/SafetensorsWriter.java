@@ -36,7 +36,18 @@ final class SafetensorsWriter implements AutoCloseable {
         }
 
         long bytes() {
-            return elements() * type.bytes();
+            return Elements.bytes(type, elements());
+        }
+
+        /** Rows of blocks are rows of bytes. */
+        private long[] storedShape() {
+            long[] stored = shape.clone();
+            if (type.quantised()) stored[stored.length - 1] = Elements.bytes(type, stored[stored.length - 1]);
+            return stored;
+        }
+
+        private int alignment() {
+            return type.quantised() ? 1 : type.bytes();
         }
     }
 
@@ -48,12 +59,18 @@ final class SafetensorsWriter implements AutoCloseable {
 
     SafetensorsWriter(Path file, List<Entry> entries) throws IOException {
         ObjectNode header = JsonNodeFactory.instance.objectNode();
-        header.putObject("__metadata__").put("format", "pt");
+        ObjectNode metadata = header.putObject("__metadata__").put("format", "pt");
         long end = 0;
-        // The widest types first: every tensor then begins at a multiple of its element.
-        for (Entry entry : entries.stream().sorted(Comparator.comparingInt(e -> -e.type.bytes())).toList()) {
-            ObjectNode node = header.putObject(entry.name).put("dtype", entry.type.name());
-            for (long size : entry.shape) node.withArray("shape").add(size);
+        // The widest types first, bytes last: every tensor then begins at a multiple of its element.
+        for (Entry entry : entries.stream().sorted(Comparator.comparingInt(e -> -e.alignment())).toList()) {
+            ObjectNode node = header.putObject(entry.name);
+            if (entry.type.quantised()) {
+                metadata.put(Safetensors.BLOCKS + entry.name, entry.type.name());
+                node.put("dtype", "U8");
+            } else {
+                node.put("dtype", entry.type.name());
+            }
+            for (long size : entry.storedShape()) node.withArray("shape").add(size);
             node.putArray("data_offsets").add(end).add(end + entry.bytes());
             if (places.put(entry.name, new Place(entry, end)) != null) {
                 throw new IllegalArgumentException("tensor " + entry.name + " is there twice");
@@ -79,19 +96,24 @@ final class SafetensorsWriter implements AutoCloseable {
     void write(String name, long from, float[] values, int count) throws IOException {
         Place place = places.get(name);
         DType type = place.entry.type;
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment bytes = arena.allocate(Elements.bytes(type, count));
+            Elements.encode(type, values, count, bytes);
+            requireFinite(name, type, from, bytes, count);
+            write(bytes.asByteBuffer(), place.offset + Elements.bytes(type, from));
+            missing.addAndGet(-bytes.byteSize());
+        }
+    }
+
+    private static void requireFinite(String name, DType type, long from, MemorySegment bytes, int count) {
+        float[] stored = new float[count];
+        Elements.decode(type, bytes, stored, 0, count);
         for (int i = 0; i < count; i++) {
-            float stored = Elements.round(type, values[i]);
-            if (!Float.isFinite(stored)) {
-                throw new UserException("Element " + (from + i) + " of tensor " + name + " is " + stored + " as " + type
-                        + ", expected a finite number.");
+            if (!Float.isFinite(stored[i])) {
+                throw new UserException("Element " + (from + i) + " of tensor " + name + " is " + stored[i] + " as "
+                        + type + ", expected a finite number.");
             }
         }
-        try (Arena arena = Arena.ofConfined()) {
-            MemorySegment bytes = arena.allocate((long) count * type.bytes());
-            Elements.encode(type, values, count, bytes);
-            write(bytes.asByteBuffer(), place.offset + from * type.bytes());
-        }
-        missing.addAndGet(-(long) count * type.bytes());
     }
 
     /** The whole tensor. */

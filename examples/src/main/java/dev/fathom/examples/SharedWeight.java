@@ -9,13 +9,8 @@ import dev.fathom.DType;
  *
  * @param count what the sum is divided by: more than there are tensors if some of the originals have none, that is,
  *              zeros (biases)
- * @param type  null: that of the first tensor
  */
 record SharedWeight(List<Tensor> tensors, int count, DType type) {
-    SharedWeight {
-        if (type == null) type = tensors.getFirst().type();
-    }
-
     long[] shape() {
         return tensors.getFirst().shape();
     }
@@ -24,7 +19,7 @@ record SharedWeight(List<Tensor> tensors, int count, DType type) {
         return tensors.getFirst().elements();
     }
 
-    /** Elements {@code from .. from + n)} as they are stored, into the first of {@code values}. */
+    /** Elements {@code from .. from + n)} as they are stored, into the first of {@code values}; whole blocks. */
     void read(long from, float[] values, int n) {
         if (tensors.size() == 1 && count == 1) {
             tensors.getFirst().read(from, values, n);
@@ -36,6 +31,6 @@ record SharedWeight(List<Tensor> tensors, int count, DType type) {
             }
             for (int i = 0; i < n; i++) values[i] = (float) (sum[i] / count);
         }
-        for (int i = 0; i < n; i++) values[i] = Elements.round(type, values[i]);
+        Elements.round(type, values, n);
     }
 }

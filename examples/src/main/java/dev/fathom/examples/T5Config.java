@@ -23,7 +23,7 @@ record T5Config(int hiddenSize, int intermediateSize, int headDim, int heads, in
     }
 
     static T5Config parse(JsonNode root) {
-        ConfigReader json = new ConfigReader(root, "");
+        ConfigReader json = new ConfigReader(root, "config.json: ");
         boolean local = json.text("model_type", "").equals("longt5");
         if (local) json.oneOf("encoder_attention_type", "local", "local");
         int headDim = json.integer("d_kv", 256);

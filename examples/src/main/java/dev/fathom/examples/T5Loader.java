@@ -37,30 +37,30 @@ final class T5Loader {
     private final Context context;
     private final T5Config config;
     private final Checkpoint checkpoint;
-    private final DType type;
+    private final WeightTypes types;
     private final boolean propagates;
     private final Packing packing;
 
-    private T5Loader(Context context, T5Config config, Checkpoint checkpoint, DType type, boolean propagates) {
+    private T5Loader(Context context, T5Config config, Checkpoint checkpoint, WeightTypes types, boolean propagates) {
         this.context = context;
         this.config = config;
         this.checkpoint = checkpoint;
-        this.type = type;
+        this.types = types;
         this.propagates = propagates;
         packing = new Packing(context);
     }
 
     /** As {@link ModelLoader#load}. */
-    static ModelLoader.Loaded load(Context context, T5Config config, Checkpoint checkpoint, DType type,
+    static ModelLoader.Loaded load(Context context, T5Config config, Checkpoint checkpoint, WeightTypes types,
             boolean propagates) {
-        return new T5Loader(context, config, checkpoint, type, propagates).load();
+        return new T5Loader(context, config, checkpoint, types, propagates).load();
     }
 
     private ModelLoader.Loaded load() {
         int hidden = config.hiddenSize();
         int words = config.vocabSize();
         float scale = config.tiedEmbeddings() ? (float) (1 / Math.sqrt(hidden)) : 1;
-        HeadShape head = new HeadShape(hidden, words, type, NormKind.RMS, config.normEps(), scale, 0, 0);
+        HeadShape head = new HeadShape(hidden, words, types.head(), NormKind.RMS, config.normEps(), scale, 0, 0);
         Buffer table = packing.linear(head.weights(), checkpoint.get("shared.weight", words, hidden));
         for (String copy : List.of("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")) {
             checkpoint.find(copy, words, hidden); // the shared table again
@@ -69,7 +69,7 @@ final class T5Loader {
         if (own == null) checkpoint.find("lm_head.weight", words, hidden);
         Buffer headWeights = own == null ? table : packing.linear(head.weights(), own);
 
-        EmbedShape embedding = new EmbedShape(words, hidden, type, true, 1);
+        EmbedShape embedding = new EmbedShape(words, hidden, types.head(), true, 1);
         Encoder encoder = new Encoder(embedding, table, List.of(stage(new Stack("encoder", 0, config.encoderLayers()))),
                 new NormShape(NormKind.RMS, hidden, 1, config.normEps()),
                 packing.vector(checkpoint.get("encoder.final_layer_norm.weight", hidden)), null, config.localRadius());
@@ -112,8 +112,9 @@ final class T5Loader {
         RelativeBuckets relative = new RelativeBuckets(!stack.isDecoder(), config.buckets(), config.mostDistance());
         BlockShape shape = BlockShape
                 .builder(stack.end - stack.begin, config.hiddenSize(), config.intermediateSize(), config.heads())
-                .headDim(config.headDim()).weightType(type).kvType(type).norm(NormKind.RMS, config.normEps())
-                .rope(RopeStyle.NONE).attentionScale(1).activation(config.activation(), config.gated())
+                .headDim(config.headDim()).weightType(types.layers()).kvType(types.kv())
+                .norm(NormKind.RMS, config.normEps()).rope(RopeStyle.NONE).attentionScale(1)
+                .activation(config.activation(), config.gated())
                 .cross(stack.isDecoder()).relativeBias(relative.width(), relative.center()).build();
         Buffer weights = packing.allocate("the weights of the " + stack.name, context.blockBytes(shape));
         for (int layer = 0; layer < shape.layers(); layer++) {
@@ -167,8 +168,8 @@ final class T5Loader {
     private KvProjection projection(Stack stack, BlockShape shape, String attention, boolean normed) {
         int hidden = config.hiddenSize();
         int inner = config.heads() * config.headDim();
-        BackfillShape backfill = new BackfillShape(hidden, 1, type, normed ? NormKind.RMS : null, RopeStyle.NONE, 0,
-                normed ? config.normEps() : 0);
+        BackfillShape backfill = new BackfillShape(hidden, 1, types.layers(), normed ? NormKind.RMS : null,
+                RopeStyle.NONE, 0, normed ? config.normEps() : 0);
         KvShape kv = shape.kv(KvCache.PAGE);
         Buffer packed = packing.allocate("the projections of the " + stack.name, context.backfillBytes(backfill, kv));
         for (int layer = 0; layer < shape.layers(); layer++) {

@@ -9,13 +9,17 @@ import dev.fathom.DType;
 record Tensor(String name, String dtype, long[] shape, Contents file, long offset, long bytes) {
     private static final int PIECE = 1 << 16;
 
-    /** The element type, if it is one that weights can have. */
+    /** The type that its bytes are read as, if it is one that weights can have. */
     DType type() {
         return switch (dtype) {
             case "F32" -> DType.F32;
             case "BF16" -> DType.BF16;
             case "F16" -> DType.F16;
-            default -> throw new UserException(name + " is of type " + dtype + ", expected F32, BF16 or F16.");
+            case "Q8_0" -> DType.Q8_0;
+            case "Q4_0" -> DType.Q4_0;
+            case "Q4_1", "Q6_K" -> DType.F32; // see DecodedBlocks
+            default -> throw new UserException(name + " is of type " + dtype
+                    + ", expected F32, BF16, F16, Q8_0 or Q4_0.");
         };
     }
 
@@ -37,7 +41,7 @@ record Tensor(String name, String dtype, long[] shape, Contents file, long offse
     }
 
     long elements() {
-        return bytes / type().bytes();
+        return bytes / type().bytes() * type().blockSize();
     }
 
     /** Fills {@code to} with the bytes from {@code from} on. */
@@ -45,13 +49,13 @@ record Tensor(String name, String dtype, long[] shape, Contents file, long offse
         file.read(offset + from, to);
     }
 
-    /** Elements {@code from .. from + count)} into the first of {@code values}. */
+    /** Elements {@code from .. from + count)} into the first of {@code values}; whole blocks. */
     void read(long from, float[] values, int count) {
         DType type = type();
-        MemorySegment scratch = MemorySegment.ofArray(new byte[Math.min(PIECE, count) * type.bytes()]);
+        MemorySegment scratch = MemorySegment.ofArray(new byte[(int) Elements.bytes(type, Math.min(PIECE, count))]);
         for (int at = 0; at < count; at += PIECE) {
             int some = Math.min(PIECE, count - at);
-            copy((from + at) * type.bytes(), scratch.asSlice(0, (long) some * type.bytes()));
+            copy(Elements.bytes(type, from + at), scratch.asSlice(0, Elements.bytes(type, some)));
             Elements.decode(type, scratch, values, at, some);
         }
     }
