@@ -5,22 +5,18 @@
 
 namespace {
 
-struct Model {
-  const char* name;
-  int32_t heads, kv_heads, head_dim;
-};
-constexpr Model kModels[] = {{"SmolLM-360M", 15, 5, 64}, {"TinyLlama", 32, 4, 64}, {"Gemma-2B", 8, 1, 256}};
 constexpr bench::Type kTypes[] = {{FTH_F32, "f32"}, {FTH_BF16, "bf16"}, {FTH_I8, "i8"}};
-constexpr Model kT5Large = {"T5-large", 16, 16, 64};
+constexpr bench::Model kT5Large = {"T5-large", 1024, 16, 16, 64, 4096};
 
-// How rows see their list: whole prefixes, scattered entries, a speculation tree over the last items, a relative bias by
-// item or by the entries' positions, a dense bias.
+// How rows see their list: whole prefixes, scattered entries, a speculation tree over the last items, a relative bias
+// by item or by the entries' positions, a dense bias.
 enum Kind { kPlain, kScattered, kTree, kRelative, kPositions, kDense };
-constexpr const char* kNames[] = {"", " scattered", " tree", " relative bias", " relative bias by position", " dense bias"};
+constexpr const char* kNames[] = {"",           " scattered", " tree", " relative bias", " relative bias by position",
+                                  " dense bias"};
 
 // `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
 // causally. The pool holds enough layers for every call to read K,V from memory.
-void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m,
+void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const bench::Model& m,
              const bench::Type& type, int64_t sequences, int64_t rows, int64_t context, Kind kind) {
   const char* operation = rows == 1 ? "decode" : "prefill";
   char what[64];
@@ -54,8 +50,14 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   double seen = 0;
   for (int64_t i = 0; i < count; i++) {
     const int32_t visible = int32_t(context - rows + i % rows + 1);
-    row[i] = {i / rows * context, ~uint64_t(0), visible, 0, kind == kPositions ? position[visible - 1] : visible - 1,
-              0, -1, 0};
+    row[i] = {i / rows * context,
+              ~uint64_t(0),
+              visible,
+              0,
+              kind == kPositions ? position[visible - 1] : visible - 1,
+              0,
+              -1,
+              0};
     if (kind == kTree) row[i].tree = ~uint64_t(0) << i % rows | (uint64_t(i * 0x9E3779B97F4A7C15) | 1);
     seen += row[i].visible;
   }
@@ -79,16 +81,16 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   // Probabilities are no int8, so that int8 K,V compute at bf16's peak at best.
   const double flops = 4.0 * seen * m.heads * m.head_dim,
                compute = flops / (type.code == FTH_F32 ? limits.f32 : limits.bf16);
-  bench::report({operation, what, ctx->info.workers, flops, double(layer),
-                 compute > reads.median() ? compute : reads.median()},
-                samples);
+  bench::report(
+      {operation, what, ctx->info.workers, flops, double(layer), compute > reads.median() ? compute : reads.median()},
+      samples);
 }
 
 }  // namespace
 
 BENCH(attention) {
   for (const bench::Type& type : kTypes)
-    for (const Model& model : kModels) {
+    for (const bench::Model& model : bench::kModels) {
       for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, kPlain);
       for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, kPlain);
       measure(ctx, options, limits, model, type, 4, 1, 2048, kScattered);

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "../models.h"
 #include "context.h"
 
 namespace bench {
@@ -16,14 +17,6 @@ struct Options {
   const char* only[8] = {};
   bool wants(const char* what) const;
 };
-
-// What weights may be stored as.
-struct Type {
-  int32_t code;
-  const char* name;
-};
-constexpr Type kTypes[] = {
-    {FTH_F32, "f32"}, {FTH_BF16, "bf16"}, {FTH_I8, "i8"}, {FTH_Q8_0, "q8_0"}, {FTH_Q4_0, "q4_0"}};
 
 // Zeroed, huge pages; ends the process if there is no memory.
 class Memory {

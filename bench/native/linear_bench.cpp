@@ -4,21 +4,9 @@
 
 namespace {
 
-struct Model {
-  const char* name;
-  int32_t hidden, heads, kv_heads, head_dim, inner;
-};
-// The first three are the sizes of Mixture-of-Recursions.
-constexpr Model kModels[] = {{"SmolLM-135M", 576, 9, 3, 64, 1536},
-                             {"SmolLM-360M", 960, 15, 5, 64, 2560},
-                             {"SmolLM-1.7B", 2048, 32, 32, 64, 8192},
-                             {"TinyLlama", 2048, 32, 4, 64, 5632},
-                             {"Gemma-2B", 2048, 8, 1, 256, 16384}};
-constexpr const char* kProducts[] = {"q,k,v", "o", "gate,up", "down"};
-constexpr int kProductCount = 4;
 constexpr int64_t kRows[] = {1, 2, 4, 8, 16, 64, 128, 512}, kMostRows = 512;
 
-fth_linear_shape product(const Model& m, int32_t type, int which) {
+fth_linear_shape product(const bench::Model& m, int32_t type, int which) {
   const int32_t heads = m.heads * m.head_dim, kv = 2 * m.kv_heads * m.head_dim;
   switch (which) {
     case 0: return {m.hidden, heads + kv, type, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
@@ -32,7 +20,7 @@ fth_linear_shape product(const Model& m, int32_t type, int which) {
 class Products {
  public:
   // False if this library has no weights of the type.
-  bool prepare(fth_context* ctx, const Model& m, int32_t type, int first, int last) {
+  bool prepare(fth_context* ctx, const bench::Model& m, int32_t type, int first, int last) {
     for (int i = first; i <= last; i++) {
       Part& part = parts_[count_];
       part.shape = product(m, type, i);
@@ -60,7 +48,7 @@ class Products {
     fth_linear_shape shape;
     int64_t bytes;
   };
-  Part parts_[kProductCount];
+  Part parts_[bench::kProductCount];
   int count_ = 0;
   int64_t bytes_ = 0;
   double multiplications_ = 0;
@@ -87,7 +75,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
 }
 
 // All lines of one case, at every number of rows.
-void measure_case(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m,
+void measure_case(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const bench::Model& m,
                   const bench::Type& type, const char* name, int first, int last) {
   constexpr int kLines = 2 * sizeof kRows / sizeof *kRows;
   char what[kLines][64];
@@ -99,8 +87,7 @@ void measure_case(fth_context* ctx, const bench::Options& options, const bench::
   }
   Products products;
   if (!wanted || !products.prepare(ctx, m, type.code, first, last)) return;
-  constexpr int64_t kStream = int64_t(300) << 20;  // far more than a last-level cache
-  const int64_t copies = kStream / products.bytes() + 1 + (products.bytes() > kStream);
+  const int64_t copies = bench::kStream / products.bytes() + 1 + (products.bytes() > bench::kStream);
   bench::Memory weights(copies * products.bytes()), x(kMostRows * m.inner * 4), y(kMostRows * m.inner * 4);
   weights.fill();
   x.fill();
@@ -112,9 +99,10 @@ void measure_case(fth_context* ctx, const bench::Options& options, const bench::
 }  // namespace
 
 BENCH(linear) {
-  for (const Model& m : kModels)
+  for (const bench::Model& m : bench::kModels)
     for (const bench::Type& type : bench::kTypes) {
-      measure_case(ctx, options, limits, m, type, "block", 0, kProductCount - 1);
-      for (int i = 0; i < kProductCount; i++) measure_case(ctx, options, limits, m, type, kProducts[i], i, i);
+      measure_case(ctx, options, limits, m, type, "block", 0, bench::kProductCount - 1);
+      for (int i = 0; i < bench::kProductCount; i++)
+        measure_case(ctx, options, limits, m, type, bench::kProducts[i], i, i);
     }
 }
