@@ -29,13 +29,16 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Until all threads of the process sleep; those of some libraries spin for long after a call.
+// Until no other thread of the process runs; those of some libraries spin for long after a call. The caller does not
+// sleep meanwhile: a core that has slept is slow for milliseconds, on virtual machines above all.
 void settle() {
-  constexpr int kTries = 400;
-  for (int i = 0; i < kTries; i++) {
-    const double cpu = clock_seconds(CLOCK_PROCESS_CPUTIME_ID), start = now();
-    usleep(200);
-    if (clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu < 0.2 * (now() - start)) return;
+  constexpr double kMost = 0.1, kWindow = 50e-6;
+  const auto others = [] { return clock_seconds(CLOCK_PROCESS_CPUTIME_ID) - clock_seconds(CLOCK_THREAD_CPUTIME_ID); };
+  for (const double give_up = now() + kMost; now() < give_up;) {
+    const double cpu = others(), start = now();
+    while (now() - start < kWindow) {
+    }
+    if (others() - cpu < 0.2 * kWindow) return;
   }
   static bool said = false;
   if (!said) fprintf(stderr, "threads spin on after a call: the figures of the other side suffer\n");
