@@ -1,38 +1,8 @@
-#include "../simd/avx2.h"
-
-#include "panels.h"
+#include "avx2.h"
+#include "codes.h"
 
 namespace fth::linear::avx2 {
 namespace {
-
-struct Vector {
-  using F = __m256;
-  static constexpr int64_t kLanes = 8;
-  static F load(const float* p, int64_t n) {  // the rest is 0
-    return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, lanes8(n));
-  }
-  static void store(float* p, int64_t n, F v) {
-    if (n >= 8) _mm256_storeu_ps(p, v);
-    else _mm256_maskstore_ps(p, lanes8(n), v);
-  }
-  static void store_bf16(uint16_t* p, int64_t n, F v) {
-    alignas(16) uint16_t eight[8];
-    _mm_store_si128(reinterpret_cast<__m128i*>(eight), bf16_of_8(v));
-    memcpy(p, eight, size_t(n < 8 ? n : 8) * 2);
-  }
-  static F set(float x) { return _mm256_set1_ps(x); }
-  static F add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F div(F a, F b) { return _mm256_div_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), a); }
-  static F exp(F a) { return exp8(a); }
-  static F select_below(F z, float limit, F below, F otherwise) {
-    return _mm256_blendv_ps(otherwise, below, _mm256_cmp_ps(z, set(limit), _CMP_LT_OQ));
-  }
-};
 
 inline __m256 load_step(const char* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
 inline __m256 broadcast_step(const char* p) {
@@ -142,13 +112,35 @@ struct Tile {
   }
 };
 
+// Products of unsigned and signed bytes are added in pairs, in 16 bits: with weights and codes within +-128 and +-127
+// no pair is beyond them, once the weights' signs are moved to the codes.
+struct Integers : IntegersBase {
+  struct Weights {
+    V size, sign;
+  };
+  template <int kOffsetBits>
+  static V offset(int32_t minus_sum) {
+    return kOffsetBits == 7 ? _mm256_setzero_si256() : _mm256_slli_epi32(_mm256_set1_epi32(minus_sum), kOffsetBits);
+  }
+  template <int kOffsetBits>
+  static Weights weights(V stored) {
+    if (kOffsetBits != 7) return {stored, _mm256_set1_epi8(1)};
+    const V w = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
+    return {_mm256_abs_epi8(w), w};
+  }
+  static void dot(V& sum, const Weights& w, V codes) {
+    const V pairs = _mm256_maddubs_epi16(w.size, _mm256_sign_epi8(codes, w.sign));
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+};
+
 }  // namespace
 
 void panels_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels_of_f32<Vector, Tile<F32>>(a, panel_begin, panel_end, row_begin, row_end);
+  panels<Vector, Steps<Tile<F32>, 1>>(a, panel_begin, panel_end, row_begin, row_end);
 }
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels_of_bf16<Vector, Tile<Bf16>>(a, panel_begin, panel_end, row_begin, row_end);
+  panels<Vector, Steps<Tile<Bf16>, 2>>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin, int64_t end) {
@@ -157,6 +149,44 @@ void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_s
       Vector::store_bf16(y + row * y_stride + i, k - i, Vector::load(x + row * x_stride + i, k - i));
     if (k % 2 != 0) y[row * y_stride + k] = 0;
   }
+}
+
+void panels_i8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Vector, CodesPanel<Integers, I8>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_q8_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Vector, CodesPanel<Integers, Q8>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_q4_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Vector, CodesPanel<Integers, Q4>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+
+void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
+  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
+  for (int64_t row = begin; row < end; row++)
+    for (int64_t b = 0; b < blocks; b++) {
+      const float* from = x + row * k + b * Codes::kSize;
+      const int64_t count = k - b * Codes::kSize;  // all from Codes::kSize on
+      Codes& to = y[row * blocks + b];
+      __m256i most = _mm256_setzero_si256();  // |x| as integers: NaN is above infinity
+      for (int64_t i = 0; i < Codes::kSize && i < count; i += 8)
+        most = _mm256_max_epi32(most, _mm256_castps_si256(Vector::abs(Vector::load(from + i, count - i))));
+      alignas(32) int32_t each[8];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(each), most);
+      const float inverse = begin_codes(to, largest_of(each, 8));
+      for (int64_t g = 0; g < kGroups; g++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (int64_t i = g * kGroup; i < (g + 1) * kGroup; i += 8) {
+          const __m256 v = i < count ? Vector::load(from + i, count - i) : _mm256_setzero_ps();
+          const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse)));
+          sum = _mm256_add_epi32(sum, code);
+          const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+          _mm_storel_epi64(reinterpret_cast<__m128i*>(to.code + i), _mm_packs_epi16(words, words));
+        }
+        _mm256_store_si256(reinterpret_cast<__m256i*>(each), sum);
+        to.minus_sum[g] = minus_sum_of(each, 8);
+      }
+    }
 }
 
 }  // namespace fth::linear::avx2

@@ -12,7 +12,7 @@ struct Dot {
 }  // namespace
 
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels_of_bf16<Vector, Tile<Dot>>(a, panel_begin, panel_end, row_begin, row_end);
+  panels<Vector, Steps<Tile<Dot>, 2>>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 }  // namespace fth::linear::avx512bf16

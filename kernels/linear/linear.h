@@ -2,11 +2,20 @@
 //
 // Packed weights are panels of 64 output features, each one stream in the order in which a product reads it:
 //   f32   [panel][k][64]            bf16  [panel][k' / 2][64][2],  k' = k rounded up to even; padding is zero.
+// The quantised types have k' = k rounded up to 32 and are stored unsigned, w + 128 or w + 8:
+//   i8    [panel]{[k' / 4][64][4], fp32 scales [64]}
+//   q8_0  [panel][k' / 32]{fp16 scales [64], [8][64][4]}
+//   q4_0  [panel][k' / 32]{fp16 scales [64], [4][64][4]}, the low nibbles of 4 bytes hold k .. k + 3, the high ones
+//         k + 4 .. k + 7.
 // With glu the panels alternate: the gate's features 64p .. 64p+63, then the values' features 64p .. 64p+63.
 //
 // Every output is one chain of fp32 fused multiply-adds over k = 0, 1, 2, ... (pairs of k with the bf16 dot
 // instruction), started at zero. Tiles, panels and blocks of k only decide when a chain advances, so a row's bits do
-// not depend on them.
+// not depend on them. With quantised weights a link of the chain is 128 neighbouring k, of which x is quantised
+// together (see Codes): z = fma(x scale, t, z), where t is
+//   i8         the integer dot product; z is multiplied by the feature's scale at the end
+//   q8_0 q4_0  a chain over groups of 32, started at zero: t = fma(integer dot product, w scale, t).
+// All targets give the same bits.
 #pragma once
 #include <cstdint>
 
@@ -15,15 +24,43 @@
 namespace fth::linear {
 
 constexpr int64_t kPanel = 64;  // output features per panel
+constexpr int64_t kGroup = 32;  // k that share a scale in Q8_0 and Q4_0
+
+namespace {
+
+// Bytes of a panel of k input features.
+constexpr int64_t panel_bytes(int32_t type, int64_t k) {
+  const int64_t groups = (k + kGroup - 1) / kGroup;
+  switch (type) {
+    case FTH_F32: return k * kPanel * 4;
+    case FTH_BF16: return (k + 1) / 2 * kPanel * 4;
+    case FTH_I8: return groups * kGroup * kPanel + kPanel * 4;
+    case FTH_Q8_0: return groups * kPanel * (2 + kGroup);
+    default: return groups * kPanel * (2 + kGroup / 2);
+  }
+}
+
+}  // namespace
+
+// Neighbouring k of a row of x in 8-bit integers: x ~ scale * code, scale = max|x| / 127, rounded to nearest even; the
+// largest |x| below 2^-100 count as zero. Codes behind the row's end are zero. A NaN or infinite x makes the scale so.
+struct Codes {
+  static constexpr int64_t kSize = 128;
+  int8_t code[kSize];
+  float scale;
+  int32_t minus_sum[kSize / kGroup];  // of each group's codes, negated: takes the weights' offset out
+  int32_t unused[3];
+};
+constexpr int64_t kGroups = Codes::kSize / kGroup;
 
 struct Args {
-  const void* weight;   // packed, f32 or bf16
+  const void* weight;   // packed
   int64_t k;            // input features
   int64_t n;            // output features
   bool glu;             // 2n features: act(z_gate) * z_value
   int32_t activation;   // FTH_IDENTITY ...
-  const void* x;        // of the weights' type; a bf16 row of odd k has a zero behind it
-  int64_t x_stride;     // elements from row to row, as all strides; even for bf16
+  const void* x;        // rows of fp32, of bf16 (of odd k: a zero behind it), for quantised weights of Codes
+  int64_t x_bytes;      // from row to row of x; all other strides are in elements
   const int32_t* rows;  // the rows to work on, of x and of everything below; null: 0, 1, 2, ...
   int64_t count;        // how many
   const float* bias;    // [n], glu: [2][n]; or null
@@ -43,22 +80,33 @@ using Panels = void(const Args&, int64_t panel_begin, int64_t panel_end, int64_t
 // Rows [begin, end) of x, [.., k], rounded to bf16; odd k: a zero is written behind the row.
 using Round = void(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin,
                    int64_t end);
+// Rows [begin, end) of x, [.., k], in codes, [.., ceil(k / Codes::kSize)].
+using Quantise = void(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end);
 
 // Rows that a kernel takes over a panel together: so many share the L2 cache with a block of it.
 constexpr int64_t kRowChunk = 96;
 
 namespace scalar {
-Panels panels_f32, panels_bf16;
+Panels panels_f32, panels_bf16, panels_i8, panels_q8_0, panels_q4_0;
 Round round;
+Quantise quantise;
 }  // namespace scalar
 namespace avx2 {
-Panels panels_f32, panels_bf16;
+Panels panels_f32, panels_bf16, panels_i8, panels_q8_0, panels_q4_0;
 Round round;
+Quantise quantise;
 }  // namespace avx2
+namespace avx2vnni {
+Panels panels_i8, panels_q8_0, panels_q4_0;
+}  // namespace avx2vnni
 namespace avx512 {
 Panels panels_f32, panels_bf16;
 Round round;
+Quantise quantise;
 }  // namespace avx512
+namespace avx512vnni {
+Panels panels_i8, panels_q8_0, panels_q4_0;
+}  // namespace avx512vnni
 namespace avx512bf16 {
 Panels panels_bf16;
 }  // namespace avx512bf16

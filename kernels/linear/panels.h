@@ -1,7 +1,8 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
 //   V   vectors of a target: see Vector in avx2.h and avx512.h
 //   T   its register tile: T::run advances the chains of up to T::kRows rows over a block of T::kBlockSteps of a panel
-// Both weight types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
+// Both float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel. The
+// quantised types have a walk of their own in quantised.h.
 #pragma once
 #include "linear.h"
 
@@ -104,33 +105,33 @@ void product(const char* const* x, int64_t rows, const char* w, int64_t steps, f
   }
 }
 
-template <class V, class T>
-void panels(const Args& a, int64_t steps, int64_t x_row_bytes, int64_t panel_begin, int64_t panel_end,
-            int64_t row_begin, int64_t row_end) {
+// Some panels on some rows. P::product(x, rows, panel, k, z) puts all chains of a panel into z, [rows][kPanel].
+template <class V, class P>
+void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   alignas(64) float z[2][kRowChunk * kPanel];
   const char* x[kRowChunk];
   const auto row_at = [&](int64_t place) { return a.rows == nullptr ? place : int64_t(a.rows[place]); };
-  const int halves = a.glu ? 2 : 1;
+  const int64_t halves = a.glu ? 2 : 1, panel_bytes = P::panel_bytes(a.k);
   for (int64_t first = row_begin; first < row_end; first += kRowChunk) {
     const int64_t rows = row_end - first < kRowChunk ? row_end - first : kRowChunk;
-    for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * x_row_bytes;
+    for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * a.x_bytes;
     for (int64_t p = panel_begin; p < panel_end; p++) {
-      for (int half = 0; half < halves; half++)
-        product<T>(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * steps * kStepBytes, steps,
-                   z[half]);
+      for (int64_t half = 0; half < halves; half++)
+        P::product(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * panel_bytes, a.k, z[half]);
       for (int64_t r = 0; r < rows; r++) finish<V>(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
     }
   }
 }
 
-template <class V, class T>
-void panels_of_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<V, T>(a, a.k, a.x_stride * 4, panel_begin, panel_end, row_begin, row_end);
-}
-template <class V, class T>
-void panels_of_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<V, T>(a, (a.k + 1) / 2, a.x_stride * 2, panel_begin, panel_end, row_begin, row_end);
-}
+// Panels of fp32 (kPerStep = 1) and bf16 (2).
+template <class T, int kPerStep>
+struct Steps {
+  static int64_t steps(int64_t k) { return (k + kPerStep - 1) / kPerStep; }
+  static int64_t panel_bytes(int64_t k) { return steps(k) * kStepBytes; }
+  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z) {
+    fth::linear::product<T>(x, rows, w, steps(k), z);
+  }
+};
 
 }  // namespace
 }  // namespace fth::linear

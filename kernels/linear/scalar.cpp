@@ -1,26 +1,79 @@
-#include "../simd/scalar.h"
-
 #include <math.h>
 
-#include "linear.h"
+#include "codes.h"
 
 namespace fth::linear::scalar {
 namespace {
 
+// The chain of one feature of a panel, from a row of x.
 struct F32 {
-  using X = float;
-  static float weight(const void* packed, int64_t k, int64_t panel, int64_t i, int64_t column) {
-    return static_cast<const float*>(packed)[(panel * k + i) * kPanel + column];
+  static float product(const char* w, int64_t column, const void* x, int64_t k) {
+    float z = 0;
+    for (int64_t i = 0; i < k; i++)
+      z += reinterpret_cast<const float*>(w)[i * kPanel + column] * static_cast<const float*>(x)[i];
+    return z;
   }
-  static float value(float x) { return x; }
+  static constexpr int32_t kType = FTH_F32;
 };
 struct Bf16 {
-  using X = uint16_t;
-  static float weight(const void* packed, int64_t k, int64_t panel, int64_t i, int64_t column) {
-    const int64_t pair = panel * ((k + 1) / 2) + i / 2;
-    return float_of_bf16(static_cast<const uint16_t*>(packed)[(pair * kPanel + column) * 2 + i % 2]);
+  static float product(const char* w, int64_t column, const void* x, int64_t k) {
+    float z = 0;
+    for (int64_t i = 0; i < k; i++)
+      z += float_of_bf16(reinterpret_cast<const uint16_t*>(w)[(i / 2 * kPanel + column) * 2 + i % 2]) *
+           float_of_bf16(static_cast<const uint16_t*>(x)[i]);
+    return z;
   }
-  static float value(uint16_t x) { return float_of_bf16(x); }
+  static constexpr int32_t kType = FTH_BF16;
+};
+
+// Dot product of a group's stored weights, their offset taken out, with 32 codes.
+int32_t dot_bytes(const uint8_t* w, int64_t column, const int8_t* code) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < kGroup; i++) sum += (w[(i / 4 * kPanel + column) * 4 + i % 4] - 128) * code[i];
+  return sum;
+}
+int32_t dot_nibbles(const uint8_t* w, int64_t column, const int8_t* code) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < kGroup; i++) {
+    const uint8_t both = w[(i / 8 * kPanel + column) * 4 + i % 4];
+    sum += ((i % 8 < 4 ? both & 15 : both >> 4) - 8) * code[i];
+  }
+  return sum;
+}
+
+struct I8 {
+  static float product(const char* w, int64_t column, const void* x, int64_t k) {
+    const Codes* codes = static_cast<const Codes*>(x);
+    const int64_t groups = (k + kGroup - 1) / kGroup;
+    float z = 0;
+    for (int64_t g = 0; g < groups; codes++) {
+      int32_t sum = 0;
+      for (int64_t i = 0; i < kGroups && g < groups; i++, g++)
+        sum += dot_bytes(reinterpret_cast<const uint8_t*>(w) + g * kGroup * kPanel, column, codes->code + i * kGroup);
+      z = fmaf(codes->scale, float(sum), z);
+    }
+    return z * reinterpret_cast<const float*>(w + groups * kGroup * kPanel)[column];
+  }
+  static constexpr int32_t kType = FTH_I8;
+};
+
+template <int32_t kTypeOf, auto kDot>
+struct Groups {
+  static float product(const char* w, int64_t column, const void* x, int64_t k) {
+    const Codes* codes = static_cast<const Codes*>(x);
+    float z = 0;
+    for (int64_t i = 0; i < k; codes++) {
+      float t = 0;
+      for (int64_t g = 0; g < kGroups && i < k; g++, i += kGroup, w += panel_bytes(kType, kGroup)) {
+        const uint8_t* stored = reinterpret_cast<const uint8_t*>(w) + kPanel * 2;
+        t = fmaf(float(kDot(stored, column, codes->code + g * kGroup)),
+                 float_of_f16(reinterpret_cast<const uint16_t*>(w)[column]), t);
+      }
+      z = fmaf(codes->scale, t, z);
+    }
+    return z;
+  }
+  static constexpr int32_t kType = kTypeOf;
 };
 
 float activate(int32_t activation, float z) {
@@ -36,9 +89,8 @@ float activate(int32_t activation, float z) {
 template <class T>
 void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   const auto product = [&](int64_t row, int64_t panel, int64_t column, int64_t feature) {
-    const typename T::X* x = static_cast<const typename T::X*>(a.x) + row * a.x_stride;
-    float z = 0;
-    for (int64_t i = 0; i < a.k; i++) z += T::weight(a.weight, a.k, panel, i, column) * T::value(x[i]);
+    const char* w = static_cast<const char*>(a.weight) + panel * panel_bytes(T::kType, a.k);
+    float z = T::product(w, column, static_cast<const char*>(a.x) + row * a.x_bytes, a.k);
     if (a.bias != nullptr) z += a.bias[feature];
     if (a.addend != nullptr) z += a.addend[row * a.addend_stride + feature];
     return z;
@@ -67,12 +119,46 @@ void panels_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t r
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   panels<Bf16>(a, panel_begin, panel_end, row_begin, row_end);
 }
+void panels_i8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<I8>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_q8_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Groups<FTH_Q8_0, dot_bytes>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_q4_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Groups<FTH_Q4_0, dot_nibbles>>(a, panel_begin, panel_end, row_begin, row_end);
+}
 
 void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++) {
     for (int64_t i = 0; i < k; i++) y[row * y_stride + i] = bf16_of_float(x[row * x_stride + i]);
     if (k % 2 != 0) y[row * y_stride + k] = 0;
   }
+}
+
+void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
+  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
+  for (int64_t row = begin; row < end; row++)
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t first = b * Codes::kSize;
+      Codes& to = y[row * blocks + b];
+      float from[Codes::kSize];
+      int32_t bits[Codes::kSize];  // of |x|, as integers: NaN is above infinity
+      for (int64_t i = 0; i < Codes::kSize; i++) {
+        from[i] = first + i < k ? x[row * k + first + i] : 0;
+        bits[i] = int32_t(bits_of_float(from[i]) & 0x7fffffff);
+      }
+      const float inverse = begin_codes(to, largest_of(bits, Codes::kSize));
+      for (int64_t g = 0; g < kGroups; g++) {
+        int32_t codes[kGroup];
+        for (int64_t i = 0; i < kGroup; i++) {
+          const float code = nearbyintf(from[g * kGroup + i] * inverse);
+          codes[i] = fabsf(code) <= 127 ? int32_t(code) : -128;  // not a number: the scale says so
+          to.code[g * kGroup + i] = int8_t(codes[i]);
+        }
+        to.minus_sum[g] = minus_sum_of(codes, kGroup);
+      }
+    }
 }
 
 }  // namespace fth::linear::scalar

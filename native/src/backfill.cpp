@@ -18,7 +18,7 @@ struct Product {
       : row(int64_t(kv.kv_heads) * kv.head_dim),
         targets(int64_t(s.depths) * kv.layers),
         weight{s.hidden_size, targets * 2 * row, s.weight_type, false} {}
-  int64_t bias_offset() const { return weight.bytes(); }
+  int64_t bias_offset() const { return fth::round_up(weight.bytes(), 4); }
   int64_t bytes() const { return bias_offset() + weight.out * 4; }
 };
 
@@ -26,7 +26,7 @@ bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* 
   if (!check.array("shape", s) || !check.array("kv", kv) || !fth::check_kv(check, "kv", *kv)) return false;
   check.range("shape.hidden_size", s->hidden_size, 1, fth::kMostFeatures);
   check.range("shape.depths", s->depths, 1, 65536);
-  check.range("shape.weight_type", s->weight_type, FTH_F32, FTH_BF16);
+  fth::check_weight_type(check, s->weight_type);
   check.range("shape.norm", s->norm, -1, FTH_LAYER_NORM);
   check.range("shape.rope_style", s->rope_style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);
   check.range("shape.rotary_dim", s->rotary_dim, 0, kv->head_dim);
@@ -152,8 +152,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   if (slab > count) slab = count;
   fth::Layout layout;
   const size_t words_at = layout.add<int32_t>(fth::check_distinct_words(entries.count));
-  const size_t input_at =
-      layout.add<char>(slab * fth::x_stride(weight.in, weight.type) * fth::element_bytes(weight.type));
+  const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
   const size_t table_at = layout.add<float>(turns ? fth::rope_table_floats(shape->rotary_dim, slab) : 0);
   const size_t y_at = layout.add<float>(slab * weight.out);
   char* scratch = ctx->reserve(layout.bytes());
@@ -175,8 +174,8 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     linear.product.weight = packed;
     linear.product.k = weight.in;
     linear.product.n = weight.out;
-    linear.product.x = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, scratch + input_at);
-    linear.product.x_stride = fth::x_stride(weight.in, weight.type);
+    linear.product.x = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, input_at, scratch).x;
+    linear.product.x_bytes = fth::x_bytes(weight.in, weight.type);
     linear.product.count = n;
     linear.product.bias = reinterpret_cast<const float*>(static_cast<const char*>(packed) + product.bias_offset());
     linear.product.y = y;

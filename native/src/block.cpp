@@ -55,6 +55,12 @@ namespace {
 
 constexpr int kLinears = FTH_DOWN + 1;
 
+bool has_lora(const fth_block_shape& s) {
+  for (int32_t rank : s.lora_rank)
+    if (rank > 0) return true;
+  return false;
+}
+
 bool has_linear(const fth_block_shape& s, int32_t part) {
   return part == FTH_GATE ? s.glu : s.cross || (part != FTH_CROSS_Q && part != FTH_CROSS_O);
 }
@@ -72,7 +78,7 @@ void check_shape(Check& check, const fth_block_shape* s) {
              s->heads);
   check.that(s->head_dim >= 16 && s->head_dim <= 256 && s->head_dim % 8 == 0,
              "shape.head_dim must be a multiple of 8 in 16..256, got %d", s->head_dim);
-  check.range("shape.weight_type", s->weight_type, FTH_F32, FTH_BF16);
+  check_weight_type(check, s->weight_type);
   check.range("shape.kv_type", s->kv_type, FTH_F32, FTH_BF16);
   check.range("shape.norm", s->norm, FTH_RMS_NORM, FTH_LAYER_NORM);
   check.range("shape.norm_placement", s->norm_placement, 0, FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST);
@@ -98,17 +104,18 @@ void check_shape(Check& check, const fth_block_shape* s) {
 
 // Temporaries of one step, as offsets into the scratch.
 struct StepScratch {
-  size_t x, q, k, v, attended, mlp, branch, rope, writers, order, begin, writers_order, writers_begin, entry_words,
+  InputScratch input;  // of every product in turn
+  size_t q, k, v, attended, mlp, branch, rope, writers, order, begin, writers_order, writers_begin, entry_words,
       attention;
   LoraScratch lora[8];
 
   StepScratch(Layout& layout, const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count)
-      : x(layout.add<char>(count * row_bytes(s, s.hidden_size))),
+      : input(layout, widest(plan), s.weight_type, count, true, has_lora(s)),
         q(layout.add<float>(count * plan.q.shape.out)),
         k(layout.add<float>(count * plan.k.shape.out)),
         v(layout.add<float>(count * plan.v.shape.out)),
-        attended(layout.add<char>(count * row_bytes(s, plan.o.shape.in))),
-        mlp(layout.add<char>(count * row_bytes(s, plan.down.shape.in))),
+        attended(layout.add<char>(count * stored_bytes(s, plan.o.shape.in))),
+        mlp(layout.add<char>(count * stored_bytes(s, plan.down.shape.in))),
         branch(layout.add<float>(s.norm_placement & FTH_NORM_BRANCH ? count * s.hidden_size : 0)),
         rope(layout.add<float>(rope_table_floats(s.rotary_dim, count))),
         writers(layout.add<int32_t>(count)),
@@ -123,17 +130,24 @@ struct StepScratch {
              lora_of(layout, plan.cross_q, count), lora_of(layout, plan.cross_o, count),
              lora_of(layout, plan.mlp_in, count),  lora_of(layout, plan.down, count)} {}
 
-  // Bytes of one activation row as input of a product.
-  static int64_t row_bytes(const fth_block_shape& s, int64_t width) {
-    return x_stride(width, s.weight_type) * element_bytes(s.weight_type);
+  // Bytes of a row that attention or the MLP's first half leaves for the next product: bf16 weights' in bf16.
+  static int64_t stored_bytes(const fth_block_shape& s, int64_t width) {
+    return x_bytes(width, s.weight_type == FTH_BF16 ? FTH_BF16 : FTH_F32);
+  }
+  // Only codes are made of what is wider than the hidden state.
+  static int64_t widest(const BlockPlan& plan) {
+    int64_t most = plan.q.shape.in;
+    if (!quantised(plan.q.shape.type)) return most;
+    if (plan.o.shape.in > most) most = plan.o.shape.in;
+    return plan.down.shape.in > most ? plan.down.shape.in : most;
   }
   static LoraScratch lora_of(Layout& layout, const LinearPart& part, int64_t count) {
     return LoraScratch(layout, part.lora_shape, part.lora < 0 ? 0 : count);
   }
 };
 
-// One call of fth_block whose arguments are checked. Activations that enter a product are stored in the weights' type
-// by whoever makes them.
+// One call of fth_block whose arguments are checked. Activations that enter a product with bf16 weights are stored in
+// bf16 by whoever makes them; codes for quantised weights are made from fp32.
 class Step {
  public:
   Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, int64_t count, const fth_row* rows,
@@ -145,9 +159,7 @@ class Step {
     int32_t* writers = temporary<int32_t>(at.writers);
     for (int64_t i = 0; i < count; i++)
       if (rows[i].entry >= 0) writers[writer_count_++] = int32_t(i);
-    bool lora = false;
-    for (int rank : shape.lora_rank) lora |= rank > 0;
-    if (lora) {
+    if (has_lora(shape)) {
       all_ = group_by_depth(rows, nullptr, count, shape.depths, temporary<int32_t>(at.order),
                             temporary<int32_t>(at.begin));
       writing_ = group_by_depth(rows, writers, writer_count_, shape.depths, temporary<int32_t>(at.writers_order),
@@ -183,7 +195,7 @@ class Step {
         norm_out(FTH_CROSS_PRE_NORM, plan_.cross_o, 5, temporary<char>(at_.attended));
       }
       norm_in(FTH_MLP_PRE_NORM);
-      LinearCall in = call(plan_.mlp_in, 6, input_);
+      LinearCall in = call(plan_.mlp_in, 6);
       in.product.activation = s_.activation;
       emit(in.product, at_.mlp, s_.intermediate_size);
       run_linears(ctx_, &in, 1);
@@ -230,14 +242,16 @@ class Step {
   void norm_in(int pre) {
     norm::Args args = norm_args(pre);
     args.x = hidden_;
-    input_ = product_input(ctx_, args, s_.norm_placement & FTH_NORM_PRE, s_.weight_type, count_,
-                           temporary<char>(at_.x));
+    input_ = product_input(ctx_, args, s_.norm_placement & FTH_NORM_PRE, s_.weight_type, count_, at_.input, scratch_);
   }
 
   // hidden += W in, with the norms that stand behind it.
   void norm_out(int pre, const LinearPart& part, int index, const char* in) {
     const bool branch = s_.norm_placement & FTH_NORM_BRANCH;
-    LinearCall out = call(part, index, in);
+    input_ = bf16_ ? Input{in, in}
+                   : input_of(ctx_, reinterpret_cast<const float*>(in), part.shape.in, s_.weight_type, count_,
+                              at_.input, scratch_);
+    LinearCall out = call(part, index);
     out.product.y = branch ? temporary<float>(at_.branch) : hidden_;
     out.product.y_stride = s_.hidden_size;
     out.product.residual = branch ? nullptr : hidden_;
@@ -256,16 +270,17 @@ class Step {
     }
   }
 
-  // Product number `index` on all rows, its output still open.
-  LinearCall call(const LinearPart& part, int index, const void* x) const {
+  // Product number `index` of input_ on all rows, its output still open.
+  LinearCall call(const LinearPart& part, int index) const {
     LinearCall c{};
     c.weight_type = s_.weight_type;
     c.product.weight = layer_ + part.weight;
     c.product.k = part.shape.in;
     c.product.n = part.shape.out;
     c.product.glu = part.shape.glu;
-    c.product.x = x;
-    c.product.x_stride = x_stride(part.shape.in, s_.weight_type);
+    c.product.x = input_.x;
+    c.product.x_bytes = x_bytes(part.shape.in, s_.weight_type);
+    c.lora_x = input_.lora_x;
     c.product.count = count_;
     c.product.bias = vector(part.bias);
     if (part.lora >= 0) {
@@ -281,7 +296,7 @@ class Step {
   void emit(linear::Args& product, size_t to, int64_t width) const {
     if (bf16_) {
       product.y_bf16 = temporary<uint16_t>(to);
-      product.y_bf16_stride = x_stride(width, FTH_BF16);
+      product.y_bf16_stride = x_bytes(width, FTH_BF16) / 2;
     } else {
       product.y = temporary<float>(to);
       product.y_stride = width;
@@ -290,7 +305,7 @@ class Step {
 
   // Product number `index` of input_, fp32, at `to`.
   LinearCall projection(const LinearPart& part, int index, size_t to) const {
-    LinearCall c = call(part, index, input_);
+    LinearCall c = call(part, index);
     c.product.y = temporary<float>(to);
     c.product.y_stride = c.product.n;
     return c;
@@ -339,7 +354,7 @@ class Step {
   int64_t writer_count_ = 0;
   DepthGroups all_{}, writing_{};
   const char* layer_ = nullptr;   // weights of the layer that runs
-  const void* input_ = nullptr;
+  Input input_{};
 };
 
 // W's rows that a part fills, and where its weight lies among those of its product.
@@ -407,9 +422,10 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   check.range("part", part, FTH_Q, FTH_RELATIVE_BIAS);
   check.range("kind", kind, FTH_WEIGHT, FTH_LORA_B);
   check.range("layer", layer, 0, shape->layers - 1);
-  check.range("source_type", source_type, FTH_F32, FTH_F16);
+  const bool weight = linear && kind == FTH_WEIGHT;
+  if (!weight) check.range("source_type", source_type, FTH_F32, FTH_F16);
   check.finite("scale", scale);
-  check.pointer("source", source, source_type == FTH_F32 ? 4 : 2);
+  check.pointer("source", source, fth::alignment(source_type));
   check.pointer("weights", weights, 4);
   if (!check.ok()) return check.status();
   const bool lora = kind >= FTH_LORA_A;
@@ -432,6 +448,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   if (!check.ok()) return check.status();
   const fth::BlockPlan plan(*shape);
   const fth::Target t = linear ? fth::target_of(plan, *shape, part) : fth::Target{};
+  if (weight && !fth::check_source(check, source_type, t.part->shape.in)) return check.status();
   const int64_t elements = part == FTH_ROPE_FREQUENCY  ? shape->rotary_dim / 2
                            : part == FTH_RELATIVE_BIAS ? int64_t(shape->heads) * shape->relative_width
                            : norm                      ? shape->hidden_size
@@ -439,7 +456,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
                            : kind == FTH_BIAS          ? t.rows
                            : kind == FTH_LORA_A        ? t.rank * t.part->shape.in
                                                        : t.rows * t.rank;
-  if (!check.disjoint("source", source, elements * fth::element_bytes(source_type), "weights", weights, plan.bytes))
+  if (!check.disjoint("source", source, fth::source_bytes(source_type, elements), "weights", weights, plan.bytes))
     return check.status();
 
   char* base = static_cast<char*>(weights);

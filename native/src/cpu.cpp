@@ -11,7 +11,8 @@ namespace fth {
 #if defined(__x86_64__)
 int32_t best_isa() {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx512 ? FTH_ISA_AVX512 : avx2 ? FTH_ISA_AVX2 : FTH_ISA_SCALAR;
@@ -20,7 +21,13 @@ bool has_bf16_dot() {
   __builtin_cpu_init();
   return best_isa() == FTH_ISA_AVX512 && __builtin_cpu_supports("avx512bf16");
 }
+bool has_int8_dot(int32_t isa) {
+  __builtin_cpu_init();
+  return (isa == FTH_ISA_AVX512 && __builtin_cpu_supports("avx512vnni")) ||
+         (isa == FTH_ISA_AVX2 && __builtin_cpu_supports("avxvnni"));
+}
 #else
+bool has_int8_dot(int32_t) { return false; }
 int32_t best_isa() { return FTH_ISA_SCALAR; }
 bool has_bf16_dot() { return false; }
 #endif

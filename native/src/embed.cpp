@@ -10,16 +10,18 @@ extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, 
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
-  check.range("shape.type", shape->type, FTH_F32, FTH_BF16);
   check.range("shape.packed", shape->packed, 0, 1);
+  if (!check.ok()) return check.status();
+  if (shape->packed) fth::check_weight_type(check, shape->type);
+  else check.range("shape.type", shape->type, FTH_F32, FTH_BF16);
   check.finite("shape.scale", shape->scale);
   check.range("shape.reserved", shape->reserved, 0, 0);
   check.range("count", count, 0, fth::kMostRows);
   if (!check.ok()) return check.status();
   const bool any = count > 0;
-  const int64_t width = shape->hidden_size, element = fth::element_bytes(shape->type);
+  const int64_t width = shape->hidden_size, element = fth::element_bytes(shape->type);  // without packing
   check.array("id", id, any);
-  check.pointer("table", table, size_t(element), any);
+  check.pointer("table", table, fth::alignment(shape->type), any);
   check.array("out", out, any);
   const fth::WeightShape weight{width, shape->vocab_size, shape->type, false};
   const int64_t table_bytes = shape->packed ? weight.bytes() : shape->vocab_size * width * element;

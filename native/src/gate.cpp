@@ -68,13 +68,13 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
     args.n = router.inner.out;
     args.activation = shape.activation;
     args.x = x;
-    args.x_stride = router.inner.in;
+    args.x_bytes = router.inner.in * 4;
     args.rows = rows == nullptr ? nullptr : groups.order + groups.begin[d];
     args.count = rows == nullptr ? count : groups.begin[d + 1] - groups.begin[d];
     if (router.bias) args.bias = reinterpret_cast<const float*>(weights + router.inner_bias_offset());
     args.y = inner;
     args.y_stride = router.inner.out;
-    if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, {}, nullptr, nullptr, nullptr};
+    if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
     if (ready == kTogether || d + 1 == router.depths) {
       fth::run_linears(ctx, calls, ready);
       ready = 0;

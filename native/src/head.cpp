@@ -14,7 +14,7 @@ struct Sweep {
   const fth_head_shape& shape;
   fth::WeightShape weight;
   int64_t count;
-  const void* input;         // [count, x_stride]
+  const void* input;         // rows of x_bytes
   const char* packed;
   const int32_t* chosen_id;  // null: none
   float* chosen_logit;
@@ -41,8 +41,8 @@ struct Sweep {
           product.weight = packed + first / fth::linear::kPanel * weight.panel_bytes();
           product.k = weight.in;
           product.n = columns;
-          product.x_stride = fth::x_stride(weight.in, weight.type);
-          product.x = static_cast<const char*>(input) + row * product.x_stride * fth::element_bytes(weight.type);
+          product.x_bytes = fth::x_bytes(weight.in, weight.type);
+          product.x = static_cast<const char*>(input) + row * product.x_bytes;
           product.count = rows;
           product.y = z;
           product.y_stride = stride;
@@ -73,7 +73,7 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
   check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);
-  check.range("shape.weight_type", shape->weight_type, FTH_F32, FTH_BF16);
+  fth::check_weight_type(check, shape->weight_type);
   check.range("shape.norm", shape->norm, -1, FTH_LAYER_NORM);
   check.that(shape->norm_eps >= 0 && shape->norm_eps < 1e30f, "shape.norm_eps must be a finite number >= 0, got %g",
              double(shape->norm_eps));
@@ -88,7 +88,7 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   check.array("h", h, any);
   check.array("gain", gain, false);
   check.array("norm_bias", norm_bias, false);
-  check.pointer("packed", packed, size_t(fth::element_bytes(weight.type)), any);
+  check.pointer("packed", packed, fth::alignment(weight.type), any);
   check.array("chosen_id", chosen_id, chooses);
   check.array("stats", stats, any);
   check.array("chosen_logit", chosen_logit, chooses);
@@ -108,10 +108,10 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
 
   // Long inputs go in slabs, so that scratch does not grow with them.
   constexpr int64_t kSlab = 1024;
-  const int64_t slab = count < kSlab ? count : kSlab, in_stride = fth::x_stride(weight.in, weight.type);
+  const int64_t slab = count < kSlab ? count : kSlab;
   const int64_t chunks = fth::ceil_div(weight.out, kChunk);
   fth::Layout layout;
-  const size_t input_at = layout.add<char>(slab * in_stride * fth::element_bytes(weight.type));
+  const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
   const size_t tile_at = layout.add<float>(logits == nullptr ? ctx->info.workers * fth::linear::kRowChunk * kChunk : 0);
   const size_t partials_at = layout.add<fth::head::Partial>(slab * chunks);
   char* scratch = ctx->reserve(layout.bytes());
@@ -127,12 +127,12 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
     norm.width = weight.in;
     norm.eps = shape->norm_eps;
     norm.layer = shape->norm == FTH_LAYER_NORM;
-    const void* input = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, scratch + input_at);
+    const fth::Input input = fth::product_input(ctx, norm, shape->norm >= 0, weight.type, n, input_at, scratch);
     const Sweep sweep{.ctx = ctx,
                       .shape = *shape,
                       .weight = weight,
                       .count = n,
-                      .input = input,
+                      .input = input.x,
                       .packed = static_cast<const char*>(packed),
                       .chosen_id = chooses ? chosen_id + first * shape->chosen : nullptr,
                       .chosen_logit = chooses ? chosen_logit + first * shape->chosen : nullptr,

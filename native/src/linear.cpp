@@ -1,28 +1,12 @@
 #include "linear.h"
 
-#include "simd/scalar.h"
-
 namespace fth {
 namespace {
 
-float load(int32_t type, const void* source, int64_t i) {
-  if (type == FTH_F32) return static_cast<const float*>(source)[i];
-  const uint16_t bits = static_cast<const uint16_t*>(source)[i];
-  return type == FTH_BF16 ? float_of_bf16(bits) : float_of_f16(bits);
-}
-
-// Index of element (column, i) of a panel.
-int64_t packed_index(int32_t type, int64_t column, int64_t i) {
-  return type == FTH_F32 ? i * linear::kPanel + column : (i / 2 * linear::kPanel + column) * 2 + i % 2;
-}
-
-void store(int32_t type, void* panel, int64_t column, int64_t i, float value) {
-  const int64_t at = packed_index(type, column, i);
-  if (type == FTH_F32) static_cast<float*>(panel)[at] = value;
-  else static_cast<uint16_t*>(panel)[at] = bf16_of_float(value);
-}
-
 int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
+
+// Elements of x whose conversion is worth handing to another thread.
+constexpr int64_t kLeastElements = 16384;
 
 // The products of one parallel region, cut into work items: some panels times some rows of one product.
 class Region {
@@ -44,8 +28,8 @@ class Region {
     part.width = part.chunks == 1 ? 1 : clamp(panels * part.chunks / (8 * workers), 1, 8);
     items_ += ceil_div(panels, part.width) * part.chunks;
     part.end = items_;
-    const int64_t in = args.k * linear::kPanel * (args.glu ? 2 : 1) * element_bytes(weight_type);
-    cost_ += double(in) * double(panels * ceil_div(args.count, kTile));
+    const int64_t panel_bytes = linear::panel_bytes(weight_type, args.k) * (args.glu ? 2 : 1);
+    cost_ += double(panel_bytes) * double(panels * ceil_div(args.count, kTile));
   }
 
   void run() {
@@ -87,44 +71,6 @@ class Region {
 
 }  // namespace
 
-void pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_t count, float scale,
-               int32_t source_type, const void* source, void* packed) {
-  constexpr int64_t kPanel = linear::kPanel, kBlock = 64;  // a block of a panel stays in the L1 cache
-  const int64_t panels = ceil_div(shape.out, kPanel), halves = shape.glu ? 2 : 1;
-  parallel(ctx, panels * halves, 1, [&](int64_t panel_begin, int64_t panel_end, int) {
-    for (int64_t p = panel_begin; p < panel_end; p++) {
-      const int64_t first_of_panel = p / halves * kPanel, half = p % halves * shape.out;
-      const int64_t columns = shape.out - first_of_panel < kPanel ? shape.out - first_of_panel : kPanel;
-      int64_t begin = first - half - first_of_panel, end = begin + count;
-      if (begin < 0) begin = 0;
-      if (end > columns) end = columns;
-      if (begin >= end) continue;
-      const int64_t padded = end == columns ? kPanel : end;  // whoever packs the last column zeroes those behind it
-      void* panel = static_cast<char*>(packed) + p * shape.panel_bytes();
-      const int64_t stored = x_stride(shape.in, shape.type);
-      for (int64_t block = 0; block < stored; block += kBlock)
-        for (int64_t column = begin; column < padded; column++)
-          for (int64_t i = block; i < block + kBlock && i < stored; i++) {
-            const int64_t row = half + first_of_panel + column - first;
-            const bool padding = column >= columns || i >= shape.in;
-            store(shape.type, panel, column, i, padding ? 0 : load(source_type, source, row * shape.in + i) * scale);
-          }
-    }
-  });
-}
-
-void packed_row(const WeightShape& shape, const void* packed, int64_t row, float* out) {
-  const int64_t j = row % shape.out, half = row / shape.out;
-  const int64_t p = j / linear::kPanel * (shape.glu ? 2 : 1) + half;
-  const char* panel = static_cast<const char*>(packed) + p * shape.panel_bytes();
-  for (int64_t i = 0; i < shape.in; i++)
-    out[i] = load(shape.type, panel, packed_index(shape.type, j % linear::kPanel, i));
-}
-
-void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out) {
-  for (int64_t i = 0; i < count; i++) out[i] = load(source_type, source, i) * scale;
-}
-
 DepthGroups group_by_depth(const fth_row* rows, const int32_t* subset, int64_t count, int32_t depths, int32_t* order,
                            int32_t* begin) {
   const auto row = [&](int64_t i) { return subset == nullptr ? int32_t(i) : subset[i]; };
@@ -146,7 +92,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
       if (call.lora == nullptr) continue;
       const LoraShape& lora = call.lora_shape;
       const bool bf16 = lora.type == FTH_BF16;
-      const int64_t inner_stride = x_stride(lora.rank, lora.type);
+      const int64_t inner_bytes = x_bytes(lora.rank, lora.type);
       for (int32_t d = 0; d < call.groups->depths; d++) {
         const int32_t* begin = call.groups->begin + d;
         if (begin[0] == begin[1]) continue;
@@ -157,17 +103,18 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
           args.weight = static_cast<const char*>(call.lora) + lora.a_offset(d);
           args.k = lora.in;
           args.n = lora.rank;
-          args.x = call.product.x;
-          args.x_stride = call.product.x_stride;
+          args.x = call.lora_x;
+          args.x_bytes = x_bytes(lora.in, lora.type);
           args.y = bf16 ? nullptr : static_cast<float*>(call.lora_inner);
           args.y_bf16 = bf16 ? static_cast<uint16_t*>(call.lora_inner) : nullptr;
-          args.y_stride = args.y_bf16_stride = inner_stride;
+          args.y_stride = lora.rank;
+          args.y_bf16_stride = inner_bytes / 2;
         } else {
           args.weight = static_cast<const char*>(call.lora) + lora.b_offset(d);
           args.k = lora.rank;
           args.n = lora.w_rows;
           args.x = call.lora_inner;
-          args.x_stride = inner_stride;
+          args.x_bytes = inner_bytes;
           args.y = call.lora_addend;
           args.y_stride = lora.w_rows;
         }
@@ -186,17 +133,43 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
   region.run();
 }
 
-void round_rows(fth_context* ctx, const float* x, int64_t in, int64_t count, uint16_t* y) {
-  const auto kernel = for_isa(ctx, linear::scalar::round, linear::avx2::round, linear::avx512::round);
-  parallel(ctx, count, 16384 / in,
-           [&](int64_t begin, int64_t end, int) { kernel(x, in, in, y, x_stride(in, FTH_BF16), begin, end); });
+Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type, int64_t count,
+               const InputScratch& at, char* scratch) {
+  if (weight_type == FTH_F32) return {x, x};
+  const bool codes = quantised(weight_type);
+  uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch + (codes ? at.rounded : at.x));
+  if (!codes || at.lora) {
+    const auto round = for_isa(ctx, linear::scalar::round, linear::avx2::round, linear::avx512::round);
+    parallel(ctx, count, kLeastElements / in, [&](int64_t begin, int64_t end, int) {
+      round(x, in, in, rounded, x_bytes(in, FTH_BF16) / 2, begin, end);
+    });
+  }
+  if (!codes) return {rounded, rounded};
+  linear::Codes* to = reinterpret_cast<linear::Codes*>(scratch + at.x);
+  const auto quantise = for_isa(ctx, linear::scalar::quantise, linear::avx2::quantise, linear::avx512::quantise);
+  parallel(ctx, count, kLeastElements / in,
+           [&](int64_t begin, int64_t end, int) { quantise(x, in, to, begin, end); });
+  return {to, rounded};
 }
 
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
   using namespace linear;
-  if (weight_type == FTH_F32) return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
-  if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
-  return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
+  const auto with_dot = [&](Panels* with_scalar, Panels* with_avx2, Panels* with_avx2vnni, Panels* with_avx512vnni) {
+    if (ctx->info.isa == FTH_ISA_SCALAR) return with_scalar;
+    if (!ctx->info.int8_dot) return with_avx2;
+    return ctx->info.isa == FTH_ISA_AVX2 ? with_avx2vnni : with_avx512vnni;
+  };
+  switch (weight_type) {
+    case FTH_F32: return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
+    case FTH_BF16:
+      if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
+      return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
+    case FTH_I8: return with_dot(scalar::panels_i8, avx2::panels_i8, avx2vnni::panels_i8, avx512vnni::panels_i8);
+    case FTH_Q8_0:
+      return with_dot(scalar::panels_q8_0, avx2::panels_q8_0, avx2vnni::panels_q8_0, avx512vnni::panels_q8_0);
+    default:
+      return with_dot(scalar::panels_q4_0, avx2::panels_q4_0, avx2vnni::panels_q4_0, avx512vnni::panels_q4_0);
+  }
 }
 
 }  // namespace fth
@@ -217,7 +190,7 @@ bool check_shape(Check& check, const fth_linear_shape* shape) {
   if (!check.array("shape", shape)) return false;
   check.range("shape.in_features", shape->in_features, 1, fth::kMostFeatures);
   check.range("shape.out_features", shape->out_features, 1, fth::kMostFeatures);
-  check.range("shape.weight_type", shape->weight_type, FTH_F32, FTH_BF16);
+  fth::check_weight_type(check, shape->weight_type);
   check.range("shape.activation", shape->activation, FTH_IDENTITY, FTH_SILU);
   check.range("shape.glu", shape->glu, 0, 1);
   check.range("shape.residual", shape->residual, FTH_RESIDUAL_NONE, FTH_RESIDUAL_GATED);
@@ -230,9 +203,6 @@ bool check_lora(Check& check, const fth_linear_shape* shape) {
   return check_shape(check, shape) &&
          check.that(shape->lora_rank > 0, "shape.lora_rank must be at least 1, got %d", shape->lora_rank);
 }
-
-int64_t source_bytes(int32_t type, int64_t elements) { return elements * (type == FTH_F32 ? 4 : 2); }
-size_t source_alignment(int32_t type) { return type == FTH_F32 ? 4 : 2; }
 
 }  // namespace
 
@@ -252,13 +222,14 @@ fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int6
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const WeightShape weight = weight_of(shape);
-  check.range("source_type", source_type, FTH_F32, FTH_F16);
+  fth::check_source(check, source_type, weight.in);
   check.range("first", first, 0, weight.rows());
   check.range("count", count, 0, weight.rows() - first);
   if (!check.ok()) return check.status();
-  check.pointer("source", source, source_alignment(source_type), count > 0);
-  check.pointer("packed", packed, size_t(fth::element_bytes(weight.type)), count > 0);
-  check.disjoint("source", source, source_bytes(source_type, count * weight.in), "packed", packed, weight.bytes());
+  check.pointer("source", source, fth::alignment(source_type), count > 0);
+  check.pointer("packed", packed, fth::alignment(weight.type), count > 0);
+  check.disjoint("source", source, fth::source_bytes(source_type, count * weight.in), "packed", packed,
+                 weight.bytes());
   if (!check.ok()) return check.status();
   fth::pack_rows(ctx, weight, first, count, 1.f, source_type, source, packed);
   return FTH_OK;
@@ -282,11 +253,11 @@ fth_status fth_lora_pack(fth_context* ctx, const fth_linear_shape* shape, int32_
   check.finite("scale", scale);
   check.range("source_type", source_type, FTH_F32, FTH_F16);
   if (!check.ok()) return check.status();
-  check.pointer("a", a, source_alignment(source_type));
-  check.pointer("b", b, source_alignment(source_type));
-  check.pointer("packed", packed, size_t(fth::element_bytes(lora.type)));
-  check.disjoint("a", a, source_bytes(source_type, lora.rank * lora.in), "packed", packed, lora.bytes());
-  check.disjoint("b", b, source_bytes(source_type, lora.w_rows * lora.rank), "packed", packed, lora.bytes());
+  check.pointer("a", a, fth::alignment(source_type));
+  check.pointer("b", b, fth::alignment(source_type));
+  check.pointer("packed", packed, fth::alignment(lora.type));
+  check.disjoint("a", a, fth::source_bytes(source_type, lora.rank * lora.in), "packed", packed, lora.bytes());
+  check.disjoint("b", b, fth::source_bytes(source_type, lora.w_rows * lora.rank), "packed", packed, lora.bytes());
   if (!check.ok()) return check.status();
   char* bytes = static_cast<char*>(packed);
   fth::pack_rows(ctx, lora.a(), 0, lora.rank, 1.f, source_type, a, bytes + lora.a_offset(depth));
@@ -305,12 +276,11 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
   const bool with_lora = shape->lora_rank > 0 && lora != nullptr;
   check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
-  const size_t element = size_t(fth::element_bytes(weight.type));
   check.array("rows", rows, any && with_lora);
   check.array("x", x, any);
-  check.pointer("packed", packed, element, any);
+  check.pointer("packed", packed, fth::alignment(weight.type), any);
   check.array("bias", bias, false);
-  check.pointer("lora", lora, element, false);
+  check.pointer("lora", lora, fth::alignment(lora_shape.type), false);
   check.array("residual", residual, any && shape->residual != FTH_RESIDUAL_NONE);
   check.array("gate", gate, any && shape->residual == FTH_RESIDUAL_GATED);
   check.array("y", y, any);
@@ -334,9 +304,8 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
   // Long inputs go in slabs, so that scratch does not grow with them.
   constexpr int64_t kSlab = 4096;
   const int64_t slab = count < kSlab ? count : kSlab;
-  const bool bf16 = weight.type == FTH_BF16;
   fth::Layout layout;
-  const size_t rounded_at = layout.add<uint16_t>(bf16 ? slab * fth::x_stride(weight.in, FTH_BF16) : 0);
+  const fth::InputScratch input_at(layout, weight.in, weight.type, slab, false, with_lora);
   const size_t order_at = layout.add<int32_t>(with_lora ? slab : 0);
   const size_t begin_at = layout.add<int32_t>(with_lora ? shape->lora_depths + 1 : 0);
   const fth::LoraScratch lora_at(layout, lora_shape, with_lora ? slab : 0);
@@ -345,10 +314,7 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
 
   for (int64_t first = 0; first < count; first += slab) {
     const int64_t n = count - first < slab ? count - first : slab;
-    const float* slab_x = x + first * weight.in;
-    uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch + rounded_at);
-    if (bf16) fth::round_rows(ctx, slab_x, weight.in, n, rounded);
-
+    const fth::Input input = fth::input_of(ctx, x + first * weight.in, weight.in, weight.type, n, input_at, scratch);
     fth::DepthGroups groups{};
     if (with_lora)
       groups = fth::group_by_depth(rows + first, nullptr, n, shape->lora_depths,
@@ -360,8 +326,8 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
     args.n = weight.out;
     args.glu = weight.glu;
     args.activation = shape->activation;
-    args.x = bf16 ? static_cast<const void*>(rounded) : slab_x;
-    args.x_stride = fth::x_stride(weight.in, weight.type);
+    args.x = input.x;
+    args.x_bytes = fth::x_bytes(weight.in, weight.type);
     args.count = n;
     args.bias = bias;
     args.residual = residual == nullptr ? nullptr : residual + first * weight.out;
@@ -372,6 +338,7 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
     fth::LinearCall linear{args,
                            weight.type,
                            with_lora ? lora : nullptr,
+                           input.lora_x,
                            lora_shape,
                            scratch + lora_at.inner,
                            reinterpret_cast<float*>(scratch + lora_at.addend),

@@ -7,26 +7,45 @@
 namespace fth {
 
 inline int64_t element_bytes(int32_t type) { return type == FTH_F32 ? 4 : 2; }
-// Elements from row to row of a contiguous x that is multiplied by weights of `type`.
-inline int64_t x_stride(int64_t in, int32_t type) { return type == FTH_BF16 ? round_up(in, 2) : in; }
+inline bool quantised(int32_t type) { return type >= FTH_I8; }
+// Source types that come in blocks of 32, which rows must be a multiple of.
+inline bool in_blocks(int32_t type) { return type == FTH_Q8_0 || type == FTH_Q4_0; }
+// Bytes of a checkpoint's tensor, and the alignment that it and packed weights need.
+inline int64_t source_bytes(int32_t type, int64_t elements) {
+  return in_blocks(type) ? elements / 32 * (type == FTH_Q8_0 ? 34 : 18) : elements * element_bytes(type);
+}
+inline size_t alignment(int32_t type) { return type == FTH_F32 || type == FTH_I8 ? 4 : 2; }
+
+// Bytes from row to row of a contiguous x as weights of `type` read it.
+inline int64_t x_bytes(int64_t in, int32_t type) {
+  return quantised(type)      ? ceil_div(in, linear::Codes::kSize) * int64_t(sizeof(linear::Codes))
+         : type == FTH_BF16 ? round_up(in, 2) * 2
+                              : in * 4;
+}
+// LoRA pairs of quantised weights are bf16.
+inline int32_t lora_type(int32_t weight_type) { return weight_type == FTH_F32 ? FTH_F32 : FTH_BF16; }
 
 // One weight matrix, [out, in], or [2 out, in] with glu.
 struct WeightShape {
   int64_t in, out;
-  int32_t type;  // FTH_F32 or FTH_BF16
+  int32_t type;
   bool glu;
 
   int64_t rows() const { return glu ? 2 * out : out; }
-  int64_t panel_bytes() const { return x_stride(in, type) * linear::kPanel * element_bytes(type); }
+  int64_t panel_bytes() const { return linear::panel_bytes(type, in); }
   int64_t bytes() const { return ceil_div(out, linear::kPanel) * (glu ? 2 : 1) * panel_bytes(); }
 };
+
+// The kernel of legal weight and source types in sentences.
+bool check_weight_type(Check& check, int32_t type);
+bool check_source(Check& check, int32_t type, int64_t columns);
 
 // Packs rows first .. first + count - 1 of W from source [count, in] of source_type, times scale.
 void pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_t count, float scale,
                int32_t source_type, const void* source, void* packed);
 // Row `row` of W as fp32.
 void packed_row(const WeightShape& shape, const void* packed, int64_t row, float* out);
-// Elements of a checkpoint's tensor (FTH_F32, FTH_BF16 or FTH_F16) as fp32, times scale.
+// Elements of a checkpoint's tensor as fp32, times scale.
 void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out);
 
 // LoRA pairs of one linear in one buffer: for each depth A [rank, in], then B [w_rows, rank], each packed.
@@ -34,6 +53,9 @@ struct LoraShape {
   int64_t in, rank, w_rows;
   int32_t type, depths;
 
+  LoraShape() = default;
+  LoraShape(int64_t in, int64_t rank, int64_t w_rows, int32_t weight_type, int32_t depths)
+      : in(in), rank(rank), w_rows(w_rows), type(lora_type(weight_type)), depths(depths) {}
   WeightShape a() const { return {in, rank, type, false}; }
   WeightShape b() const { return {rank, w_rows, type, false}; }
   int64_t a_offset(int64_t depth) const { return depth * (a().bytes() + b().bytes()); }
@@ -56,13 +78,14 @@ DepthGroups group_by_depth(const fth_row* rows, const int32_t* subset, int64_t c
 struct LoraScratch {
   size_t inner, addend;
   LoraScratch(Layout& layout, const LoraShape& shape, int64_t rows)
-      : inner(layout.add<char>(rows * x_stride(shape.rank, shape.type) * element_bytes(shape.type))),
+      : inner(layout.add<char>(rows * x_bytes(shape.rank, shape.type))),
         addend(layout.add<float>(rows * shape.w_rows)) {}
 };
 struct LinearCall {
   linear::Args product;
   int32_t weight_type;
   const void* lora;  // packed pairs; null: none, and nothing below is read
+  const void* lora_x;
   LoraShape lora_shape;
   void* lora_inner;           // scratch + LoraScratch.inner
   float* lora_addend;         // scratch + LoraScratch.addend
@@ -72,8 +95,24 @@ struct LinearCall {
 // Runs linears that do not depend on one another: one parallel region, or three if any has LoRA.
 void run_linears(fth_context* ctx, LinearCall* calls, int count);
 
-// Rounds x [count, in] to bf16 rows of x_stride(in, FTH_BF16).
-void round_rows(fth_context* ctx, const float* x, int64_t in, int64_t count, uint16_t* y);
+// Rows of x as products with weights of one type read them: x itself, rounded to bf16, or in codes; and for the LoRA
+// pairs beside quantised weights rounded as well.
+struct Input {
+  const void* x;
+  const void* lora_x;
+};
+// Scratch for it, up to `in` wide. With a norm in front there is room for the normed rows too.
+struct InputScratch {
+  size_t x, rounded, normed;
+  bool lora;
+  InputScratch(Layout& layout, int64_t in, int32_t weight_type, int64_t rows, bool norm, bool lora)
+      : x(layout.add<char>(norm || weight_type != FTH_F32 ? rows * x_bytes(in, weight_type) : 0)),
+        rounded(layout.add<char>(quantised(weight_type) && lora ? rows * x_bytes(in, FTH_BF16) : 0)),
+        normed(layout.add<float>(quantised(weight_type) && norm ? rows * in : 0)),
+        lora(lora) {}
+};
+Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type, int64_t count,
+               const InputScratch& at, char* scratch);
 
 // The single-threaded kernel, for operations that split the work themselves.
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type);

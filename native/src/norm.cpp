@@ -1,7 +1,5 @@
 #include "norm.h"
 
-#include "linear.h"
-
 namespace fth {
 
 void run_norm(fth_context* ctx, const norm::Args& args, int64_t count) {
@@ -10,19 +8,19 @@ void run_norm(fth_context* ctx, const norm::Args& args, int64_t count) {
   parallel(ctx, count, 16384 / args.width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
 }
 
-const void* product_input(fth_context* ctx, const norm::Args& args, bool with_norm, int32_t type, int64_t count,
-                          void* out) {
-  if (!with_norm && type == FTH_F32) return args.x;
-  if (!with_norm) {
-    round_rows(ctx, args.x, args.width, count, static_cast<uint16_t*>(out));
-    return out;
-  }
+Input product_input(fth_context* ctx, const norm::Args& args, bool with_norm, int32_t weight_type, int64_t count,
+                    const InputScratch& at, char* scratch) {
+  if (!with_norm) return input_of(ctx, args.x, args.width, weight_type, count, at, scratch);
   norm::Args to = args;
-  if (type == FTH_F32) to.y = static_cast<float*>(out);
-  else to.y_bf16 = static_cast<uint16_t*>(out);
-  to.stride_bf16 = x_stride(args.width, FTH_BF16);
+  if (weight_type == FTH_BF16) {
+    to.y_bf16 = reinterpret_cast<uint16_t*>(scratch + at.x);
+    to.stride_bf16 = x_bytes(args.width, FTH_BF16) / 2;
+    run_norm(ctx, to, count);
+    return {to.y_bf16, to.y_bf16};
+  }
+  to.y = reinterpret_cast<float*>(scratch + (quantised(weight_type) ? at.normed : at.x));
   run_norm(ctx, to, count);
-  return out;
+  return input_of(ctx, to.y, args.width, weight_type, count, at, scratch);
 }
 
 }  // namespace fth

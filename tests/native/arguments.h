@@ -208,6 +208,14 @@ class Arguments {
       refused(sentence, where, value);
     }
   }
+  void weight_type(const char* name, int32_t& where) {
+    char sentence[160];
+    for (int32_t value : {-1, int32_t(FTH_F16), FTH_Q4_0 + 1}) {
+      snprintf(sentence, sizeof sentence, "%s must be FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0 or FTH_Q4_0, got %d", name,
+               value);
+      refused(sentence, where, value);
+    }
+  }
   void finite(const char* name, float& where) { numbers(name, where, "must be a finite number, got", false); }
   void not_negative(const char* name, float& where) {
     numbers(name, where, "must be a finite number >= 0, got", true);

@@ -217,7 +217,7 @@ TEST(only_named_entries_change) {
 static void refuses_shapes(test::Arguments& a, fth_backfill_shape* s, fth_kv_shape* kv) {
   a.range("shape.hidden_size", s->hidden_size, 1, 1 << 24);
   a.range("shape.depths", s->depths, 1, 65536);
-  a.range("shape.weight_type", s->weight_type, 0, 1);
+  a.weight_type("shape.weight_type", s->weight_type);
   a.range("shape.norm", s->norm, -1, 1);
   a.range("shape.rope_style", s->rope_style, 0, 2);
   a.range("shape.rotary_dim", s->rotary_dim, 0, 24);

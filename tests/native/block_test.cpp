@@ -603,7 +603,7 @@ void refuses_shapes(test::Arguments& a, fth_block_shape* s) {
   a.refused("shape.heads must be a multiple of kv_heads (2), got 5", s->heads, 5);
   for (int32_t head_dim : {8, 20, 264})
     a.refused("shape.head_dim must be a multiple of 8 in 16..256, got", s->head_dim, head_dim);
-  a.range("shape.weight_type", s->weight_type, 0, 1);
+  a.weight_type("shape.weight_type", s->weight_type);
   a.range("shape.kv_type", s->kv_type, 0, 1);
   a.range("shape.norm", s->norm, 0, 1);
   a.range("shape.norm_placement", s->norm_placement, 0, 7);

@@ -90,7 +90,7 @@ TEST(tells_what_it_is) {
   for (int32_t workers : {1, 3, 16}) {
     const Created c(FTH_CPU, workers, FTH_ISA_AUTO);
     EXPECT(c.status == FTH_OK, "%s", c.message.c_str());
-    EXPECT(c.info.backend == FTH_CPU && c.info.workers == workers && c.info.reserved == 0);
+    EXPECT(c.info.backend == FTH_CPU && c.info.workers == workers);
     EXPECT(c.info.isa == fth_isa_best() && c.info.best_isa == fth_isa_best());
     EXPECT(c.info.l2_bytes >= 0 && c.info.l3_bytes >= 0);
   }

@@ -273,7 +273,7 @@ TEST(keeps_to_its_arguments) {
         a.counts(count);
         a.range("shape.hidden_size", shape->hidden_size, 1, 1 << 24);
         a.range("shape.vocab_size", shape->vocab_size, 1, 1 << 24);
-        a.range("shape.weight_type", shape->weight_type, 0, 1);
+        a.weight_type("shape.weight_type", shape->weight_type);
         a.range("shape.norm", shape->norm, -1, 1);
         a.range("shape.chosen", shape->chosen, 0, 65536);
         a.not_negative("shape.norm_eps", shape->norm_eps);

@@ -23,6 +23,54 @@ struct Options {
   bool bias;
 };
 
+constexpr int32_t kTypes[] = {FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0, FTH_Q4_0};
+
+double bf16(float v) { return float_of_bf16(bf16_of_float(v)); }
+
+// An fp16 number near v, as a double: 11 significant bits, halves to even.
+double f16(float v) {
+  if (v == 0) return 0;
+  int exponent;
+  frexp(v, &exponent);
+  const double unit = ldexp(1, (exponent < -13 ? -13 : exponent) - 11);
+  return nearbyint(v / unit) * unit;
+}
+
+// What a row of W is after packing.
+void store_weights(int32_t type, const float* w, int64_t in, double* out) {
+  const int64_t group = type == FTH_Q8_0 || type == FTH_Q4_0 ? 32 : in;
+  for (int64_t first = 0; first < in; first += group) {
+    const int64_t end = first + group < in ? first + group : in;
+    float most = 0;
+    for (int64_t i = first; i < end; i++)
+      if (fabsf(w[i]) > fabsf(most)) most = w[i];
+    for (int64_t i = first; i < end; i++) {
+      if (type == FTH_F32) out[i] = w[i];
+      if (type == FTH_BF16) out[i] = bf16(w[i]);
+      if (type == FTH_I8) out[i] = nearbyintf(w[i] * (127 / fabsf(most))) * (fabsf(most) / 127);
+      if (type == FTH_Q8_0) out[i] = roundf(w[i] * (1 / (fabsf(most) / 127))) * f16(fabsf(most) / 127);
+      if (type == FTH_Q4_0) {
+        const float code = floorf(w[i] * (1 / (most / -8)) + 8.5f);
+        out[i] = (fminf(fmaxf(code, 0), 15) - 8) * f16(most / -8);
+      }
+    }
+  }
+}
+
+// What a product reads of a row of x.
+void store_input(int32_t type, const float* x, int64_t in, double* out) {
+  for (int64_t first = 0; first < in; first += 128) {
+    float most = 0;
+    const int64_t end = first + 128 < in ? first + 128 : in;
+    for (int64_t i = first; i < end; i++) most = fmaxf(most, fabsf(x[i]));
+    for (int64_t i = first; i < end; i++)
+      out[i] = type == FTH_F32    ? x[i]
+               : type == FTH_BF16 ? bf16(x[i])
+               : most == 0        ? 0
+                                  : nearbyintf(x[i] * (127 / most)) * double(most / 127);
+  }
+}
+
 // A linear layer with random contents, packed, and what it should give.
 struct Layer {
   static constexpr int32_t kDepths = 3;
@@ -30,6 +78,7 @@ struct Layer {
   fth_linear_shape shape;
   int64_t w_rows;
   Guarded<float> w, bias, a, b;
+  Guarded<double> w_stored;
   Guarded<char>*packed = nullptr, *lora = nullptr;
 
   Layer(const Options& options, uint64_t seed)
@@ -39,12 +88,14 @@ struct Layer {
         w(w_rows * o.in),
         bias(w_rows),
         a(kDepths * o.rank * o.in),
-        b(kDepths * w_rows * o.rank) {
+        b(kDepths * w_rows * o.rank),
+        w_stored(w_rows * o.in) {
     test::Random random(seed);
     random.fill(w, w.size(), 2.f / sqrtf(float(o.in)));
     random.fill(bias, bias.size());
     random.fill(a, a.size(), 1.f / sqrtf(float(o.in)));
     random.fill(b, b.size());
+    for (int64_t j = 0; j < w_rows; j++) store_weights(o.type, w + j * o.in, o.in, w_stored + j * o.in);
   }
   ~Layer() {
     delete packed;
@@ -76,13 +127,13 @@ struct Layer {
                       o.rank ? lora->get() : nullptr, r, g, y);
   }
 
-  double stored(float v) const { return o.type == FTH_BF16 ? float_of_bf16(bf16_of_float(v)) : v; }
+  double lora_stored(float v) const { return o.type == FTH_F32 ? v : bf16(v); }
 
   // z of W's row j, and a bound on the error of its fp32 evaluation.
-  double preactivation(int64_t j, int32_t depth, const float* x, double* bound) const {
+  double preactivation(int64_t j, int32_t depth, const float* x, const double* x_stored, double* bound) const {
     double z = 0, size = 0, slack = 0;
     for (int64_t k = 0; k < o.in; k++) {
-      const double term = stored(w[j * o.in + k]) * stored(x[k]);
+      const double term = w_stored[j * o.in + k] * x_stored[k];
       z += term;
       size += fabs(term);
     }
@@ -93,15 +144,15 @@ struct Layer {
     for (int64_t t = 0; t < o.rank; t++) {
       double inner = 0, inner_size = 0;
       for (int64_t k = 0; k < o.in; k++) {
-        const double term = stored(a[(int64_t(depth) * o.rank + t) * o.in + k]) * stored(x[k]);
+        const double term = lora_stored(a[(int64_t(depth) * o.rank + t) * o.in + k]) * lora_stored(x[k]);
         inner += term;
         inner_size += fabs(term);
       }
-      const double factor = stored(b[(depth * w_rows + j) * o.rank + t] * 0.5f);
+      const double factor = lora_stored(b[(depth * w_rows + j) * o.rank + t] * 0.5f);
       z += factor * inner;
       size += fabs(factor * inner);
       // A x is itself a sum of `in` terms, and rounded to bf16 before B.
-      slack += fabs(factor) * (inner_size * (o.in + 2) * 0x1p-24 + (o.type == FTH_BF16 ? fabs(inner) * 0x1p-8 : 0));
+      slack += fabs(factor) * (inner_size * (o.in + 2) * 0x1p-24 + (o.type == FTH_F32 ? 0 : fabs(inner) * 0x1p-8));
     }
     // A chain of n rounded additions errs by at most n 2^-24 of the sum of magnitudes; the dot instruction rounds twice
     // per pair and drops subnormals.
@@ -130,13 +181,15 @@ void compare(int32_t isa, const Options& o, int64_t count, int32_t workers) {
   const bool in_place = o.residual != 0 && count % 2 == 0;
   if (in_place) y.copy_from(r);
   EXPECT_OK(ctx, layer.run(ctx, count, rows, x, in_place ? y.get() : r.get(), g, y));
-  for (int64_t i = 0; i < count; i++)
+  Guarded<double> stored(o.in);
+  for (int64_t i = 0; i < count; i++) {
+    store_input(o.type, x + i * o.in, o.in, stored);
     for (int64_t j = 0; j < o.out; j++) {
-      double bound, value_bound, z = layer.preactivation(j, rows[i].depth, x + i * o.in, &bound);
+      double bound, value_bound, z = layer.preactivation(j, rows[i].depth, x + i * o.in, stored, &bound);
       double want = activate(o.activation, z);
       bound = activation_bound(z, bound);
       if (o.glu) {
-        const double value = layer.preactivation(o.out + j, rows[i].depth, x + i * o.in, &value_bound);
+        const double value = layer.preactivation(o.out + j, rows[i].depth, x + i * o.in, stored, &value_bound);
         bound = bound * (fabs(value) + value_bound) + fabs(want) * value_bound;
         want *= value;
       }
@@ -150,14 +203,15 @@ void compare(int32_t isa, const Options& o, int64_t count, int32_t workers) {
              "isa %d in %d out %d type %d act %d glu %d count %d row %d feature %d: %g, want %g +- %g", isa, o.in,
              o.out, o.type, o.activation, o.glu, int(count), int(i), int(j), y[i * o.out + j], want, bound);
     }
+  }
 }
 
 }  // namespace
 
 TEST(matches_the_formula) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t type : {FTH_F32, FTH_BF16}) {
-      for (int32_t in : {1, 2, 17, 64, 129})
+    for (int32_t type : kTypes) {
+      for (int32_t in : {1, 2, 17, 64, 129, 300})
         for (int32_t out : {1, 15, 64, 65, 200})
           for (int64_t count : {1, 2, 3, 5, 16})
             for (int32_t options = 0; options < 4; options++)
@@ -173,7 +227,7 @@ TEST(matches_the_formula) {
 
 TEST(bits_do_not_depend_on_workers_or_company) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t type : kTypes)
       for (int32_t glu : {0, 1}) {
         const Options o{2501, 450, type, FTH_SILU, glu, FTH_RESIDUAL_GATED, 6, true};
         const int64_t most = isa == FTH_ISA_SCALAR ? 8 : 150;
@@ -234,6 +288,148 @@ TEST(activations_are_accurate) {
     }
 }
 
+// All kernels of quantised weights give the same bits, those that a context of this machine would not choose too.
+TEST(quantised_kernels_agree) {
+  using namespace fth::linear;
+  __builtin_cpu_init();
+  const bool avxvnni = fth_isa_best() >= FTH_ISA_AVX2 && __builtin_cpu_supports("avxvnni");
+  const bool avx512vnni = fth_isa_best() >= FTH_ISA_AVX512 && __builtin_cpu_supports("avx512vnni");
+  Quantise* quantise[] = {scalar::quantise, avx2::quantise, avx512::quantise};
+  struct {
+    int32_t type;
+    Panels *reference, *avx2, *avx2vnni, *avx512vnni;
+  } kernels[] = {{FTH_I8, scalar::panels_i8, avx2::panels_i8, avx2vnni::panels_i8, avx512vnni::panels_i8},
+                 {FTH_Q8_0, scalar::panels_q8_0, avx2::panels_q8_0, avx2vnni::panels_q8_0, avx512vnni::panels_q8_0},
+                 {FTH_Q4_0, scalar::panels_q4_0, avx2::panels_q4_0, avx2vnni::panels_q4_0, avx512vnni::panels_q4_0}};
+  for (int32_t k : {5, 32, 128, 160, 1000})
+    for (const auto& kernel : kernels)
+      for (int64_t count : {1, 2, 3, 4, 5, 6, 7, 13, 100}) {
+        const int64_t n = 130, blocks = (k + Codes::kSize - 1) / Codes::kSize;
+        Layer layer({k, int32_t(n), kernel.type, FTH_IDENTITY, 0, 0, 0, true}, uint64_t(k));
+        // The widest codes: 8-bit sums of pairs must not saturate.
+        for (int64_t i = 0; i < layer.w.size(); i++) layer.w[i] = i % 3 == 0 ? -1.f : 1.f;
+        test::Context ctx;
+        layer.pack(ctx);
+        test::Random random(2);
+        Guarded<float> x(count * k), y(count * n), want(count * n);
+        random.fill(x, x.size());
+        for (int64_t i = 0; i < k; i++) x[i] = i % 2 == 0 ? 3.f : -3.f;
+        Guarded<Codes> codes(count * blocks), other(count * blocks);
+        scalar::quantise(x, k, codes, 0, count);
+        for (int32_t isa = 1; isa <= fth_isa_best(); isa++) {
+          memset(other, 0xff, sizeof(Codes) * size_t(other.size()));
+          quantise[isa](x, k, other, 0, count);
+          EXPECT(memcmp(other, codes, sizeof(Codes) * size_t(codes.size())) == 0, "isa %d k %d", isa, k);
+        }
+        Args a{};
+        a.weight = *layer.packed;
+        a.k = k;
+        a.n = n;
+        a.x = codes.get();
+        a.x_bytes = blocks * int64_t(sizeof(Codes));
+        a.count = count;
+        a.bias = layer.bias;
+        a.y = want;
+        a.y_stride = n;
+        kernel.reference(a, 0, 3, 0, count);
+        Panels* others[] = {fth_isa_best() >= FTH_ISA_AVX2 ? kernel.avx2 : nullptr, avxvnni ? kernel.avx2vnni : nullptr,
+                            avx512vnni ? kernel.avx512vnni : nullptr};
+        for (int i = 0; i < 3; i++) {
+          if (others[i] == nullptr) continue;
+          a.y = y;
+          memset(y, 0xff, sizeof(float) * size_t(y.size()));
+          others[i](a, 0, 3, 0, count);
+          EXPECT(memcmp(y, want, sizeof(float) * size_t(y.size())) == 0, "type %d k %d count %d kernel %d",
+                 kernel.type, k, int(count), i);
+        }
+      }
+}
+
+TEST(numbers_that_are_none_show_in_quantised_rows) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0})
+      for (float bad : {NAN, INFINITY, -INFINITY}) {
+        test::Context ctx(isa);
+        Layer layer({200, 70, type, FTH_IDENTITY, 0, 0, 0, false}, 5);
+        layer.pack(ctx);
+        Guarded<float> x(2 * 200), y(2 * 70);
+        test::Random random(3);
+        random.fill(x, x.size());
+        x[150] = bad;
+        x[200 + 1] = 1e-35f;  // fits in no code beside the others
+        EXPECT_OK(ctx, layer.run(ctx, 2, nullptr, x, nullptr, nullptr, y));
+        for (int64_t j = 0; j < 70; j++) {
+          EXPECT(!isfinite(y[j]), "isa %d type %d: %g", isa, type, y[j]);
+          EXPECT(isfinite(y[70 + j]), "isa %d type %d: %g", isa, type, y[70 + j]);
+        }
+        memset(x, 0, sizeof(float) * 400);
+        x[3] = 1e-40f;
+        EXPECT_OK(ctx, layer.run(ctx, 2, nullptr, x, nullptr, nullptr, y));
+        for (int64_t j = 0; j < 140; j++) EXPECT(y[j] == 0, "isa %d type %d: %g", isa, type, y[j]);
+        layer.w[69 * 200 + 7] = bad;
+        layer.pack(ctx);
+        EXPECT_OK(ctx, layer.run(ctx, 2, nullptr, x, nullptr, nullptr, y));
+        EXPECT(isnan(y[69]), "isa %d type %d: %g", isa, type, y[69]);
+        EXPECT(y[68] == 0, "isa %d type %d: %g", isa, type, y[68]);
+      }
+}
+
+// Blocks go into a weight of their own type as they are, into others by their values.
+TEST(packs_blocks) {
+  const int32_t in = 96, out = 70;
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t source_type : {FTH_Q8_0, FTH_Q4_0})
+      for (int32_t type : kTypes) {
+        const int64_t block = source_type == FTH_Q8_0 ? 34 : 18;
+        test::Context ctx(isa);
+        test::Random random{uint64_t(source_type)};
+        Guarded<char> blocks(out * in / 32 * block);
+        Guarded<float> w(out * in), x(3 * in), y(3 * out), want(3 * out);
+        for (int64_t b = 0; b < out * in / 32; b++) {
+          char* at = blocks + b * block;
+          const uint16_t d = uint16_t(0x2000 + random.below(0x800) + (random.below(2) << 15));
+          memcpy(at, &d, 2);
+          for (int64_t i = 2; i < block; i++) at[i] = char(random.below(256));
+          for (int64_t i = 0; i < 32; i++) {
+            const uint8_t byte = uint8_t(at[2 + (source_type == FTH_Q8_0 ? i : i % 16)]);
+            const int code = source_type == FTH_Q8_0 ? int8_t(byte) : (i < 16 ? byte & 15 : byte >> 4) - 8;
+            w[b * 32 + i] = float_of_f16(d) * float(code);
+          }
+        }
+        random.fill(x, x.size());
+        const fth_linear_shape shape{in, out, type, FTH_IDENTITY, 0, 0, 0, 0};
+        int64_t bytes = 0;
+        EXPECT_OK(ctx, fth_linear_bytes(ctx, &shape, &bytes));
+        Guarded<char> packed(bytes);
+        memset(packed, 0xff, size_t(bytes));
+        EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, out, source_type, blocks, packed));
+        EXPECT_OK(ctx, fth_linear(ctx, &shape, 3, nullptr, x, packed, nullptr, nullptr, nullptr, nullptr, y));
+        if (type != source_type) {
+          EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, out, FTH_F32, w, packed));
+          EXPECT_OK(ctx, fth_linear(ctx, &shape, 3, nullptr, x, packed, nullptr, nullptr, nullptr, nullptr, want));
+          EXPECT(memcmp(y, want, sizeof(float) * 3 * out) == 0, "isa %d %d from %d", isa, type, source_type);
+          continue;
+        }
+        // The very codes: the product of their values with what is read of x.
+        Guarded<double> stored(in);
+        for (int64_t i = 0; i < 3; i++) {
+          store_input(type, x + i * in, in, stored);
+          for (int64_t j = 0; j < out; j++) {
+            double z = 0, size = 0;
+            for (int64_t k = 0; k < in; k++) {
+              z += double(w[j * in + k]) * stored[k];
+              size += fabs(double(w[j * in + k]) * stored[k]);
+            }
+            EXPECT(fabs(y[i * out + j] - z) <= size * in * 0x1p-24, "isa %d type %d: %g, want %g", isa, type,
+                   y[i * out + j], z);
+          }
+        }
+        const fth_linear_shape odd{in - 1, out, type, 0, 0, 0, 0, 0};
+        EXPECT(fth_linear_pack(ctx, &odd, 0, 1, source_type, blocks, packed) == FTH_INVALID_ARGUMENT);
+        EXPECT(strstr(fth_context_message(ctx), "multiple of that long, got 95") != nullptr);
+      }
+}
+
 // Row lists, bf16 output and the variants that a context of this machine would not choose.
 TEST(kernels_work_on_listed_rows) {
   using namespace fth::linear;
@@ -248,6 +444,7 @@ TEST(kernels_work_on_listed_rows) {
   random.fill(x, x.size());
   random.fill(addend, addend.size());
   for (int64_t i = 0; i < 13; i++) list[i] = int32_t(38 - 3 * i);
+  Guarded<double> stored(k);
   Panels* kernels[] = {scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16};
   Round* rounds[] = {scalar::round, avx2::round, avx512::round};
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
@@ -261,7 +458,7 @@ TEST(kernels_work_on_listed_rows) {
     a.n = n;
     a.activation = FTH_SILU;
     a.x = rounded.get();
-    a.x_stride = padded_k;
+    a.x_bytes = padded_k * 2;
     a.rows = list;
     a.count = 13;
     a.bias = layer.bias;
@@ -274,8 +471,9 @@ TEST(kernels_work_on_listed_rows) {
     kernels[isa](a, 0, 2, 0, 13);
     for (int64_t row = 0; row < total; row++) {
       const bool listed = row >= 2 && (38 - row) % 3 == 0;
+      store_input(FTH_BF16, x + row * k, k, stored);
       for (int64_t j = 0; j < n; j++) {
-        double bound, z = layer.preactivation(j, 0, x + row * k, &bound) + double(addend[row * n + j]);
+        double bound, z = layer.preactivation(j, 0, x + row * k, stored, &bound) + double(addend[row * n + j]);
         const double want = listed ? activate(FTH_SILU, z) : 0;
         EXPECT(fabs(y[row * n + j] - want) <= activation_bound(z, bound + 3e-7),
                "isa %d row %d feature %d: %g, want %g", isa, int(row), int(j), y[row * n + j], want);
@@ -309,7 +507,7 @@ TEST(packs_every_source_type) {
 static void refuses_shapes(test::Arguments& a, fth_linear_shape* s) {
   a.range("shape.in_features", s->in_features, 1, 1 << 24);
   a.range("shape.out_features", s->out_features, 1, 1 << 24);
-  a.range("shape.weight_type", s->weight_type, 0, 1);
+  a.weight_type("shape.weight_type", s->weight_type);
   a.range("shape.activation", s->activation, 0, 4);
   a.range("shape.glu", s->glu, 0, 1);
   a.range("shape.residual", s->residual, 0, 2);
@@ -334,12 +532,13 @@ TEST(sizes_keep_to_their_arguments) {
 }
 
 TEST(packing_keeps_to_its_arguments) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (int32_t type : kTypes)
     for (int32_t source_type : {FTH_F32, FTH_BF16, FTH_F16})
       for (int32_t in : {1, 7, 33})
         for (int32_t out : {1, 70}) {
           const int32_t rank = 5, depths = 2;
-          const int32_t element = source_type == FTH_F32 ? 4 : 2, stored = type == FTH_F32 ? 4 : 2;
+          const int32_t element = source_type == FTH_F32 ? 4 : 2, stored = type == FTH_F32 || type == FTH_I8 ? 4 : 2;
+          const int32_t pair_stored = type == FTH_F32 ? 4 : 2;
           const fth_linear_shape s{in, out, type, FTH_IDENTITY, 1, FTH_RESIDUAL_NONE, rank, depths};
           test::Arguments pack, pair;
           int64_t bytes = 0, first = out, count = out;
@@ -357,7 +556,7 @@ TEST(packing_keeps_to_its_arguments) {
           const auto pair_shape = pair.shape(s);
           const auto a = pair.packed("a", rank * in * element, element);
           const auto b = pair.packed("b", int64_t(2 * out) * rank * element, element);
-          const auto pairs = pair.packed_output("packed", bytes, stored);
+          const auto pairs = pair.packed_output("packed", bytes, pair_stored);
           int32_t depth = 1;
           float scale = 0.5f;
           pair.call = [&](fth_context* ctx) {
@@ -368,7 +567,10 @@ TEST(packing_keeps_to_its_arguments) {
           if (in != 7 || out != 70) continue;
           pack.refusals();
           refuses_shapes(pack, shape);
-          pack.range("source_type", kind, 0, 2);
+          for (int32_t bad : {-1, int32_t(FTH_I8), FTH_Q4_0 + 1})
+            pack.refused("source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0 or FTH_Q4_0, got", kind, bad);
+          pack.refused("source_type 4 comes in blocks of 32, its rows must be a multiple of that long, got 7", kind,
+                       FTH_Q8_0);
           pack.range("first", first, 0, 2 * out);
           pack.range("count", count, 0, out);
           pack.nothing(count);
@@ -382,11 +584,12 @@ TEST(packing_keeps_to_its_arguments) {
 }
 
 TEST(keeps_to_its_arguments) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (int32_t type : kTypes)
     for (int32_t in : {1, 17, 70})
       for (int32_t out : {1, 15, 65})
         for (int32_t glu : {0, 1}) {
-          const int32_t rank = 3, depths = 2, stored = type == FTH_F32 ? 4 : 2, w_rows = out * (1 + glu);
+          const int32_t rank = 3, depths = 2, w_rows = out * (1 + glu);
+          const int32_t stored = type == FTH_F32 || type == FTH_I8 ? 4 : 2, pair_stored = type == FTH_F32 ? 4 : 2;
           test::Arguments a;
           int64_t count = 7, bytes = 0, lora_bytes = 0;
           const auto shape =
@@ -397,7 +600,7 @@ TEST(keeps_to_its_arguments) {
           const auto x = a.input<float>("x", count * in);
           const auto packed = a.packed("packed", bytes, stored);
           const auto bias = a.optional<float>("bias", w_rows);
-          const auto lora = a.packed("lora", lora_bytes, stored, false);
+          const auto lora = a.packed("lora", lora_bytes, pair_stored, false);
           const auto residual = a.input<float>("residual", count * out);
           const auto gate = a.input<float>("gate", count);
           const auto y = a.output<float>("y", count * out);

@@ -71,7 +71,7 @@ typedef struct fth_info {
   int32_t best_isa;   /* what the machine offers */
   int32_t bf16_dot;   /* 1 if bf16 products use the AVX512-BF16 dot instruction here */
   int32_t workers;    /* threads that run a call, the caller's included */
-  int32_t reserved;
+  int32_t int8_dot;   /* 1 if products with 8- and 4-bit weights use a VNNI dot instruction here */
   int64_t l2_bytes;   /* per core, 0 if unknown */
   int64_t l3_bytes;   /* shared, 0 if unknown */
 } fth_info;

@@ -1,0 +1,183 @@
+// Products with quantised weights, for the vector kernels. A template over
+//   I   integer vectors of a target: see avx2.h, avx2vnni.cpp, avx512vnni.cpp
+//   Q   a format: I8, Q8, Q4 below
+#pragma once
+#include "panels.h"
+
+namespace fth::linear {
+namespace {
+
+constexpr int64_t kCodesBytes = kGroup * kPanel;    // of 8-bit weights, per group
+constexpr int64_t kScaleBytes = kPanel * 2;         // of fp16 scales, in front of a group
+
+// A vector of stored weights feeds kHalves dot products, each with 4 codes of x. kOffsetBits: stored plus 2^that.
+struct I8 {
+  static constexpr int32_t kType = FTH_I8;
+  static constexpr int64_t kGroupBytes = kCodesBytes;
+  static constexpr bool kScaled = false;  // a scale per group
+  static constexpr int kHalves = 1, kOffsetBits = 7;
+};
+struct Q8 {
+  static constexpr int32_t kType = FTH_Q8_0;
+  static constexpr int64_t kGroupBytes = kScaleBytes + kCodesBytes;
+  static constexpr bool kScaled = true;
+  static constexpr int kHalves = 1, kOffsetBits = 7;
+};
+struct Q4 {
+  static constexpr int32_t kType = FTH_Q4_0;
+  static constexpr int64_t kGroupBytes = kScaleBytes + kCodesBytes / 2;
+  static constexpr bool kScaled = true;
+  static constexpr int kHalves = 2, kOffsetBits = 3;
+};
+
+// The links of the chains of some rows over some Codes.
+struct CodesTask {
+  const Codes* x[6];
+  const char* w;
+  int64_t groups;     // of 32 k; a multiple of kGroups but at the end of a row
+  bool fresh;         // z starts here at zero; else it continues
+  const char* fetch;  // weights to bring to the L2 cache meanwhile; null: none
+  float* z;           // [rows][kPanel]
+};
+
+template <class I, class Q>
+struct CodesTile {
+  static constexpr int64_t kVectorBytes = I::kLanes * 4;  // of weights: 4 of each lane
+
+  static void run(int rows, const CodesTask& task) {
+    switch (rows) {
+      case 1: return passes<1>(task);
+      case 2: return passes<2>(task);
+      case 3: return passes<3>(task);
+      case 4: return passes<4>(task);
+      case 5: return passes<I::kRows < 5 ? 1 : 5>(task);
+      default: return passes<I::kRows < 6 ? 1 : 6>(task);
+    }
+  }
+
+  // N vectors of the panel's features per pass.
+  template <int R>
+  static void passes(const CodesTask& task) {
+    constexpr int N = I::vectors(R);
+    for (int64_t first = 0; first < kPanel; first += N * I::kLanes)
+      tile<R, N>(task, first, first == 0 ? task.fetch : nullptr);
+  }
+
+  template <int R, int N>
+  [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first, const char* fetch) {
+    alignas(64) float t[R * N * I::kLanes];  // the chains over the groups of one Codes
+    const Codes* x[R];
+    for (int r = 0; r < R; r++) x[r] = task.x[r];
+    const char* w = task.w;
+    bool fresh = task.fresh;
+    for (int64_t group = 0; group < task.groups; group += kGroups) {
+      const int64_t groups = task.groups - group < kGroups ? task.groups - group : kGroups;
+      typename I::V sum[R][N];
+      if constexpr (!Q::kScaled) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+          const int32_t* s = x[r]->minus_sum;
+          start<N>(sum[r], s[0] + s[1] + s[2] + s[3]);
+        }
+      }
+      for (int64_t g = 0; g < groups; g++, w += Q::kGroupBytes) {
+        if (fetch != nullptr) {
+          for (int64_t i = 0; i < Q::kGroupBytes; i += 64) _mm_prefetch(fetch + i, _MM_HINT_T1);
+          fetch += Q::kGroupBytes;
+        }
+        if constexpr (Q::kScaled) {
+#pragma GCC unroll 6
+          for (int r = 0; r < R; r++) start<N>(sum[r], x[r]->minus_sum[g]);
+        }
+        dots<R, N>(sum, x, g * kGroup, w + (Q::kScaled ? kScaleBytes : 0) + first * 4);
+        if constexpr (Q::kScaled) {
+#pragma GCC unroll 8
+          for (int n = 0; n < N; n++) {
+            const typename I::F d = I::scales(w + (first + n * I::kLanes) * 2);
+#pragma GCC unroll 6
+            for (int r = 0; r < R; r++) {
+              float* at = t + (r * N + n) * I::kLanes;
+              I::store(at, I::fma(I::to_float(sum[r][n]), d, g == 0 ? I::zero() : I::load(at)));
+            }
+          }
+        }
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++) {
+        const typename I::F scale = I::set(x[r]->scale);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) {
+          float* z = task.z + r * kPanel + first + n * I::kLanes;
+          const typename I::F link = Q::kScaled ? I::load(t + (r * N + n) * I::kLanes) : I::to_float(sum[r][n]);
+          I::store(z, I::fma(scale, link, fresh ? I::zero() : I::load(z)));
+        }
+        x[r]++;
+      }
+      fresh = false;
+    }
+  }
+
+  template <int N>
+  [[gnu::always_inline]] static void start(typename I::V (&sum)[N], int32_t minus_sum) {
+    const typename I::V offset = I::template offset<Q::kOffsetBits>(minus_sum);
+    for (int n = 0; n < N; n++) sum[n] = offset;
+  }
+
+  // Adds the products of one group.
+  template <int R, int N>
+  [[gnu::always_inline]] static void dots(typename I::V (&sum)[R][N], const Codes* const (&x)[R], int64_t k,
+                                          const char* w) {
+    for (int s = 0; s < kGroup / 4 / Q::kHalves; s++, w += kPanel * 4)
+#pragma GCC unroll 2
+      for (int half = 0; half < Q::kHalves; half++, k += 4) {
+        typename I::Weights b[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) {
+          const typename I::V stored = I::load_bytes(w + n * kVectorBytes);
+          b[n] = I::template weights<Q::kOffsetBits>(Q::kHalves == 1 ? stored : I::nibbles(stored, half));
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+          int32_t four;
+          memcpy(&four, x[r]->code + k, sizeof four);
+          const typename I::V codes = I::set_int(four);
+#pragma GCC unroll 8
+          for (int n = 0; n < N; n++) I::dot(sum[r][n], b[n], codes);
+        }
+      }
+  }
+};
+
+template <class I, class Q>
+struct CodesPanel {
+  static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
+
+  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z) {
+    // A block, 16 KiB of weights, stays in the L1 cache while the tiles pass over it.
+    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 2 : 4);
+    const int64_t groups = (k + kGroup - 1) / kGroup, tiles = (rows + I::kRows - 1) / I::kRows;
+    for (int64_t begin = 0; begin < groups; begin += kBlock) {
+      const int64_t end = begin + kBlock < groups ? begin + kBlock : groups;
+      for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
+        CodesTask task{};
+        for (int64_t r = 0; r < size; r++)
+          task.x[r] = reinterpret_cast<const Codes*>(x[first + r]) + begin / kGroups;
+        task.w = w + begin * Q::kGroupBytes;
+        task.groups = end - begin;
+        task.fresh = begin == 0;
+        task.fetch = tile == 1 && tiles > 1 ? w + end * Q::kGroupBytes : nullptr;
+        task.z = z + first * kPanel;
+        CodesTile<I, Q>::run(int(size), task);
+      }
+    }
+    if constexpr (!Q::kScaled) {
+      const float* scale = reinterpret_cast<const float*>(w + groups * kCodesBytes);
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < kPanel; j++) z[r * kPanel + j] *= scale[j];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fth::linear
