@@ -45,7 +45,8 @@ int main(int argc, char** argv) {
     else if (!strcmp(argv[i], "--only") && !last && words < 8) options.only[words++] = argv[++i];
     else if (argv[i][0] != '-' && name_count < 64) names[name_count++] = argv[i];
     else {
-      fprintf(stderr, "usage: fathom_bench [name ...] [--only WORD]... [--json FILE] [--workers N] [--seconds S]\nnames:");
+      fprintf(stderr, "usage: fathom_bench [name ...] [--only WORD]... [--json FILE] [--workers N] [--seconds S]\n"
+              "names:");
       for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) fprintf(stderr, " %s", b->name);
       fprintf(stderr, "\nFATHOM_ISA=scalar|avx2|avx512 chooses the kernels.\n");
       return 2;

@@ -37,8 +37,8 @@ class FathomAttention : public Attention {
     return true;
   }
   void run(int64_t layer) override {
-    must(ctx_, fth_attention(ctx_, &shape_, &kv_, int32_t(layer), int64_t(rows_.size()), rows_.data(), q_,
-                             list_.data(), int64_t(list_.size()), pool_, nullptr, nullptr, out_.data()));
+    must(ctx_, fth_attention(ctx_, &shape_, &kv_, int32_t(layer), int64_t(rows_.size()), rows_.data(), q_, list_.data(),
+                             int64_t(list_.size()), pool_, nullptr, nullptr, out_.data()));
   }
   const float* out() const override { return out_.data(); }
 
@@ -100,8 +100,9 @@ void compare_attention(const Options& options, AttentionPeer& peer, Report& repo
             continue;
           }
           report.add("attention", line, column, how, workers,
-                     compare(options.seconds, layers, [&](int64_t layer) { ours.run(layer); },
-                             [&](int64_t layer) { other->run(layer); }));
+                     compare(
+                         options.seconds, layers, [&](int64_t layer) { ours.run(layer); },
+                         [&](int64_t layer) { other->run(layer); }));
         }
 }
 

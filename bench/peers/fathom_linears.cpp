@@ -27,9 +27,9 @@ class FathomLinears : public Linears {
     must(ctx, fth_memory_map(copies * bytes_, &weights_));
     for (size_t i = 0; i < parts.size(); i++) {
       const bool blocks = !parts[i].blocks.empty();
-      must(ctx, fth_linear_pack(ctx, &packed_[i].shape, 0, parts[i].out, blocks ? type : FTH_F32,
-                                blocks ? static_cast<const void*>(parts[i].blocks.data()) : parts[i].w.data(),
-                                at(0, i)));
+      must(ctx,
+           fth_linear_pack(ctx, &packed_[i].shape, 0, parts[i].out, blocks ? type : FTH_F32,
+                           blocks ? static_cast<const void*>(parts[i].blocks.data()) : parts[i].w.data(), at(0, i)));
     }
     for (int64_t copy = 1; copy < copies; copy++) memcpy(at(copy, 0), at(0, 0), size_t(bytes_));
     return true;
@@ -44,7 +44,7 @@ class FathomLinears : public Linears {
       must(ctx_, fth_linear(ctx_, &packed_[i].shape, rows_, nullptr, packed_[i].x, at(copy, i), nullptr, nullptr,
                             nullptr, nullptr, packed_[i].y.data()));
   }
-  const float* y(int part) const override { return packed_[size_t(part)].y.data(); }
+  float* y(int part) override { return packed_[size_t(part)].y.data(); }
 
  private:
   struct Packed {

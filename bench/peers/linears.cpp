@@ -79,12 +79,14 @@ void compare_case(const Options& options, const Case& c, const std::vector<Part>
     for (bool streamed : {false, true})
       for (int64_t rows : kRows) {
         const std::string column = std::to_string(rows) + (rows == 1 ? " row" : " rows");
-        const std::string how =
-            std::to_string(workers) + (workers == 1 ? " worker, " : " workers, ") + (streamed ? "streamed" : "resident");
+        const std::string how = std::to_string(workers) + (workers == 1 ? " worker, " : " workers, ") +
+                                (streamed ? "streamed" : "resident");
         const std::string line = c.name + ", " + how;
         if (!options.wants(line + ", " + column)) continue;
         fathom.prepare(rows, workers);
         peer.prepare(rows, workers);
+        for (size_t i = 0; i < parts.size(); i++)
+          std::fill_n(peer.y(int(i)), rows * parts[i].out, NAN);  // no old results
         fathom.run(0);
         peer.run(0);
         double worst = 0;
@@ -97,8 +99,9 @@ void compare_case(const Options& options, const Case& c, const std::vector<Part>
           continue;
         }
         report.add("linear", line, column, c.type + ", " + how, workers,
-                   compare(options.seconds, streamed ? c.copies : 1, [&](int64_t copy) { fathom.run(copy); },
-                           [&](int64_t copy) { peer.run(copy); }));
+                   compare(
+                       options.seconds, streamed ? c.copies : 1, [&](int64_t copy) { fathom.run(copy); },
+                       [&](int64_t copy) { peer.run(copy); }));
       }
 }
 
@@ -106,7 +109,8 @@ void compare_case(const Options& options, const Case& c, const std::vector<Part>
 bool may_want(const Options& options, const std::string& name) {
   Options most = options;
   std::erase_if(most.only, [](const std::string& word) {
-    return word.find("row") != word.npos || word.find("worker") != word.npos || word == "resident" || word == "streamed";
+    return word.find("row") != word.npos || word.find("worker") != word.npos || word == "resident" ||
+           word == "streamed";
   });
   return most.wants(name);
 }

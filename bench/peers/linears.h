@@ -29,8 +29,8 @@ class Linears {
   virtual void prepare(int64_t rows, int threads) = 0;
   // All products with the weights of this copy.
   virtual void run(int64_t copy) = 0;
-  // [rows, out] of a part after a run.
-  virtual const float* y(int part) const = 0;
+  // [rows, out] of a part, where a run writes.
+  virtual float* y(int part) = 0;
 };
 
 class Peer {

@@ -195,7 +195,9 @@ void Report::wrong(const std::string& what, double difference, double most) {
   flush_line();
   printf("%-58s WRONG: differs from Fathom by %.2g, at most %.2g expected\n", what.c_str(), difference, most);
   if (json_ == nullptr) return;
-  fprintf(json_, "%s\n  {\"case\": \"%s\", \"wrong\": %.3g}", first_ ? "" : ",", what.c_str(), difference);
+  // JSON has no NaN, which a result that was not written gives.
+  fprintf(json_, "%s\n  {\"case\": \"%s\", \"wrong\": %.3g}", first_ ? "" : ",", what.c_str(),
+          isfinite(difference) ? difference : 1);
   first_ = false;
 }
 

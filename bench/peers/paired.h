@@ -11,9 +11,9 @@
 namespace peers {
 
 struct Options {
-  double seconds = 0.3;            // spent on each case
-  std::vector<int> workers;        // empty: one, and one per core
-  std::vector<std::string> only;   // cases whose name has each of these words
+  double seconds = 0.3;           // spent on each case
+  std::vector<int> workers;       // empty: one, and one per core
+  std::vector<std::string> only;  // cases whose name has each of these words
   std::string json;
   bool wants(const std::string& what) const;
 };
@@ -54,7 +54,7 @@ class Report {
   void flush_line();
   std::string peer_, line_;
   std::vector<Cell> cells_;
-  std::vector<std::string> columns_;  // in the order they came
+  std::vector<std::string> columns_;                                          // in the order they came
   std::map<std::string, std::map<std::string, std::vector<double>>> groups_;  // group, column: ratios
   std::FILE* json_ = nullptr;
   bool first_ = true;

@@ -15,8 +15,7 @@ ggml_backend_dev_t cpu() { return ggml_backend_reg_dev_get(ggml_backend_cpu_reg(
 // Tensors of one buffer.
 class Tensors {
  public:
-  explicit Tensors(int64_t most)
-      : context_(ggml_init({size_t(most) * ggml_tensor_overhead(), nullptr, true})) {}
+  explicit Tensors(int64_t most) : context_(ggml_init({size_t(most) * ggml_tensor_overhead(), nullptr, true})) {}
   ~Tensors() {
     ggml_backend_buffer_free(buffer_);
     ggml_free(context_);
@@ -93,8 +92,7 @@ class GgmlLinears : public peers::Linears {
   GgmlLinears(int32_t type, const std::vector<peers::Part>& parts, int64_t copies) : parts_(parts), copies_(copies) {
     for (const peers::Part& part : parts) {
       auto tensors = std::make_unique<Tensors>(copies);
-      for (int64_t i = 0; i < copies; i++)
-        ggml_new_tensor_2d(tensors->context(), weights_of(type), part.in, part.out);
+      for (int64_t i = 0; i < copies; i++) ggml_new_tensor_2d(tensors->context(), weights_of(type), part.in, part.out);
       tensors->allocate(buffer_for(weights_of(type), part));
       std::vector<uint16_t> half;
       if (type == FTH_BF16)
@@ -137,7 +135,7 @@ class GgmlLinears : public peers::Linears {
     }
   }
   void run(int64_t copy) override { graphs_->run(copy); }
-  const float* y(int part) const override { return static_cast<const float*>(graphs_->node(0, part)->data); }
+  float* y(int part) override { return static_cast<float*>(graphs_->node(0, part)->data); }
 
  private:
   const std::vector<peers::Part>& parts_;
@@ -219,6 +217,7 @@ class Ggml : public peers::Peer, public peers::AttentionPeer {
 
 int main(int argc, char** argv) {
   const peers::Options options = peers::parse(argc, argv);
+  ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);  // it names every tensor that it repacks
   Ggml peer;
   peers::Report report(options, peer.name());
   peers::compare_linears(options, peer, report);

@@ -31,7 +31,7 @@ class DnnlLinears : public peers::Linears {
     }
     stream_.wait();
   }
-  const float* y(int part) const override { return products_[size_t(part)].y.data(); }
+  float* y(int part) override { return products_[size_t(part)].y.data(); }
 
  private:
   struct Product {
@@ -66,8 +66,8 @@ class DnnlLinears : public peers::Linears {
 
   void prepare(Product& p, int64_t rows) {
     const int64_t in = p.part.in, out = p.part.out;
-    const memory::desc src({rows, in}, data(), Tag::ab), wei({in, out}, data(), Tag::any), dst({rows, out}, Data::f32,
-                                                                                              Tag::ab);
+    const memory::desc src({rows, in}, data(), Tag::ab), wei({in, out}, data(), Tag::any),
+        dst({rows, out}, Data::f32, Tag::ab);
     // int8: one scale for all activations, one per output feature for the weights.
     std::vector<float> x_scale, w_scale;
     dnnl::primitive_attr attributes;

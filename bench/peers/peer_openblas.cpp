@@ -30,7 +30,7 @@ class BlasLinears : public peers::Linears {
       else cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows_, out, in, 1, x, in, w, in, 0, y, out);
     }
   }
-  const float* y(int part) const override { return y_[size_t(part)].data(); }
+  float* y(int part) override { return y_[size_t(part)].data(); }
 
  private:
   const std::vector<peers::Part>& parts_;
