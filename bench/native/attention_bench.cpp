@@ -5,26 +5,28 @@
 
 namespace {
 
-struct Model {
-  const char* name;
-  int32_t heads, kv_heads, head_dim;
-};
-constexpr Model kModels[] = {{"SmolLM-360M", 15, 5, 64}, {"TinyLlama", 32, 4, 64}, {"Gemma-2B", 8, 1, 256}};
-constexpr Model kT5Large = {"T5-large", 16, 16, 64};
+constexpr bench::Type kTypes[] = {{FTH_F32, "f32"}, {FTH_BF16, "bf16"}, {FTH_I8, "i8"}};
+constexpr bench::Model kT5Large = {"T5-large", 1024, 16, 16, 64, 4096};
 
-// How rows see their list: whole prefixes, scattered entries, a speculation tree over the last items, a relative bias by
-// item or by the entries' positions, a dense bias.
+// How rows see their list: whole prefixes, scattered entries, a speculation tree over the last items, a relative bias
+// by item or by the entries' positions, a dense bias.
 enum Kind { kPlain, kScattered, kTree, kRelative, kPositions, kDense };
-constexpr const char* kNames[] = {"", " scattered", " tree", " relative bias", " relative bias by position", " dense bias"};
+constexpr const char* kNames[] = {"",           " scattered", " tree", " relative bias", " relative bias by position",
+                                  " dense bias"};
 
 // `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
 // causally. The pool holds enough layers for every call to read K,V from memory.
-void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m, int32_t type,
-             int64_t sequences, int64_t rows, int64_t context, Kind kind) {
-  const int64_t entries = sequences * context, element = type == FTH_BF16 ? 2 : 4;
-  const int64_t layer = entries * m.kv_heads * m.head_dim * 2 * element;
-  const int32_t layers = int32_t((int64_t(400) << 20) / layer + 1);
-  const fth_kv_shape kv{layers, m.kv_heads, m.head_dim, type, fth::round_up(entries, 64)};
+void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const bench::Model& m,
+             const bench::Type& type, int64_t sequences, int64_t rows, int64_t context, Kind kind) {
+  const char* operation = rows == 1 ? "decode" : "prefill";
+  char what[64];
+  snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type.name, (long long)sequences,
+           (long long)rows, (long long)context, kNames[kind]);
+  const int64_t entries = sequences * context;
+  fth_kv_shape kv{1, m.kv_heads, m.head_dim, type.code, fth::round_up(entries, 64)};
+  int64_t layer = 0;
+  if (!options.wants(what) || fth_kv_bytes(ctx, &kv, &layer) != FTH_OK) return;
+  kv.layers = int32_t((int64_t(400) << 20) / layer + 1);
   fth_attention_shape shape{m.heads, FTH_BIAS_NONE, 0, 0, 1.f / sqrtf(float(m.head_dim)), 0};
   if (kind == kDense) shape.bias_kind = FTH_BIAS_DENSE, shape.bias_width = int32_t(context);
   if (kind == kRelative || kind == kPositions)
@@ -48,8 +50,14 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   double seen = 0;
   for (int64_t i = 0; i < count; i++) {
     const int32_t visible = int32_t(context - rows + i % rows + 1);
-    row[i] = {i / rows * context, ~uint64_t(0), visible, 0, kind == kPositions ? position[visible - 1] : visible - 1,
-              0, -1, 0};
+    row[i] = {i / rows * context,
+              ~uint64_t(0),
+              visible,
+              0,
+              kind == kPositions ? position[visible - 1] : visible - 1,
+              0,
+              -1,
+              0};
     if (kind == kTree) row[i].tree = ~uint64_t(0) << i % rows | (uint64_t(i * 0x9E3779B97F4A7C15) | 1);
     seen += row[i].visible;
   }
@@ -57,7 +65,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   // Reading the same number of bytes alternates with the kernel, so that both see the same machine.
   bench::Samples samples, reads;
   int32_t l = 0;
-  const auto next = [&] { return l = (l + 1) % layers; };
+  const auto next = [&] { return l = (l + 1) % kv.layers; };
   const double until = bench::now() + options.seconds;
   do {
     const char* slice = pool.bytes() + next() * layer;
@@ -70,21 +78,19 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
     });
   } while (bench::now() < until);
 
+  // Probabilities are no int8, so that int8 K,V compute at bf16's peak at best.
   const double flops = 4.0 * seen * m.heads * m.head_dim,
-               compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
-  char what[64];
-  snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type == FTH_BF16 ? "bf16" : "f32",
-           (long long)sequences, (long long)rows, (long long)context, kNames[kind]);
-  bench::report({rows == 1 ? "decode" : "prefill", what, ctx->info.workers, flops, double(layer),
-                 compute > reads.median() ? compute : reads.median()},
-                samples);
+               compute = flops / (type.code == FTH_F32 ? limits.f32 : limits.bf16);
+  bench::report(
+      {operation, what, ctx->info.workers, flops, double(layer), compute > reads.median() ? compute : reads.median()},
+      samples);
 }
 
 }  // namespace
 
 BENCH(attention) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
-    for (const Model& model : kModels) {
+  for (const bench::Type& type : kTypes)
+    for (const bench::Model& model : bench::kModels) {
       for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, kPlain);
       for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, kPlain);
       measure(ctx, options, limits, model, type, 4, 1, 2048, kScattered);
@@ -94,7 +100,7 @@ BENCH(attention) {
 
 // One token, the rows of a deep pass or a tree, and an encoder's.
 BENCH(attention_bias) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (const bench::Type& type : kTypes)
     for (Kind kind : {kPlain, kTree, kRelative, kPositions, kDense})
       for (int64_t rows : {1, 8, 64}) measure(ctx, options, limits, kT5Large, type, 1, rows, 512, kind);
 }

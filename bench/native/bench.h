@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "../models.h"
 #include "context.h"
 
 namespace bench {
@@ -12,6 +13,9 @@ struct Options {
   int workers = 0;        // 0: one per core
   double seconds = 0.25;  // spent on each line
   const char* json = nullptr;
+  // Only lines whose case has each of these words are measured.
+  const char* only[8] = {};
+  bool wants(const char* what) const;
 };
 
 // Zeroed, huge pages; ends the process if there is no memory.
@@ -32,14 +36,20 @@ class Memory {
 };
 
 // What this machine does at best with this many workers.
+constexpr int64_t kReadBytes[] = {int64_t(256) << 10, int64_t(1) << 20,  int64_t(4) << 20,  int64_t(12) << 20,
+                                  int64_t(24) << 20,  int64_t(48) << 20, int64_t(512) << 20};
+constexpr int kReads = sizeof kReadBytes / sizeof *kReadBytes;
 struct Limits {
-  double f32;   // FLOP/s of fused multiply-adds
-  double bf16;  // FLOP/s of bf16 dot products; fp32's where there are none
-  double read;  // bytes/s from memory
+  double f32;           // FLOP/s of fused multiply-adds
+  double bf16;          // FLOP/s of bf16 dot products; fp32's where there are none
+  double i8;            // op/s of int8 dot products
+  double read[kReads];  // bytes/s of reading that many bytes again and again: from L2, L3, memory
+  double peak(int32_t type) const;  // of products with weights of this type
 };
 Limits measure_limits(fth_context* ctx);
 double f32_peak(fth_context* ctx);
 double bf16_peak(fth_context* ctx);
+double i8_peak(fth_context* ctx);
 // Bytes/s of reading `bytes` of a buffer again and again, and of copying one half of them to the other: bytes read plus
 // bytes written.
 double read_rate(fth_context* ctx, const Memory& memory, int64_t bytes);

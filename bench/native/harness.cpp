@@ -16,6 +16,12 @@ int compare(const void* a, const void* b) {
 
 }  // namespace
 
+bool Options::wants(const char* what) const {
+  for (const char* word : only)
+    if (word != nullptr && strstr(what, word) == nullptr) return false;
+  return true;
+}
+
 int64_t interruptions() {
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);

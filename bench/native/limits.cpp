@@ -37,6 +37,18 @@ __attribute__((target("avx512f,avx512bf16"))) void dot_avx512() {
   sink = _mm512_cvtss_f32(sum);
 }
 
+__attribute__((target("avx512f,avx512vnni"))) void dot8_avx512() {
+  __m512i chain[kChains], x = _mm512_set1_epi32(int(sink)), sum = x;
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; i++) chain[i] = _mm512_set1_epi32(i);
+  for (int64_t k = 0; k < kRounds; k++)
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; i++) asm("vpdpbusd %1, %1, %0" : "+v"(chain[i]) : "v"(x));  // GCC 12 copies registers
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; i++) sum = _mm512_add_epi32(sum, chain[i]);
+  sink = float(_mm512_cvtsi512_si32(sum));
+}
+
 constexpr int kChains8 = 12;
 
 __attribute__((target("avx2,fma"))) void fma_avx2() {
@@ -49,6 +61,20 @@ __attribute__((target("avx2,fma"))) void fma_avx2() {
 #pragma GCC unroll 12
   for (int i = 0; i < kChains8; i++) sum = _mm256_add_ps(sum, chain[i]);
   sink = _mm256_cvtss_f32(sum);
+}
+
+// Without VNNI: products of neighbours to 16 bits, their sums to 32.
+__attribute__((target("avx2"))) void dot8_avx2() {
+  __m256i chain[kChains8], x = _mm256_set1_epi8(char(sink)), ones = _mm256_set1_epi16(1), sum = x;
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains8; i++) chain[i] = _mm256_set1_epi8(char(i));
+  for (int64_t k = 0; k < kRounds; k++)
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains8; i++)
+      chain[i] = _mm256_add_epi32(chain[i], _mm256_madd_epi16(_mm256_maddubs_epi16(chain[i], x), ones));
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains8; i++) sum = _mm256_add_epi32(sum, chain[i]);
+  sink = float(_mm256_extract_epi32(sum, 0));
 }
 
 void fma_scalar() {
@@ -161,12 +187,21 @@ double f32_peak(fth_context* ctx) {
 double bf16_peak(fth_context* ctx) {
   return ctx->info.bf16_dot ? rate(ctx, dot_avx512, 4.0 * 16 * kChains * kRounds) : f32_peak(ctx);
 }
+double i8_peak(fth_context* ctx) {
+  const int32_t isa = ctx->info.isa;
+  if (isa == FTH_ISA_AVX512 && __builtin_cpu_supports("avx512vnni"))
+    return rate(ctx, dot8_avx512, 2.0 * 64 * kChains * kRounds);
+  return isa >= FTH_ISA_AVX2 ? rate(ctx, dot8_avx2, 2.0 * 32 * kChains8 * kRounds) : f32_peak(ctx);
+}
+
+double Limits::peak(int32_t type) const { return type == FTH_F32 ? f32 : type == FTH_BF16 ? bf16 : i8; }
 
 Limits measure_limits(fth_context* ctx) {
-  const int64_t bytes = int64_t(512) << 20;
-  Memory memory(bytes);
+  Limits limits = {f32_peak(ctx), bf16_peak(ctx), i8_peak(ctx), {}};
+  Memory memory(kReadBytes[kReads - 1]);
   memory.fill();
-  return {f32_peak(ctx), bf16_peak(ctx), read_rate(ctx, memory, bytes)};
+  for (int i = 0; i < kReads; i++) limits.read[i] = read_rate(ctx, memory, kReadBytes[i]);
+  return limits;
 }
 
 }  // namespace bench

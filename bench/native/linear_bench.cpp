@@ -4,52 +4,105 @@
 
 namespace {
 
-struct Shape {
-  const char* name;
-  int32_t in, out, glu;
-};
-constexpr Shape kShapes[] = {
-    {"SmolLM-360M q,k,v", 960, 1600, 0}, {"SmolLM-360M gate,up", 960, 2560, 1}, {"SmolLM-360M down", 2560, 960, 0},
-    {"TinyLlama q,k,v", 2048, 2560, 0},  {"TinyLlama gate,up", 2048, 5632, 1},  {"TinyLlama down", 5632, 2048, 0},
+constexpr int64_t kRows[] = {1, 2, 4, 8, 16, 64, 128, 512}, kMostRows = 512;
+
+fth_linear_shape product(const bench::Model& m, int32_t type, int which) {
+  const int32_t heads = m.heads * m.head_dim, kv = 2 * m.kv_heads * m.head_dim;
+  switch (which) {
+    case 0: return {m.hidden, heads + kv, type, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
+    case 1: return {heads, m.hidden, type, FTH_IDENTITY, 0, FTH_RESIDUAL_ADD, 0, 0};
+    case 2: return {m.hidden, m.inner, type, FTH_SILU, 1, FTH_RESIDUAL_NONE, 0, 0};
+    default: return {m.inner, m.hidden, type, FTH_IDENTITY, 0, FTH_RESIDUAL_ADD, 0, 0};
+  }
+}
+
+// The products `first` .. `last` of a layer, one after another: one of them, or all linears of a block.
+class Products {
+ public:
+  // False if this library has no weights of the type.
+  bool prepare(fth_context* ctx, const bench::Model& m, int32_t type, int first, int last) {
+    for (int i = first; i <= last; i++) {
+      Part& part = parts_[count_];
+      part.shape = product(m, type, i);
+      if (fth_linear_bytes(ctx, &part.shape, &part.bytes) != FTH_OK) return false;
+      count_++;
+      part.bytes = fth::round_up(part.bytes, 64);
+      bytes_ += part.bytes;
+      multiplications_ += double(part.shape.in_features) * part.shape.out_features * (1 + part.shape.glu);
+    }
+    return true;
+  }
+  int64_t bytes() const { return bytes_; }
+  double flops(int64_t rows) const { return 2 * multiplications_ * double(rows); }
+  void run(fth_context* ctx, int64_t rows, const float* x, const char* weights, float* y) const {
+    for (int i = 0; i < count_; i++) {
+      const fth_linear_shape& shape = parts_[i].shape;
+      MUST(ctx, fth_linear(ctx, &shape, rows, nullptr, x, weights, nullptr, nullptr,
+                           shape.residual == FTH_RESIDUAL_ADD ? x : nullptr, nullptr, y));
+      weights += parts_[i].bytes;
+    }
+  }
+
+ private:
+  struct Part {
+    fth_linear_shape shape;
+    int64_t bytes;
+  };
+  Part parts_[bench::kProductCount];
+  int count_ = 0;
+  int64_t bytes_ = 0;
+  double multiplications_ = 0;
 };
 
-void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Shape& s, int32_t type,
-             int64_t count, bool streamed) {
-  const fth_linear_shape shape{s.in, s.out, type, s.glu ? FTH_SILU : FTH_IDENTITY, s.glu, FTH_RESIDUAL_NONE, 0, 0};
-  int64_t weight = 0;
-  MUST(ctx, fth_linear_bytes(ctx, &shape, &weight));
-  const int64_t copies = streamed ? (int64_t(400) << 20) / weight + 1 : 1;
-  bench::Memory weights(copies * weight), x(count * s.in * 4), y(count * s.out * 4);
-  weights.fill();
-  x.fill();
-
-  // Reading the same number of bytes alternates with the product, so that both see the same machine.
+void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Products& products,
+             int32_t type, const char* what, int64_t rows, const bench::Memory& weights, int64_t copies,
+             const bench::Memory& x, const bench::Memory& y) {
+  // Reading the same number of bytes alternates with the products, so that both see the same machine.
   bench::Samples samples, reads;
   int64_t copy = 0;
-  const auto next = [&] { return weights.bytes() + copy++ % copies * weight; };
+  const auto next = [&] { return weights.bytes() + copy++ % copies * products.bytes(); };
   const double until = bench::now() + options.seconds;
   do {
     const char* w = next();
-    reads.time([&] { bench::read_all(ctx, w, weight); });
+    reads.time([&] { bench::read_all(ctx, w, products.bytes()); });
     w = next();
-    samples.time([&] {
-      MUST(ctx, fth_linear(ctx, &shape, count, nullptr, x.floats(), w, nullptr, nullptr, nullptr, nullptr, y.floats()));
-    });
-  } while (bench::now() < until);
+    samples.time([&] { products.run(ctx, rows, x.floats(), w, y.floats()); });
+  } while (bench::now() < until || samples.size() < 3);
 
-  const double flops = 2.0 * double(count) * s.in * s.out * (1 + s.glu), read = reads.median();
-  const double compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
-  char what[64];
-  snprintf(what, sizeof what, "%s %s %lld rows %s", s.name, type == FTH_BF16 ? "bf16" : "f32", (long long)count,
-           streamed ? "streamed" : "resident");
-  bench::report({"linear", what, ctx->info.workers, flops, double(weight), compute > read ? compute : read}, samples);
+  const double flops = products.flops(rows), read = reads.median(), compute = flops / limits.peak(type);
+  bench::report({"linear", what, ctx->info.workers, flops, double(products.bytes()), compute > read ? compute : read},
+                samples);
+}
+
+// All lines of one case, at every number of rows.
+void measure_case(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const bench::Model& m,
+                  const bench::Type& type, const char* name, int first, int last) {
+  constexpr int kLines = 2 * sizeof kRows / sizeof *kRows;
+  char what[kLines][64];
+  bool wanted = false;
+  for (int i = 0; i < kLines; i++) {
+    snprintf(what[i], sizeof what[i], "%s %s %s %lld rows %s", m.name, name, type.name, (long long)kRows[i / 2],
+             i % 2 == 0 ? "streamed" : "resident");
+    wanted |= options.wants(what[i]);
+  }
+  Products products;
+  if (!wanted || !products.prepare(ctx, m, type.code, first, last)) return;
+  const int64_t copies = bench::kStream / products.bytes() + 1 + (products.bytes() > bench::kStream);
+  bench::Memory weights(copies * products.bytes()), x(kMostRows * m.inner * 4), y(kMostRows * m.inner * 4);
+  weights.fill();
+  x.fill();
+  for (int i = 0; i < kLines; i++)
+    if (options.wants(what[i]))
+      measure(ctx, options, limits, products, type.code, what[i], kRows[i / 2], weights, i % 2 == 0 ? copies : 1, x, y);
 }
 
 }  // namespace
 
 BENCH(linear) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
-    for (const Shape& shape : kShapes)
-      for (int64_t count : {1, 4, 16, 128, 512})
-        for (bool streamed : {true, false}) measure(ctx, options, limits, shape, type, count, streamed);
+  for (const bench::Model& m : bench::kModels)
+    for (const bench::Type& type : bench::kTypes) {
+      measure_case(ctx, options, limits, m, type, "block", 0, bench::kProductCount - 1);
+      for (int i = 0; i < bench::kProductCount; i++)
+        measure_case(ctx, options, limits, m, type, bench::kProducts[i], i, i);
+    }
 }

@@ -36,15 +36,17 @@ void report(const Line& line, const Samples& samples) {
 int main(int argc, char** argv) {
   bench::Options options;
   const char* names[64];
-  int name_count = 0;
+  int name_count = 0, words = 0;
   for (int i = 1; i < argc; i++) {
     const bool last = i + 1 == argc;
     if (!strcmp(argv[i], "--json") && !last) options.json = argv[++i];
     else if (!strcmp(argv[i], "--workers") && !last) options.workers = atoi(argv[++i]);
     else if (!strcmp(argv[i], "--seconds") && !last) options.seconds = atof(argv[++i]);
+    else if (!strcmp(argv[i], "--only") && !last && words < 8) options.only[words++] = argv[++i];
     else if (argv[i][0] != '-' && name_count < 64) names[name_count++] = argv[i];
     else {
-      fprintf(stderr, "usage: fathom_bench [name ...] [--json FILE] [--workers N] [--seconds S]\nnames:");
+      fprintf(stderr, "usage: fathom_bench [name ...] [--only WORD]... [--json FILE] [--workers N] [--seconds S]\n"
+              "names:");
       for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) fprintf(stderr, " %s", b->name);
       fprintf(stderr, "\nFATHOM_ISA=scalar|avx2|avx512 chooses the kernels.\n");
       return 2;
@@ -63,15 +65,21 @@ int main(int argc, char** argv) {
   }
   const fth_info& info = ctx->info;
   const bench::Limits limits = bench::measure_limits(ctx);
-  printf("isa %s, %d workers: read %.1f GB/s, fp32 %.1f GFLOP/s, bf16 %.1f GFLOP/s\n", fth_isa_name(info.isa),
-         info.workers, limits.read * 1e-9, limits.f32 * 1e-9, limits.bf16 * 1e-9);
+  printf("isa %s, %d workers: f32 %.1f, bf16 %.1f GFLOP/s, int8 %.1f GOP/s; read", fth_isa_name(info.isa), info.workers,
+         limits.f32 * 1e-9, limits.bf16 * 1e-9, limits.i8 * 1e-9);
+  for (int i = 0; i < bench::kReads; i++)
+    printf("%s %.4g MiB %.1f", i == 0 ? "" : ",", double(bench::kReadBytes[i]) / (1 << 20), limits.read[i] * 1e-9);
+  printf(" GB/s\n");
   printf("%-10s %-46s %10s %10s  %7s  %8s  %7s\n", "operation", "case", "best us", "median us", "GB/s", "GFLOP/s",
          "of limit");
   if (bench::json != nullptr)
     fprintf(bench::json,
-            "{\"isa\": \"%s\", \"bf16_dot\": %d, \"workers\": %d, \"read_bytes_per_second\": %.0f, "
-            "\"f32_flops\": %.0f, \"bf16_flops\": %.0f, \"lines\": [",
-            fth_isa_name(info.isa), info.bf16_dot, info.workers, limits.read, limits.f32, limits.bf16);
+            "{\"isa\": \"%s\", \"bf16_dot\": %d, \"workers\": %d, \"f32_flops\": %.0f, \"bf16_flops\": %.0f, "
+            "\"i8_ops\": %.0f, \"read_bytes_per_second\": {",
+            fth_isa_name(info.isa), info.bf16_dot, info.workers, limits.f32, limits.bf16, limits.i8);
+  for (int i = 0; bench::json != nullptr && i < bench::kReads; i++)
+    fprintf(bench::json, "%s\"%lld\": %.0f", i == 0 ? "" : ", ", (long long)bench::kReadBytes[i], limits.read[i]);
+  if (bench::json != nullptr) fprintf(bench::json, "}, \"lines\": [");
   for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) {
     bool wanted = name_count == 0;
     for (int i = 0; i < name_count; i++) wanted |= !strcmp(names[i], b->name);
