@@ -1,5 +1,6 @@
 // Backfill against norm, product and rotation in double, entries that must stay as they are, and the refusals.
 #include "arguments.h"
+#include "storage.h"
 #include "simd/scalar.h"
 
 using test::Guarded;
@@ -167,7 +168,7 @@ static void read_all(test::Context& ctx, const Model& m, const char* pool, float
 
 TEST(bits_do_not_depend_on_workers_or_company) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t type : {FTH_F32, FTH_BF16}) {
+    for (int32_t type : kTypes) {
       // Wide enough that 1100 rows are more than one slab.
       const Case c{
           {16, 1, type, FTH_RMS_NORM, FTH_ROPE_HALF, 16, 1e-5f, 0}, {68, 2, 16, FTH_F32, Model::kEntries}, 1100};

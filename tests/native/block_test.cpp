@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "arguments.h"
+#include "storage.h"
 
 using test::Guarded;
 
@@ -73,13 +74,12 @@ struct Block {
     const bool matrix = part <= FTH_DOWN && kind != FTH_BIAS;
     for (int64_t i = 0; i < n; i++) {
       if (part == FTH_ROPE_FREQUENCY) source[i] = fabsf(source[i]);
-      if (matrix && shape.weight_type == FTH_BF16) {  // representable, so that packing loses nothing
-        uint32_t bits;
-        memcpy(&bits, &source[i], 4);
-        bits &= 0xffff0000u;
-        memcpy(&source[i], &bits, 4);
-      }
+      if (matrix && shape.weight_type != FTH_F32) source[i] = float(bf16(source[i]));  // packing loses nothing
       kept[i] = double(source[i]) * scale;
+    }
+    if (part <= FTH_DOWN && kind == FTH_WEIGHT) {
+      const int64_t in = n / size(shape, part, FTH_BIAS);
+      for (int64_t row = 0; row < n; row += in) store_weights(shape.weight_type, source + row, in, kept + row);
     }
     EXPECT(fth_block_pack(ctx, &shape, layer, depth, part, kind, scale, FTH_F32, source, weights) == FTH_OK, "%s",
            fth_context_message(ctx));
@@ -354,7 +354,10 @@ fth_status run(fth_context* ctx, const Block& block, const Scene& scene, int64_t
 double standard_error(const fth_block_shape& s) {
   const int longest = std::max({s.hidden_size, s.intermediate_size, s.heads * s.head_dim});
   const bool bf16 = s.weight_type == FTH_BF16 || s.kv_type == FTH_BF16;
-  const double product = bf16 ? 0x1p-9 / sqrt(6) : 0x1p-24 * sqrt(longest / 6.);
+  // In codes an input has an error of +- 1/254 of the largest among 128, about three deviations.
+  const double product = s.weight_type >= FTH_I8 ? 3 / (127 * sqrt(12))
+                         : bf16                  ? 0x1p-9 / sqrt(6)
+                                                 : 0x1p-24 * sqrt(longest / 6.);
   return product * sqrt(3. * (s.cross ? 3 : 2) * s.layers);
 }
 
@@ -449,6 +452,11 @@ TEST(matches_the_layer_formula) {
     s.kv_type = FTH_BF16;
     s.lora_rank[FTH_Q] = s.lora_rank[FTH_V] = 4;
     compare(isa, s);
+    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0}) {
+      s.weight_type = type;
+      compare(isa, s);
+    }
+    s.weight_type = FTH_BF16;
     s.layers = 1;
     s.depths = 1;
     s.kv_heads = 6;
@@ -496,16 +504,17 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
 // Prefill in one call, token by token, and with one or four workers: the same bits, and the same bits in the pool.
 TEST(bits_do_not_depend_on_company_or_workers) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t kind = 0; kind < 4; kind++) {
-      const int32_t type = kind % 2;
-      fth_block_shape s = kind < 2 ? small() : t5();
-      s.weight_type = s.kv_type = type;
+    for (int32_t kind = 0; kind < 10; kind++) {
+      const int32_t type = kTypes[kind % 5];
+      fth_block_shape s = kind < 5 ? small() : t5();
+      s.weight_type = type;
+      s.kv_type = type == FTH_F32 ? FTH_F32 : FTH_BF16;
       s.lora_rank[FTH_Q] = s.lora_rank[FTH_DOWN] = 3;
       test::Context one(isa, 1), four(isa, 4);
       Block block(one, s, 5);
       constexpr int kTokens = 70;
       const int d = s.hidden_size;
-      const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, type, Scene::kPool};
+      const fth_kv_shape kv{s.layers, s.kv_heads, s.head_dim, s.kv_type, Scene::kPool};
       int64_t pool_bytes;
       EXPECT_OK(one, fth_kv_bytes(one, &kv, &pool_bytes));
       Guarded<float> a(kTokens * d), b(kTokens * d), c(kTokens * d);
@@ -724,7 +733,12 @@ TEST(packing_keeps_to_its_arguments) {
           a.guards();
           a.refusals();
           a.finite("scale", scale);
-          a.range("source_type", source_type, 0, 2);
+          if (part <= FTH_DOWN && kind == FTH_WEIGHT) {
+            for (int32_t bad : {-1, int32_t(FTH_I8), FTH_Q4_0 + 1})
+              a.refused("source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0 or FTH_Q4_0, got", source_type, bad);
+          } else {
+            a.range("source_type", source_type, 0, 2);
+          }
           a.range("layer", layer, 0, 1);
           a.range("depth", depth, 0, norm || lora ? 2 : 0);
           a.range("part", at, 0, 19);

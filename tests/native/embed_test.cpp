@@ -1,5 +1,6 @@
 // Embedding rows from plain and packed tables: exact, since a product with the scale is one rounding.
 #include "arguments.h"
+#include "storage.h"
 
 using test::Guarded;
 
@@ -38,6 +39,35 @@ static void compare(int32_t isa, int32_t type, int32_t vocab, int32_t width, boo
       const float want = 1.7f * (sizeof(T) == 4 ? float(v) : of_bf16(uint16_t(v)));
       EXPECT(out[i * width + k] == want, "isa %d type %d width %d packed %d", isa, type, width, packed);
     }
+}
+
+// Rows of a quantised LM head, exact: code times scale is rounded once, and once more times the embedding's.
+TEST(matches_a_quantised_head) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0})
+      for (int32_t width : {1, 33, 160}) {
+        test::Context ctx(isa);
+        test::Random random(uint64_t(type + width));
+        const int32_t vocab = 131;
+        Guarded<float> table(vocab * width), out(vocab * width);
+        Guarded<double> stored(width);
+        Guarded<int32_t> id(vocab);
+        random.fill(table, table.size());
+        for (int32_t i = 0; i < vocab; i++) id[i] = vocab - 1 - i;
+        const fth_linear_shape head{width, vocab, type, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
+        int64_t bytes = 0;
+        EXPECT_OK(ctx, fth_linear_bytes(ctx, &head, &bytes));
+        Guarded<char> panels(bytes);
+        EXPECT_OK(ctx, fth_linear_pack(ctx, &head, 0, vocab, FTH_F32, table, panels));
+        const fth_embed_shape shape{vocab, width, type, 1, 1.7f, 0};
+        EXPECT_OK(ctx, fth_embed(ctx, &shape, vocab, id, panels, out));
+        for (int32_t i = 0; i < vocab; i++) {
+          store_weights(type, table + id[i] * width, width, stored);
+          for (int32_t k = 0; k < width; k++)
+            EXPECT(out[i * width + k] == 1.7f * float(stored[k]), "isa %d type %d width %d: %g, want %g", isa, type,
+                   width, out[i * width + k], 1.7 * stored[k]);
+        }
+      }
 }
 
 TEST(matches_the_table) {

@@ -1,6 +1,7 @@
 // Head statistics. Crafted logits go through a hidden size of 1 (logit = weight * 1), so that every special value can
 // be placed; products are compared with norm and linear, which have tests of their own.
 #include "arguments.h"
+#include "storage.h"
 
 using test::Guarded;
 
@@ -188,7 +189,7 @@ struct Model {
 
 TEST(logits_are_norm_and_linear_and_need_not_be_stored) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t type : {FTH_F32, FTH_BF16})
+    for (int32_t type : kTypes)
       for (int32_t norm = -1; norm <= FTH_LAYER_NORM; norm++)
         for (int64_t count : {1, 7, 110}) {
           const int32_t hidden = 61, vocab = 777, chosen = 3;
@@ -219,7 +220,7 @@ TEST(logits_are_norm_and_linear_and_need_not_be_stored) {
 
 TEST(bits_do_not_depend_on_workers_or_company) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t type : {FTH_F32, FTH_BF16}) {
+    for (int32_t type : kTypes) {
       const int64_t count = isa == FTH_ISA_SCALAR ? 150 : 1100;  // more than one slab
       const int32_t hidden = 32, vocab = 1100;
       Model one(isa, 1, hidden, vocab, type, FTH_RMS_NORM, count, 0),

@@ -2,6 +2,7 @@
 #include "linear/linear.h"
 
 #include "arguments.h"
+#include "storage.h"
 #include "simd/scalar.h"
 
 using test::Guarded;
@@ -22,54 +23,6 @@ struct Options {
   int32_t in, out, type, activation, glu, residual, rank;
   bool bias;
 };
-
-constexpr int32_t kTypes[] = {FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0, FTH_Q4_0};
-
-double bf16(float v) { return float_of_bf16(bf16_of_float(v)); }
-
-// An fp16 number near v, as a double: 11 significant bits, halves to even.
-double f16(float v) {
-  if (v == 0) return 0;
-  int exponent;
-  frexp(v, &exponent);
-  const double unit = ldexp(1, (exponent < -13 ? -13 : exponent) - 11);
-  return nearbyint(v / unit) * unit;
-}
-
-// What a row of W is after packing.
-void store_weights(int32_t type, const float* w, int64_t in, double* out) {
-  const int64_t group = type == FTH_Q8_0 || type == FTH_Q4_0 ? 32 : in;
-  for (int64_t first = 0; first < in; first += group) {
-    const int64_t end = first + group < in ? first + group : in;
-    float most = 0;
-    for (int64_t i = first; i < end; i++)
-      if (fabsf(w[i]) > fabsf(most)) most = w[i];
-    for (int64_t i = first; i < end; i++) {
-      if (type == FTH_F32) out[i] = w[i];
-      if (type == FTH_BF16) out[i] = bf16(w[i]);
-      if (type == FTH_I8) out[i] = nearbyintf(w[i] * (127 / fabsf(most))) * (fabsf(most) / 127);
-      if (type == FTH_Q8_0) out[i] = roundf(w[i] * (1 / (fabsf(most) / 127))) * f16(fabsf(most) / 127);
-      if (type == FTH_Q4_0) {
-        const float code = floorf(w[i] * (1 / (most / -8)) + 8.5f);
-        out[i] = (fminf(fmaxf(code, 0), 15) - 8) * f16(most / -8);
-      }
-    }
-  }
-}
-
-// What a product reads of a row of x.
-void store_input(int32_t type, const float* x, int64_t in, double* out) {
-  for (int64_t first = 0; first < in; first += 128) {
-    float most = 0;
-    const int64_t end = first + 128 < in ? first + 128 : in;
-    for (int64_t i = first; i < end; i++) most = fmaxf(most, fabsf(x[i]));
-    for (int64_t i = first; i < end; i++)
-      out[i] = type == FTH_F32    ? x[i]
-               : type == FTH_BF16 ? bf16(x[i])
-               : most == 0        ? 0
-                                  : nearbyintf(x[i] * (127 / most)) * double(most / 127);
-  }
-}
 
 // A linear layer with random contents, packed, and what it should give.
 struct Layer {
