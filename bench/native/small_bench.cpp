@@ -139,7 +139,7 @@ void router(fth_context* ctx, const bench::Options& options, int32_t width, int3
   });
 }
 
-// SpecEE's check of one layer: norm, logits of 4 candidates, and a router of 12 features. The candidates' rows of the LM
+// SpecEE's check of one layer: norm, logits of 4 candidates, a router of 12 features. The candidates' rows of the LM
 // head are gathered once per token.
 void candidates(fth_context* ctx, const bench::Options& options, const Memory& table, int32_t hidden, int32_t type,
                 int64_t count) {

@@ -73,7 +73,7 @@ record Limits(int workers, double f32Flops, double bf16Flops, List<Memory> memor
         return work.flops() / switch (work.type()) {
             case F32 -> f32Flops;
             case BF16 -> bf16Flops;
-            case F16 -> throw new IllegalArgumentException("no kernel computes in f16");
+            default -> throw new IllegalArgumentException("no peak is measured for " + work.type());
         };
     }
 
