@@ -1,8 +1,8 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
 //   V   vectors of a target: see Vector in avx2.h and avx512.h
 //   T   its register tile: T::run advances the chains of up to T::kRows rows over a block of T::kBlockSteps of a panel
-// Both float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel. The
-// quantised types have a walk of their own in quantised.h.
+// Both float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
+// The quantised types have a walk of their own in quantised.h.
 #pragma once
 #include "linear.h"
 

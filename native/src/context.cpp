@@ -185,8 +185,8 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
   fth_context* ctx = new (memory) fth_context();
   ctx->message[0] = 0;
   const int workers = workers_or_device > 0 ? workers_or_device : fth::usable_cores();
-  ctx->info = {FTH_CPU, chosen, fth::best_isa(), chosen == FTH_ISA_AVX512 && fth::has_bf16_dot(), workers, fth::has_int8_dot(chosen),
-               fth::l2_bytes(), fth::l3_bytes()};
+  ctx->info = {FTH_CPU, chosen, fth::best_isa(), chosen == FTH_ISA_AVX512 && fth::has_bf16_dot(), workers,
+               fth::has_int8_dot(chosen), fth::l2_bytes(), fth::l3_bytes()};
   if (!ctx->pool.start(workers)) {
     free(ctx);
     return refuse(FTH_OUT_OF_MEMORY, "%d worker threads could not be started", workers);

@@ -45,7 +45,7 @@ uint16_t f16_of_float(float x) {
   return uint16_t(sign | (size + 0xfff + (size >> 13 & 1) - 0x38000000) >> 13);
 }
 
-// ---- panels of fp32 and bf16 -----------------------------------------------------------------------------------------
+// ---- panels of fp32 and bf16 ---------------------------------------------------------------------------------------
 
 // Index of element (column, i) of a panel.
 int64_t float_index(int32_t type, int64_t column, int64_t i) {
@@ -58,7 +58,7 @@ void store(int32_t type, void* panel, int64_t column, int64_t i, float value) {
   else static_cast<uint16_t*>(panel)[at] = bf16_of_float(value);
 }
 
-// ---- panels of codes -------------------------------------------------------------------------------------------------
+// ---- panels of codes -----------------------------------------------------------------------------------------------
 
 // One feature of a quantised panel: its codes, -128 .. 127 or -8 .. 7, and its scales.
 class Column {

@@ -50,9 +50,9 @@ enum {
 };
 
 /* Element types. F16 is a source type for packing only. I8 is made by the library: weights have one fp32 scale per
- * output feature. Q8_0 and Q4_0 are blocks of 32 neighbouring inputs with one fp16 scale d, as in GGUF files: as a source
- * type a block is d, then 32 int8 q (value d * q), or d, then 16 bytes whose low nibbles are q of 0 .. 15 and high nibbles
- * of 16 .. 31 (value d * (q - 8)). */
+ * output feature. Q8_0 and Q4_0 are blocks of 32 neighbouring inputs with one fp16 scale d, as in GGUF files: as a
+ * source type a block is d, then 32 int8 q (value d * q), or d, then 16 bytes whose low nibbles are q of 0 .. 15 and
+ * high nibbles of 16 .. 31 (value d * (q - 8)). */
 enum { FTH_F32 = 0, FTH_BF16 = 1, FTH_F16 = 2, FTH_I8 = 3, FTH_Q8_0 = 4, FTH_Q4_0 = 5 };
 
 enum { FTH_CPU = 0, FTH_CUDA = 1 };
@@ -127,11 +127,14 @@ enum { FTH_RESIDUAL_NONE = 0, FTH_RESIDUAL_ADD = 1, FTH_RESIDUAL_GATED = 2 };
 /* y[row] = r[row] + g[row] * act(z[row]),   z = W x + bias + B_d (A_d x),  d = rows[row].depth
  * (r, g absent without residual; g = 1 with FTH_RESIDUAL_ADD).
  * glu = 1: W has 2*out_features rows, first the gate's, then the values', and act(z) becomes act(z_gate) * z_value.
- * With bf16 weights x, and A_d x, is rounded to bf16 before the product. */
+ * With bf16 weights x, and A_d x, is rounded to bf16 before the product. With quantised weights (I8, Q8_0, Q4_0) every
+ * 128 neighbouring elements of a row of x become 8-bit integers with one fp32 scale, max|x| / 127, rounded to nearest
+ * even; the integers are multiplied exactly and the scales applied in fp32, to sums of 32 (I8: 128) products, so that
+ * all instruction sets give the same z. LoRA pairs are bf16 then. */
 typedef struct fth_linear_shape {
   int32_t in_features;
   int32_t out_features;
-  int32_t weight_type; /* FTH_F32 or FTH_BF16 */
+  int32_t weight_type; /* FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0 or FTH_Q4_0 */
   int32_t activation;  /* FTH_IDENTITY ... FTH_SILU */
   int32_t glu;         /* 0 or 1 */
   int32_t residual;    /* FTH_RESIDUAL_* */
@@ -142,7 +145,9 @@ typedef struct fth_linear_shape {
 /* Bytes of the packed weights: panels of 64 output features, the input dimension innermost in dot groups. */
 FTH_API fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes);
 /* Packs `count` rows of W, [count, in_features] of source_type, starting at W's row `first`. Every row must be packed
- * once before use; several calls may fill one weight (q, k and v, say). */
+ * once before use; several calls may fill one weight (q, k and v, say). A Q8_0 or Q4_0 source needs in_features to be a
+ * multiple of 32 and keeps its codes in a weight of its own type. Rounding: I8 d = max|w| / 127 per feature, halves to
+ * even; Q8_0 and Q4_0 by the rules of GGUF files (d = max|w| / 127, and the w of largest magnitude / -8). */
 FTH_API fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int64_t first, int64_t count,
                                    int32_t source_type, const void* source, void* packed);
 /* LoRA pairs of all depths in one buffer. */
@@ -342,8 +347,9 @@ typedef struct fth_block_shape {
 /* Bytes of one buffer with all weights of the block. It must be zeroed before packing. */
 FTH_API fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t* bytes);
 /* Packs one tensor: `part` FTH_Q ..., `kind` FTH_WEIGHT ... as in a checkpoint: linears [out, in], biases [out],
- * LoRA A [rank, in], B [out, rank], gains [hidden_size]. The source is multiplied by `scale` (1, or a LoRA's
- * alpha / rank on its B). Norm gains that are not packed are 0: pack every one that the placement uses. */
+ * LoRA A [rank, in], B [out, rank], gains [hidden_size]. Q8_0 and Q4_0 sources for weights of linears only. The source
+ * is multiplied by `scale` (1, or a LoRA's alpha / rank on its B). Norm gains that are not packed are 0: pack every one
+ * that the placement uses. */
 FTH_API fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_t layer, int32_t depth,
                                   int32_t part, int32_t kind, float scale, int32_t source_type, const void* source,
                                   void* weights);

@@ -52,11 +52,13 @@ public final class Context implements AutoCloseable {
      * @param isa      the instruction set that this context uses
      * @param bestIsa  the best one of this machine
      * @param bf16Dot  whether products of bf16 use an instruction of their own
+     * @param int8Dot  whether products with quantised weights use one
      * @param workers  threads that run a call, the caller's included
      * @param l2Bytes  cache per core, 0 if unknown
      * @param l3Bytes  shared cache, 0 if unknown
      */
-    public record Info(boolean cuda, Isa isa, Isa bestIsa, boolean bf16Dot, int workers, long l2Bytes, long l3Bytes) {}
+    public record Info(boolean cuda, Isa isa, Isa bestIsa, boolean bf16Dot, boolean int8Dot, int workers,
+                       long l2Bytes, long l3Bytes) {}
 
     /** A CPU context with one worker per core that this process may use. */
     public static Context cpu() {
@@ -95,8 +97,8 @@ public final class Context implements AutoCloseable {
             MemorySegment told = scratch.allocate(fth_info.layout());
             check(Fathom.fth_context_info(handle, told));
             info = new Info(backend == Fathom.FTH_CUDA(), Isa.values()[fth_info.isa(told)],
-                    Isa.values()[fth_info.best_isa(told)], fth_info.bf16_dot(told) == 1, fth_info.workers(told),
-                    fth_info.l2_bytes(told), fth_info.l3_bytes(told));
+                    Isa.values()[fth_info.best_isa(told)], fth_info.bf16_dot(told) == 1, fth_info.int8_dot(told) == 1,
+                    fth_info.workers(told), fth_info.l2_bytes(told), fth_info.l3_bytes(told));
         } catch (RuntimeException | Error e) {
             arena.close();
             throw e;
@@ -458,8 +460,8 @@ public final class Context implements AutoCloseable {
      * every one that the placement uses.
      *
      * @param scale   multiplies the source: 1, or {@code alpha / rank} for a LoRA's B
-     * @param source  {@link BlockShape#elements} of {@code sourceType}; Q8_0 and Q4_0 for weights of linears only, whose
-     *                inputs must be a multiple of 32
+     * @param source  {@link BlockShape#elements} of {@code sourceType}; Q8_0 and Q4_0 for weights of linears only,
+     *                whose inputs must be a multiple of 32
      * @param weights {@link #blockBytes}
      */
     public void blockPack(BlockShape shape, int layer, int depth, Part part, Kind kind, float scale, DType sourceType,

@@ -28,6 +28,7 @@ final class InfoCommand implements Runnable {
         try (Context context = Context.cpu()) {
             Context.Info info = context.info();
             line("instructions", info.isa() + (info.bf16Dot() ? " with bf16 products" : "")
+                    + (info.int8Dot() ? info.bf16Dot() ? " and 8-bit products" : " with 8-bit products" : "")
                     + (info.isa() == info.bestIsa() ? ", the best here" : ", best here: " + info.bestIsa()));
             line("workers", Integer.toString(info.workers()));
             line("caches", "L2 " + size(info.l2Bytes()) + " per core, L3 " + size(info.l3Bytes()) + " shared");
