@@ -9,8 +9,13 @@ namespace {
 struct Vector {
   using F = __m512;
   static constexpr int64_t kLanes = 16;
-  static F load(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(lanes16(n), p); }  // the rest is 0
-  static void store(float* p, int64_t n, F v) { _mm512_mask_storeu_ps(p, lanes16(n), v); }
+  static F load(const float* p, int64_t n) {  // the rest is 0
+    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes16(n), p);
+  }
+  static void store(float* p, int64_t n, F v) {
+    if (n >= 16) _mm512_storeu_ps(p, v);
+    else _mm512_mask_storeu_ps(p, lanes16(n), v);
+  }
   static void store_bf16(uint16_t* p, int64_t n, F v) { _mm256_mask_storeu_epi16(p, lanes16(n), bf16_of_16(v)); }
   static F set(float x) { return _mm512_set1_ps(x); }
   static F add(F a, F b) { return _mm512_add_ps(a, b); }

@@ -29,41 +29,69 @@ typename V::F gelu(typename V::F z) {
   return V::mul(z, V::select_below(z, 0.f, p, V::sub(one, p)));
 }
 
+// The vectors of a panel's features, for one row.
 template <class V>
-typename V::F activate(int32_t activation, typename V::F z) {
+struct Row {
+  typename V::F v[kPanel / V::kLanes];
+};
+
+template <class V>
+void activate(int32_t activation, Row<V>& z, int64_t vectors) {
   switch (activation) {
-    case FTH_RELU: return V::max(V::set(0.f), z);
-    case FTH_GELU: return gelu<V>(z);
-    case FTH_GELU_TANH: {  // (1 + tanh(w)) / 2 = sigmoid(2 w)
-      const typename V::F cubic = V::fma(V::mul(z, z), V::set(0.0713548163f), V::set(1.59576912f));
-      return V::mul(z, sigmoid<V>(V::mul(z, cubic)));
-    }
-    case FTH_SILU: return V::mul(z, sigmoid<V>(z));
-    default: return z;
+    case FTH_RELU:
+      for (int64_t n = 0; n < vectors; n++) z.v[n] = V::max(V::set(0.f), z.v[n]);
+      break;
+    case FTH_GELU:
+      for (int64_t n = 0; n < vectors; n++) z.v[n] = gelu<V>(z.v[n]);
+      break;
+    case FTH_GELU_TANH:  // (1 + tanh(w)) / 2 = sigmoid(2 w)
+      for (int64_t n = 0; n < vectors; n++) {
+        const typename V::F x = z.v[n], cubic = V::fma(V::mul(x, x), V::set(0.0713548163f), V::set(1.59576912f));
+        z.v[n] = V::mul(x, sigmoid<V>(V::mul(x, cubic)));
+      }
+      break;
+    case FTH_SILU:
+      for (int64_t n = 0; n < vectors; n++) z.v[n] = V::mul(z.v[n], sigmoid<V>(z.v[n]));
+      break;
+    default: break;
   }
 }
 
-// From 64 finished chains of a row (128 with glu) to the output.
-template <class V>
+// From 64 finished chains of a row (128 with glu) to the output. kWhole: the panel has all its features.
+template <class V, bool kWhole>
 void finish(const Args& a, int64_t row, int64_t panel, const float* chains, const float* value_chains) {
   const float* addend = a.addend == nullptr ? nullptr : a.addend + row * a.addend_stride;
-  const int64_t first = panel * kPanel, end = first + kPanel < a.n ? first + kPanel : a.n;
-  for (int64_t j = first; j < end; j += V::kLanes) {
-    const int64_t lanes = a.n - j;  // all from V::kLanes on
-    const auto preactivation = [&](const float* z, int64_t feature) {
-      typename V::F v = V::load(z + (j - first), V::kLanes);
-      if (a.bias != nullptr) v = V::add(v, V::load(a.bias + feature, lanes));
-      if (addend != nullptr) v = V::add(v, V::load(addend + feature, lanes));
-      return v;
-    };
-    typename V::F y = activate<V>(a.activation, preactivation(chains, j));
-    if (a.glu) y = V::mul(y, preactivation(value_chains, a.n + j));
-    if (a.gate != nullptr) y = V::mul(y, V::set(a.gate[row]));
-    if (a.residual != nullptr) y = V::add(y, V::load(a.residual + row * a.residual_stride + j, lanes));
-    if (a.y != nullptr) V::store(a.y + row * a.y_stride + j, lanes, y);
-    if (a.y_bf16 != nullptr) V::store_bf16(a.y_bf16 + row * a.y_bf16_stride + j, lanes, y);
+  const int64_t first = panel * kPanel, columns = kWhole ? kPanel : a.n - first;
+  const int64_t vectors = (columns + V::kLanes - 1) / V::kLanes;
+  const auto lanes = [&](int64_t n) { return kWhole ? V::kLanes : columns - n * V::kLanes; };
+  const auto add = [&](Row<V>& to, const float* x) {
+    for (int64_t n = 0; n < vectors; n++) to.v[n] = V::add(to.v[n], V::load(x + n * V::kLanes, lanes(n)));
+  };
+  const auto preactivation = [&](const float* z, int64_t feature) {
+    Row<V> to;
+    for (int64_t n = 0; n < vectors; n++) to.v[n] = V::load(z + n * V::kLanes, V::kLanes);
+    if (a.bias != nullptr) add(to, a.bias + feature);
+    if (addend != nullptr) add(to, addend + feature);
+    return to;
+  };
+  Row<V> y = preactivation(chains, first);
+  activate<V>(a.activation, y, vectors);
+  if (a.glu) {
+    const Row<V> value = preactivation(value_chains, a.n + first);
+    for (int64_t n = 0; n < vectors; n++) y.v[n] = V::mul(y.v[n], value.v[n]);
   }
-  if (a.y_bf16 != nullptr && end == a.n && a.n % 2 != 0) a.y_bf16[row * a.y_bf16_stride + a.n] = 0;
+  if (a.gate != nullptr)
+    for (int64_t n = 0; n < vectors; n++) y.v[n] = V::mul(y.v[n], V::set(a.gate[row]));
+  if (a.residual != nullptr) add(y, a.residual + row * a.residual_stride + first);
+  if (a.y != nullptr) {
+    float* to = a.y + row * a.y_stride + first;
+    for (int64_t n = 0; n < vectors; n++) V::store(to + n * V::kLanes, lanes(n), y.v[n]);
+  }
+  if (a.y_bf16 != nullptr) {
+    uint16_t* to = a.y_bf16 + row * a.y_bf16_stride + first;
+    for (int64_t n = 0; n < vectors; n++) V::store_bf16(to + n * V::kLanes, lanes(n), y.v[n]);
+    if (first + columns == a.n && a.n % 2 != 0) to[columns] = 0;
+  }
 }
 
 constexpr int64_t kStepBytes = kPanel * 4;
@@ -79,9 +107,9 @@ struct Task {
 };
 
 // All chains of `rows` rows over a panel into z; done(first, size) follows the last block of each tile, so that what it
-// does overlaps the next tile. Where several tiles read a block, the later ones fetch the next block,
-// so that memory is never idle. A few rows read the weights as one stream, which the processor prefetches best by
-// itself unless the tile passes over the block several times (T::kPasses).
+// does overlaps the next tile. Where several tiles read a block, the later ones fetch the next block, so that memory is
+// never idle. A few rows read the weights as one stream, which the processor prefetches best by itself unless the tile
+// passes over the block several times (T::kPasses).
 template <class T, class Done>
 void product(const char* const* x, int64_t rows, const char* w, int64_t steps, float* z, Done done) {
   const int64_t blocks = (steps + T::kBlockSteps - 1) / T::kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
@@ -121,8 +149,10 @@ void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_b
       for (int64_t half = 0; half < halves; half++)
         P::product(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * panel_bytes, a.k, z[half],
                    [&](int64_t done, int64_t size) {
-                     for (int64_t r = done; half + 1 == halves && r < done + size; r++)
-                       finish<V>(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
+                     if (half + 1 < halves) return;
+                     const auto end_row = (p + 1) * kPanel <= a.n ? finish<V, true> : finish<V, false>;
+                     for (int64_t r = done; r < done + size; r++)
+                       end_row(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
                    });
     }
   }
