@@ -115,6 +115,7 @@ struct Tile {
 // Products of unsigned and signed bytes are added in pairs, in 16 bits: with weights and codes within +-128 and +-127
 // no pair is beyond them, once the weights' signs are moved to the codes.
 struct Integers : IntegersBase {
+  static constexpr int kRows = 2;  // more spill
   struct Weights {
     V size, sign;
   };

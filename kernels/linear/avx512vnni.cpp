@@ -10,7 +10,7 @@ struct Integers {
   using F = __m512;
   using Weights = V;
   static constexpr int64_t kLanes = 16;
-  static constexpr int kRows = 6;
+  static constexpr int kRows = 6, kScaledRows = 3;
   static constexpr int vectors(int) { return 4; }
 
   static V load_bytes(const char* p) {

@@ -11,7 +11,7 @@ constexpr int64_t kCodesBytes = kGroup * kPanel;    // of 8-bit weights, per gro
 constexpr int64_t kScaleBytes = kPanel * 2;         // of fp16 scales, in front of a group
 
 // A vector of stored weights feeds kHalves dot products, each with 4 codes of x. kOffsetBits: stored plus 2^that. With
-// scales a tile has two chains of each feature in registers, its integers' and its groups', and so takes fewer rows.
+// scales a tile has two chains of each feature in registers, its integers' and its groups', and so takes I::kScaledRows.
 struct I8 {
   static constexpr int32_t kType = FTH_I8;
   static constexpr int64_t kGroupBytes = kCodesBytes;
@@ -44,23 +44,20 @@ struct CodesTask {
 
 template <class I, class Q>
 struct CodesTile {
-  static constexpr int kRows = Q::kScaled ? 3 : I::kRows;
+  static constexpr int kRows = Q::kScaled && I::kRows > I::kScaledRows ? I::kScaledRows : I::kRows;
   static constexpr int64_t kVectorBytes = I::kLanes * 4;  // of weights: 4 of each lane
 
   static void run(int rows, const CodesTask& task) {
     switch (rows) {
       case 1: return passes<1>(task);
       case 2: return passes<2>(task);
-      case 3: return passes<3>(task);
-    }
-    if constexpr (kRows > 3) {
-      switch (rows) {
-        case 4: return passes<4>(task);
-        case 5: return passes<kRows < 5 ? 4 : 5>(task);
-        default: return passes<kRows < 6 ? 4 : 6>(task);
-      }
+      case 3: return passes<least(3)>(task);
+      case 4: return passes<least(4)>(task);
+      case 5: return passes<least(5)>(task);
+      default: return passes<least(6)>(task);
     }
   }
+  static constexpr int least(int rows) { return rows < kRows ? rows : kRows; }
 
   // N vectors of the panel's features per pass.
   template <int R>
