@@ -154,7 +154,8 @@ def linears(options, wants, fathom, report):
                     "gate,up": (hidden, 2 * inner), "down": (inner, hidden)}
         for name, (width, out) in products.items():
             for type_name, (code, dtype, most) in TYPES.items():
-                cases = [(f"{model} {name} {type_name}, {count(n, 'worker')}, {where}, {count(rows, 'row')}", n, where, rows)
+                cases = [(f"{model} {name} {type_name}, {count(n, 'worker')}, {where}, {count(rows, 'row')}", n, where,
+                          rows)
                          for n in options.workers for where in ("resident", "streamed") for rows in ROWS]
                 cases = [case for case in cases if wants(case[0])]
                 if not cases:
@@ -208,7 +209,8 @@ def attentions(options, wants, fathom, report):
                                  pointer(v), c.c_void_p(pool))
                     readers = (Row * rows)(*[Row(tree=2**64 - 1, visible=context - rows + i + 1,
                                                  position=context - rows + i, entry=-1) for i in range(rows)])
-                    shape, out = AttentionShape(heads, 0, 0, 0, 1 / math.sqrt(width), 0), torch.empty(rows, heads, width)
+                    shape = AttentionShape(heads, 0, 0, 0, 1 / math.sqrt(width), 0)
+                    out = torch.empty(rows, heads, width)
                     ours = lambda i: one.call(
                         "fth_attention", c.byref(shape), c.byref(kv), i, c.c_int64(rows), readers, pointer(q),
                         pointer(entries), c.c_int64(context), c.c_void_p(pool), None, None, pointer(out))
