@@ -98,8 +98,20 @@ struct Avx512 {
     }
   }
 
-  // sum holds 16 partial sums per vector.
-  static void softmax(int n, float* scores, uint64_t mask, const float* bias, float* most, float* sum, float* factor) {
+  // n: a multiple of 128. A word becomes two floats; their upper halves are the bf16.
+  static void widen(const int8_t* from, int64_t n, uint16_t* to) {
+    for (int64_t i = 0; i < n; i += 32) {
+      const __m512i x = _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i)));
+      const __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24), 24));
+      const __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 8));
+      const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even), 16);
+      _mm512_storeu_si512(to + i, _mm512_or_si512(low, _mm512_castps_si512(odd)));
+    }
+  }
+
+  // sum holds 16 partial sums per vector. Scales: one per key, or null. Those of keys that are not seen reach nothing.
+  static void softmax(int n, float* scores, uint64_t mask, const float* k_scale, const float* v_scale,
+                      const float* bias, float* most, float* sum, float* factor) {
     alignas(64) float top[16], base[16];
     for (int i = 0; i < n; i++) {
       __m512 s[4];
@@ -107,9 +119,10 @@ struct Avx512 {
       for (int j = 0; j < 4; j++) {
         float* at = scores + i * kChunk + j * 16;
         s[j] = _mm512_loadu_ps(at);
+        if (k_scale != nullptr) s[j] = _mm512_mul_ps(s[j], _mm512_loadu_ps(k_scale + j * 16));
         if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
         if (mask != ~uint64_t(0)) s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
-        if (bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
+        if (k_scale != nullptr || bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
       }
       top[i] = max16(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
     }
@@ -128,9 +141,13 @@ struct Avx512 {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++)
         s[j] = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kChunk + j * 16), _mm512_set1_ps(base[i])));
+      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
+      if (v_scale != nullptr)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+          s[j] = _mm512_mul_ps(s[j], _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), v_scale + j * 16));
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) put(s[j], scores + i * kChunk + (form == Form::kDot ? j * 8 : j * 16));
-      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
       _mm512_storeu_ps(sum + i * 16, _mm512_fmadd_ps(_mm512_loadu_ps(sum + i * 16), _mm512_set1_ps(factor[i]), added));
     }
   }

@@ -354,7 +354,10 @@ fth_status run(fth_context* ctx, const Block& block, const Scene& scene, int64_t
 double standard_error(const fth_block_shape& s) {
   const int longest = std::max({s.hidden_size, s.intermediate_size, s.heads * s.head_dim});
   const bool bf16 = s.weight_type == FTH_BF16 || s.kv_type == FTH_BF16;
-  const double product = bf16 ? 0x1p-9 / sqrt(6) : 0x1p-24 * sqrt(longest / 6.);
+  // int8 K,V: errors up to half a step, of which a head's largest element has 127, at most three times the usual one.
+  const double product = s.kv_type == FTH_I8 ? 3 / (127 * sqrt(12))
+                         : bf16              ? 0x1p-9 / sqrt(6)
+                                             : 0x1p-24 * sqrt(longest / 6.);
   return product * sqrt(3. * (s.cross ? 3 : 2) * s.layers);
 }
 
@@ -449,6 +452,8 @@ TEST(matches_the_layer_formula) {
     s.kv_type = FTH_BF16;
     s.lora_rank[FTH_Q] = s.lora_rank[FTH_V] = 4;
     compare(isa, s);
+    s.kv_type = FTH_I8;
+    compare(isa, s);
     s.layers = 1;
     s.depths = 1;
     s.kv_heads = 6;
@@ -496,10 +501,11 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
 // Prefill in one call, token by token, and with one or four workers: the same bits, and the same bits in the pool.
 TEST(bits_do_not_depend_on_company_or_workers) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t kind = 0; kind < 4; kind++) {
-      const int32_t type = kind % 2;
-      fth_block_shape s = kind < 2 ? small() : t5();
-      s.weight_type = s.kv_type = type;
+    for (int32_t kind = 0; kind < 6; kind++) {
+      const int32_t type = kind < 4 ? kind / 2 : FTH_I8;
+      fth_block_shape s = kind % 2 == 0 ? small() : t5();
+      s.weight_type = kind < 4 ? type : FTH_BF16;
+      s.kv_type = type;
       s.lora_rank[FTH_Q] = s.lora_rank[FTH_DOWN] = 3;
       test::Context one(isa, 1), four(isa, 4);
       Block block(one, s, 5);
@@ -604,7 +610,7 @@ void refuses_shapes(test::Arguments& a, fth_block_shape* s) {
   for (int32_t head_dim : {8, 20, 264})
     a.refused("shape.head_dim must be a multiple of 8 in 16..256, got", s->head_dim, head_dim);
   a.weight_type("shape.weight_type", s->weight_type);
-  a.range("shape.kv_type", s->kv_type, 0, 1);
+  for (int32_t type : {-1, 2, 4}) a.refused("shape.kv_type must be FTH_F32, FTH_BF16 or FTH_I8, got", s->kv_type, type);
   a.range("shape.norm", s->norm, 0, 1);
   a.range("shape.norm_placement", s->norm_placement, 0, 7);
   a.range("shape.norm_per_depth", s->norm_per_depth, 0, 1);

@@ -20,7 +20,7 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     int32_t best_isa;
  *     int32_t bf16_dot;
  *     int32_t workers;
- *     int32_t reserved;
+ *     int32_t int8_dot;
  *     int64_t l2_bytes;
  *     int64_t l3_bytes;
  * }
@@ -38,7 +38,7 @@ public class fth_info {
         Fathom.C_INT.withName("best_isa"),
         Fathom.C_INT.withName("bf16_dot"),
         Fathom.C_INT.withName("workers"),
-        Fathom.C_INT.withName("reserved"),
+        Fathom.C_INT.withName("int8_dot"),
         Fathom.C_LONG.withName("l2_bytes"),
         Fathom.C_LONG.withName("l3_bytes")
     ).withName("fth_info");
@@ -270,48 +270,48 @@ public class fth_info {
         struct.set(workers$LAYOUT, workers$OFFSET, fieldValue);
     }
 
-    private static final OfInt reserved$LAYOUT = (OfInt)$LAYOUT.select(groupElement("reserved"));
+    private static final OfInt int8_dot$LAYOUT = (OfInt)$LAYOUT.select(groupElement("int8_dot"));
 
     /**
      * Layout for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t int8_dot
      * }
      */
-    public static final OfInt reserved$layout() {
-        return reserved$LAYOUT;
+    public static final OfInt int8_dot$layout() {
+        return int8_dot$LAYOUT;
     }
 
-    private static final long reserved$OFFSET = $LAYOUT.byteOffset(groupElement("reserved"));
+    private static final long int8_dot$OFFSET = $LAYOUT.byteOffset(groupElement("int8_dot"));
 
     /**
      * Offset for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t int8_dot
      * }
      */
-    public static final long reserved$offset() {
-        return reserved$OFFSET;
+    public static final long int8_dot$offset() {
+        return int8_dot$OFFSET;
     }
 
     /**
      * Getter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t int8_dot
      * }
      */
-    public static int reserved(MemorySegment struct) {
-        return struct.get(reserved$LAYOUT, reserved$OFFSET);
+    public static int int8_dot(MemorySegment struct) {
+        return struct.get(int8_dot$LAYOUT, int8_dot$OFFSET);
     }
 
     /**
      * Setter for field:
      * {@snippet lang=c :
-     * int32_t reserved
+     * int32_t int8_dot
      * }
      */
-    public static void reserved(MemorySegment struct, int fieldValue) {
-        struct.set(reserved$LAYOUT, reserved$OFFSET, fieldValue);
+    public static void int8_dot(MemorySegment struct, int fieldValue) {
+        struct.set(int8_dot$LAYOUT, int8_dot$OFFSET, fieldValue);
     }
 
     private static final OfLong l2_bytes$LAYOUT = (OfLong)$LAYOUT.select(groupElement("l2_bytes"));
