@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "bench.h"
+#include "kv/kv.h"
 
 namespace {
 
@@ -17,12 +18,22 @@ constexpr Model kT5Large = {"T5-large", 16, 16, 64};
 enum Kind { kPlain, kScattered, kTree, kRelative, kPositions, kDense };
 constexpr const char* kNames[] = {"", " scattered", " tree", " relative bias", " relative bias by position", " dense bias"};
 
+const char* name_of(int32_t type) { return type == FTH_F32 ? "f32" : type == FTH_BF16 ? "bf16" : "int8"; }
+
+// The scales at the end of every page become numbers.
+void fill_scales(const bench::Memory& pool, int64_t bytes, int64_t page_bytes) {
+  for (int64_t page = 0; page < bytes; page += page_bytes)
+    for (int64_t i = page_bytes - 2 * fth::kv::kPage * 4; i < page_bytes; i += 4)
+      *reinterpret_cast<float*>(pool.bytes() + page + i) = 0.01f;
+}
+
 // `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
 // causally. The pool holds enough layers for every call to read K,V from memory.
 void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Model& m, int32_t type,
              int64_t sequences, int64_t rows, int64_t context, Kind kind) {
-  const int64_t entries = sequences * context, element = type == FTH_BF16 ? 2 : 4;
-  const int64_t layer = entries * m.kv_heads * m.head_dim * 2 * element;
+  const int64_t entries = sequences * context;
+  const int64_t page_bytes = fth::kv::page_bytes({nullptr, 1, m.kv_heads, 1, m.head_dim, type});
+  const int64_t layer = fth::ceil_div(entries, fth::kv::kPage) * m.kv_heads * page_bytes;
   const int32_t layers = int32_t((int64_t(400) << 20) / layer + 1);
   const fth_kv_shape kv{layers, m.kv_heads, m.head_dim, type, fth::round_up(entries, 64)};
   fth_attention_shape shape{m.heads, FTH_BIAS_NONE, 0, 0, 1.f / sqrtf(float(m.head_dim)), 0};
@@ -36,6 +47,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
       row_memory(count * int64_t(sizeof(fth_row))), positions(kv.entries * 4),
       bias((kind == kDense ? count : 1) * m.heads * (shape.bias_width + 1) * 4);
   pool.fill();
+  if (type == FTH_I8) fill_scales(pool, bytes, page_bytes);
   q.fill();
   int32_t* list = reinterpret_cast<int32_t*>(lists.bytes());
   int32_t* position = reinterpret_cast<int32_t*>(positions.bytes());
@@ -71,9 +83,9 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   } while (bench::now() < until);
 
   const double flops = 4.0 * seen * m.heads * m.head_dim,
-               compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
+               compute = flops / (type == FTH_F32 ? limits.f32 : limits.bf16);
   char what[64];
-  snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type == FTH_BF16 ? "bf16" : "f32",
+  snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, name_of(type),
            (long long)sequences, (long long)rows, (long long)context, kNames[kind]);
   bench::report({rows == 1 ? "decode" : "prefill", what, ctx->info.workers, flops, double(layer),
                  compute > reads.median() ? compute : reads.median()},
@@ -83,7 +95,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
 }  // namespace
 
 BENCH(attention) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8})
     for (const Model& model : kModels) {
       for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, kPlain);
       for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, kPlain);
