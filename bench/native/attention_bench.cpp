@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "bench.h"
+#include "kv/kv.h"
 
 namespace {
 
@@ -13,6 +14,13 @@ constexpr bench::Model kT5Large = {"T5-large", 1024, 16, 16, 64, 4096};
 enum Kind { kPlain, kScattered, kTree, kRelative, kPositions, kDense };
 constexpr const char* kNames[] = {"",           " scattered", " tree", " relative bias", " relative bias by position",
                                   " dense bias"};
+
+// The scales at the end of every page become numbers.
+void fill_scales(const bench::Memory& pool, int64_t bytes, int64_t page_bytes) {
+  for (int64_t page = 0; page < bytes; page += page_bytes)
+    for (int64_t i = page_bytes - 2 * fth::kv::kPage * 4; i < page_bytes; i += 4)
+      *reinterpret_cast<float*>(pool.bytes() + page + i) = 0.01f;
+}
 
 // `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
 // causally. The pool holds enough layers for every call to read K,V from memory.
@@ -38,6 +46,8 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
       row_memory(count * int64_t(sizeof(fth_row))), positions(kv.entries * 4),
       bias((kind == kDense ? count : 1) * m.heads * (shape.bias_width + 1) * 4);
   pool.fill();
+  if (type.code == FTH_I8)
+    fill_scales(pool, bytes, fth::kv::page_bytes({nullptr, 1, m.kv_heads, 1, m.head_dim, FTH_I8}));
   q.fill();
   int32_t* list = reinterpret_cast<int32_t*>(lists.bytes());
   int32_t* position = reinterpret_cast<int32_t*>(positions.bytes());

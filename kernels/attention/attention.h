@@ -9,6 +9,9 @@
 // With bf16 K,V every instruction set rounds the scaled query and the softmax weights to bf16 before the products (the
 // sum of the weights takes them unrounded). Sums are fp32. Vector targets count scores in powers of two: log2(e) is
 // part of the query's scale.
+//
+// int8 K,V are bf16 K,V once an element is widened to bf16, which is exact: the scale of K multiplies scores and the scale
+// of V softmax weights, before they are rounded. So no product is less exact than bf16's.
 #pragma once
 #include <cstdint>
 
@@ -30,7 +33,7 @@ struct Args {
   void* out;       // rows of [heads, head_dim], f32 or bf16
   int64_t out_stride;
   bool out_bf16;
-  bool kv_bf16;
+  int32_t kv_type;
   bool masked;     // which of the two forms
 
   // List form.
@@ -82,6 +85,8 @@ struct alignas(64) Workspace {
   float total[2 * kLanes + kVectors * kv::kMostHeadDim];
   uint32_t k_tile[kChunk * kv::kMostHeadDim];      // gathered chunk, laid out as a page's
   uint32_t v_tile[kChunk * kv::kMostHeadDim];
+  float scales[2 * kChunk];                        // int8: of a gathered chunk's keys, K's and V's
+  uint16_t wide[kChunk * kv::kMostHeadDim];        // int8: a tile widened to bf16
 };
 
 // All of a tile's part: writes the output.
@@ -97,6 +102,6 @@ using Finish = void(const Args&, const Tile&, int64_t part, const float* total);
 namespace scalar { Whole whole; }
 namespace avx2 { Whole whole; Piece piece; Merge merge; Finish finish; }
 namespace avx512 { Whole whole; Piece piece; Merge merge; Finish finish; }
-namespace avx512bf16 { Whole whole; Piece piece; }  // bf16 K,V with AVX512-BF16 dot products
+namespace avx512bf16 { Whole whole; Piece piece; }  // bf16, int8 K,V with AVX512-BF16 dot products
 
 }  // namespace fth::attention

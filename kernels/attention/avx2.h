@@ -111,12 +111,26 @@ struct Avx2 {
     }
   }
 
-  // sum holds 16 partial sums per vector, of which 8 are used.
-  static void softmax(int n, float* scores, uint64_t mask, const float* bias, float* most, float* sum, float* factor) {
+  // n: a multiple of 128. A word becomes two floats; their upper halves are the bf16.
+  static void widen(const int8_t* from, int64_t n, uint16_t* to) {
+    for (int64_t i = 0; i < n; i += 16) {
+      const __m256i x = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
+      const __m256 even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24), 24));
+      const __m256 odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 8));
+      const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(even), 16);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_or_si256(low, _mm256_castps_si256(odd)));
+    }
+  }
+
+  // sum holds 16 partial sums per vector, of which 8 are used. Scales: one per key, or null. Those of keys that are not
+  // seen reach nothing.
+  static void softmax(int n, float* scores, uint64_t mask, const float* k_scale, const float* v_scale,
+                      const float* bias, float* most, float* sum, float* factor) {
     for (int i = 0; i < n; i++, scores += kChunk, sum += 16) {
       __m256 top = _mm256_set1_ps(-INFINITY);
       for (int j = 0; j < 8; j++) {
         __m256 s = _mm256_loadu_ps(scores + j * 8);
+        if (k_scale != nullptr) s = _mm256_mul_ps(s, _mm256_loadu_ps(k_scale + j * 8));
         if (bias != nullptr) s = _mm256_add_ps(s, _mm256_loadu_ps(bias + i * kChunk + j * 8));
         if (mask != ~uint64_t(0)) s = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s, lanes_of(mask >> j * 8));
         _mm256_storeu_ps(scores + j * 8, s);
@@ -127,8 +141,10 @@ struct Avx2 {
       const __m256 shrink = exp2_8(_mm256_sub_ps(_mm256_set1_ps(most[i]), base));
       __m256 added = _mm256_mul_ps(_mm256_loadu_ps(sum), shrink);
       for (int j = 0; j < 8; j++) {
-        const __m256 weight = exp2_8(_mm256_sub_ps(_mm256_loadu_ps(scores + j * 8), base));
+        __m256 weight = exp2_8(_mm256_sub_ps(_mm256_loadu_ps(scores + j * 8), base));
         added = _mm256_add_ps(added, weight);
+        if (v_scale != nullptr)
+          weight = _mm256_mul_ps(weight, _mm256_and_ps(lanes_of(mask >> j * 8), _mm256_loadu_ps(v_scale + j * 8)));
         put(weight, scores + j * 8);
       }
       _mm256_storeu_ps(sum, added);

@@ -98,8 +98,26 @@ struct Avx512 {
     }
   }
 
-  // sum holds 16 partial sums per vector.
-  static void softmax(int n, float* scores, uint64_t mask, const float* bias, float* most, float* sum, float* factor) {
+  // n: a multiple of 128.
+  static void widen(const int8_t* from, int64_t n, uint16_t* to) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < n; i += 32) {
+      const __m128i* at = reinterpret_cast<const __m128i*>(from + i);
+      const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at)));
+      const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at + 1)));
+#if defined(__AVX512BF16__)
+      _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+#else  // exact: the upper halves are the bf16
+      const __m256i low_half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(low), 16));
+      const __m256i high_half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(high), 16));
+      _mm512_storeu_si512(to + i, _mm512_inserti64x4(_mm512_castsi256_si512(low_half), high_half, 1));
+#endif
+    }
+  }
+
+  // sum holds 16 partial sums per vector. Scales: one per key, or null. Those of keys that are not seen reach nothing.
+  static void softmax(int n, float* scores, uint64_t mask, const float* k_scale, const float* v_scale,
+                      const float* bias, float* most, float* sum, float* factor) {
     alignas(64) float top[16], base[16];
     for (int i = 0; i < n; i++) {
       __m512 s[4];
@@ -107,9 +125,10 @@ struct Avx512 {
       for (int j = 0; j < 4; j++) {
         float* at = scores + i * kChunk + j * 16;
         s[j] = _mm512_loadu_ps(at);
+        if (k_scale != nullptr) s[j] = _mm512_mul_ps(s[j], _mm512_loadu_ps(k_scale + j * 16));
         if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
         if (mask != ~uint64_t(0)) s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
-        if (bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
+        if (k_scale != nullptr || bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
       }
       top[i] = max16(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
     }
@@ -128,9 +147,13 @@ struct Avx512 {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++)
         s[j] = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kChunk + j * 16), _mm512_set1_ps(base[i])));
+      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
+      if (v_scale != nullptr)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+          s[j] = _mm512_mul_ps(s[j], _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), v_scale + j * 16));
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) put(s[j], scores + i * kChunk + (form == Form::kDot ? j * 8 : j * 16));
-      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
       _mm512_storeu_ps(sum + i * 16, _mm512_fmadd_ps(_mm512_loadu_ps(sum + i * 16), _mm512_set1_ps(factor[i]), added));
     }
   }

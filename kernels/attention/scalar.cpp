@@ -7,27 +7,33 @@
 namespace fth::attention::scalar {
 namespace {
 
-float rounded(bool bf16, float x) { return bf16 ? float_of_bf16(bf16_of_float(x)) : x; }
+float rounded(const Args& a, float x) { return a.kv_type == FTH_F32 ? x : float_of_bf16(bf16_of_float(x)); }
 
-float element(bool bf16, const void* p, int64_t i) {
-  return bf16 ? float_of_bf16(static_cast<const uint16_t*>(p)[i]) : static_cast<const float*>(p)[i];
+float element(int32_t type, const void* p, int64_t i) {
+  if (type == FTH_I8) return static_cast<const int8_t*>(p)[i];
+  return type == FTH_BF16 ? float_of_bf16(static_cast<const uint16_t*>(p)[i]) : static_cast<const float*>(p)[i];
 }
 
 // Item `item` of a row's list, in either form.
 struct Item {
   const void *k, *v;
   int64_t key;  // list form: its place in the tiles; mask form: -1, k and v are its vectors
+  float k_scale, v_scale;
 };
 
 Item item_of(const Args& a, const fth_row& row, int64_t item, int64_t kv_head) {
   if (a.masked) {
     const int64_t at = (row.sequence * a.sequence_stride + item * a.token_stride + kv_head * a.head_stride) *
-                       kv::element_bytes(a.kv_bf16);
-    return {static_cast<const char*>(a.k) + at, static_cast<const char*>(a.v) + at, -1};
+                       kv::element_bytes(a.kv_type);
+    return {static_cast<const char*>(a.k) + at, static_cast<const char*>(a.v) + at, -1, 1, 1};
   }
   const int64_t entry = a.entries[row.list + item];
-  const char* tile = kv::tile(a.pool, entry / kChunk, a.layer, kv_head);
-  return {tile, tile + kv::k_tile_bytes(a.pool), entry % kChunk};
+  const char* k = kv::tile(a.pool, entry / kChunk, a.layer, kv_head);
+  const char* v = k + kv::k_tile_bytes(a.pool);
+  const int64_t key = entry % kChunk;
+  if (a.kv_type != FTH_I8) return {k, v, key, 1, 1};
+  const float* scales = reinterpret_cast<const float*>(v + kv::v_tile_bytes(a.pool));
+  return {k, v, key, scales[key], scales[kChunk + key]};
 }
 
 bool sees(const Args& a, const fth_row& row, int64_t item) {
@@ -52,9 +58,9 @@ float score(const Args& a, int64_t i, int64_t head, int64_t item) {
   const Item at = item_of(a, a.rows[i], item, head / (a.heads / a.kv_heads));
   float sum = 0;
   for (int64_t d = 0; d < a.head_dim; d++)
-    sum += rounded(a.kv_bf16, a.scale * q[d]) *
-           element(a.kv_bf16, at.k, at.key < 0 ? d : kv::k_index(a.kv_bf16, at.key, d));
-  return sum + bias_of(a, i, head, item);
+    sum += rounded(a, a.scale * q[d]) *
+           element(a.kv_type, at.k, at.key < 0 ? d : kv::k_index(a.kv_type != FTH_F32, at.key, d));
+  return sum * at.k_scale + bias_of(a, i, head, item);
 }
 
 }  // namespace
@@ -80,8 +86,9 @@ void whole(const Args& a, const Tile& tile, int64_t part, Workspace& w) {
           const Item at = item_of(a, row, item, kv_head);
           sum += weight;
           for (int64_t d = 0; d < a.head_dim; d++)
-            out[d] += rounded(a.kv_bf16, weight) *
-                      element(a.kv_bf16, at.v, at.key < 0 ? d : kv::v_index(a.kv_bf16, a.head_dim, at.key, d));
+            out[d] += rounded(a, weight * at.v_scale) *
+                      element(a.kv_type, at.v,
+                              at.key < 0 ? d : kv::v_index(a.kv_type != FTH_F32, a.head_dim, at.key, d));
         }
       for (int64_t d = 0; d < a.head_dim; d++) {
         const float y = sum == 0 ? 0.f : out[d] / sum;

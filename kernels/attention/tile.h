@@ -1,6 +1,7 @@
 // The walk over a tile's chunks that the vector targets share. Everything that computes is a static function of V:
 //   query   scale * q in the form that scores read
 //   scores  of n query vectors with the 64 keys of a K tile
+//   widen   int8 to bf16
 //   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by
 //   values  out = out * factor + weights * V tile
 //   scaled, ramp, lookup  64 items' bias, from memory, along a table, or by position
@@ -35,6 +36,7 @@ struct Block {
 
 struct Chunk {
   const void *k, *v;
+  const float* scales;  // int8: the keys' scales of K [64] and of V [64]; else null
 };
 
 // Positions of a chunk's keys: `first` is item 0's and every other's is one more (`run`), or they are in the workspace,
@@ -80,9 +82,16 @@ uint64_t seen(const fth_row& row, int64_t base) {
   return mask;
 }
 
-// Copies one key (`units` words of 4 bytes, `from_step` words apart) into column `key` of a K tile.
-void put_k(const uint32_t* from, int64_t from_step, int64_t units, int64_t key, uint32_t* tile) {
-  for (int64_t u = 0; u < units; u++) tile[u * kChunk + key] = from[u * from_step];
+// Copies key `source` of a tile of words (int8: pairs) to key `key` of another.
+template <typename Word>
+void copy_k(const void* from, int64_t source, int64_t words, int64_t key, void* to) {
+  for (int64_t u = 0; u < words; u++)
+    static_cast<Word*>(to)[u * kChunk + key] = static_cast<const Word*>(from)[u * kChunk + source];
+}
+// Copies every second of 2 n elements.
+template <typename T>
+void copy_of_pairs(const void* from, int64_t n, void* to) {
+  for (int64_t c = 0; c < n; c++) static_cast<T*>(to)[2 * c] = static_cast<const T*>(from)[2 * c];
 }
 
 // Bits [from, to) of 64, for any from and to.
@@ -133,28 +142,39 @@ class Walk {
     int lines = 0;
     if (!a_.masked && base + kChunk < tile_.end) {
       next = page(list()[base + kChunk]);
-      const bool goes_on = next.k == static_cast<const char*>(at.k) + kv::tiles_bytes(a_.pool);
+      const bool goes_on = next.k == static_cast<const char*>(at.k) + kv::page_bytes(a_.pool);
       const bool is_short = kv::k_tile_bytes(a_.pool) <= (n > 1 ? kLongTile : kLongTile / 2);
-      if (is_short || !V::kOnePass || !goes_on) lines = (16 + n - 1) / n;
+      const int step = a_.kv_type == FTH_I8 ? 8 : 16;  // lines of a tile that four steps take
+      if (is_short || !V::kOnePass || !goes_on) lines = (step + n - 1) / n;
     }
+    const float *k_scale = at.scales, *v_scale = k_scale == nullptr ? nullptr : k_scale + kChunk;
     Positions positions{};
     if (a_.bias_kind == FTH_BIAS_RELATIVE) positions = find_positions(base);
     const int64_t k_share = kv::k_tile_bytes(a_.pool) / n / 64 * 64, v_share = kv::v_tile_bytes(a_.pool) / n / 64 * 64;
+    const void* k = products_of(at.k, a_.head_dim);
     for (int b = 0; b < n; b++) {
       const Block& block = blocks[b];
       float* scores = w_.weight + block.first * kChunk;
-      V::scores(block.n, w_.query + block.first * kQueryStride, at.k, a_.head_dim, scores,
+      V::scores(block.n, w_.query + block.first * kQueryStride, k, a_.head_dim, scores,
                 Ahead{static_cast<const char*>(next.k) + b * k_share, lines});
       const float* bias = nullptr;
       if (a_.bias_kind != FTH_BIAS_NONE) bias = find_bias(base, block, positions);
-      V::softmax(block.n, scores, block.mask, bias, state + block.first, w_.sum + block.first * 16,
+      V::softmax(block.n, scores, block.mask, k_scale, v_scale, bias, state + block.first, w_.sum + block.first * 16,
                  w_.factor + block.first);
     }
+    const void* v = products_of(at.v, width);
     for (int b = 0; b < n; b++) {
       const Block& block = blocks[b];
-      V::values(block.n, w_.weight + block.first * kChunk, at.v, width, block.mask, w_.factor + block.first,
+      V::values(block.n, w_.weight + block.first * kChunk, v, width, block.mask, w_.factor + block.first,
                 state_out(state) + block.first * width, Ahead{static_cast<const char*>(next.v) + b * v_share, lines});
     }
+  }
+
+  // The tile as products read it: int8 is widened.
+  const void* products_of(const void* tile, int64_t width) {
+    if (a_.kv_type != FTH_I8) return tile;
+    V::widen(static_cast<const int8_t*>(tile), kChunk * width, w_.wide);
+    return w_.wide;
   }
 
   // Groups the tile's query vectors by what they see of the chunk.
@@ -193,7 +213,9 @@ class Walk {
 
   Chunk page(int64_t entry) const {
     const char* k = kv::tile(a_.pool, entry / kChunk, a_.layer, heads_.kv_head);
-    return {k, k + kv::k_tile_bytes(a_.pool)};
+    const char* v = k + kv::k_tile_bytes(a_.pool);
+    const char* scales = v + kv::v_tile_bytes(a_.pool);
+    return {k, v, a_.kv_type == FTH_I8 ? reinterpret_cast<const float*>(scales) : nullptr};
   }
 
   Chunk locate(int64_t base) {
@@ -206,26 +228,31 @@ class Walk {
   }
 
   Chunk gather(int64_t base, int64_t from, int64_t to) {
-    const int64_t units = a_.head_dim * kv::element_bytes(a_.kv_bf16) / 4;
+    const bool pairs = a_.kv_type != FTH_F32, int8 = a_.kv_type == FTH_I8;
+    const int64_t element = kv::element_bytes(a_.kv_type), words = pairs ? a_.head_dim / 2 : a_.head_dim;
     for (int64_t i = from; i < to; i++) {
       const int64_t entry = list()[i], key = i - base, source = entry % kChunk;
       const Chunk at = page(entry);
-      put_k(static_cast<const uint32_t*>(at.k) + source, kChunk, units, key, w_.k_tile);
+      if (int8) copy_k<uint16_t>(at.k, source, words, key, w_.k_tile);
+      else copy_k<uint32_t>(at.k, source, words, key, w_.k_tile);
       for (int64_t d = 0; d < a_.head_dim; d += 64) {
         const int64_t width = kv::padded(a_.head_dim) - d < 64 ? kv::padded(a_.head_dim) - d : 64;
-        const int64_t to_v = kv::v_index(a_.kv_bf16, a_.head_dim, key, d);
-        const int64_t from_v = kv::v_index(a_.kv_bf16, a_.head_dim, source, d);
-        if (a_.kv_bf16)
-          for (int64_t c = 0; c < width; c++)
-            reinterpret_cast<uint16_t*>(w_.v_tile)[to_v + 2 * c] = static_cast<const uint16_t*>(at.v)[from_v + 2 * c];
-        else memcpy(w_.v_tile + to_v, static_cast<const float*>(at.v) + from_v, size_t(width) * 4);
+        char* to_v = reinterpret_cast<char*>(w_.v_tile) + kv::v_index(pairs, a_.head_dim, key, d) * element;
+        const char* from_v = static_cast<const char*>(at.v) + kv::v_index(pairs, a_.head_dim, source, d) * element;
+        if (int8) copy_of_pairs<uint8_t>(from_v, width, to_v);
+        else if (pairs) copy_of_pairs<uint16_t>(from_v, width, to_v);
+        else memcpy(to_v, from_v, size_t(width) * 4);
       }
+      if (!int8) continue;
+      w_.scales[key] = at.scales[source];
+      w_.scales[kChunk + key] = at.scales[kChunk + source];
     }
-    return {w_.k_tile, w_.v_tile};
+    return {w_.k_tile, w_.v_tile, int8 ? w_.scales : nullptr};
   }
 
   Chunk gather_dense(int64_t base) {
-    const int64_t bytes = kv::element_bytes(a_.kv_bf16), sequence = a_.rows[tile_.row].sequence;
+    const bool bf16 = a_.kv_type == FTH_BF16;
+    const int64_t bytes = kv::element_bytes(a_.kv_type), sequence = a_.rows[tile_.row].sequence;
     for (int64_t i = first_item(base); i < last_item(base); i++) {
       const int64_t at = sequence * a_.sequence_stride + i * a_.token_stride + heads_.kv_head * a_.head_stride;
       const int64_t key = i - base;
@@ -234,14 +261,14 @@ class Walk {
       for (int64_t u = 0; u < a_.head_dim * bytes / 4; u++) memcpy(w_.k_tile + u * kChunk + key, k + u * 4, 4);
       for (int64_t d = 0; d < a_.head_dim; d += 64) {
         const int64_t width = a_.head_dim - d < 64 ? a_.head_dim - d : 64;
-        const int64_t to = kv::v_index(a_.kv_bf16, a_.head_dim, key, d);
-        if (a_.kv_bf16)
+        const int64_t to = kv::v_index(bf16, a_.head_dim, key, d);
+        if (bf16)
           for (int64_t c = 0; c < width; c++)
             reinterpret_cast<uint16_t*>(w_.v_tile)[to + 2 * c] = reinterpret_cast<const uint16_t*>(v)[d + c];
         else memcpy(w_.v_tile + to, v + d * 4, size_t(width) * 4);
       }
     }
-    return {w_.k_tile, w_.v_tile};
+    return {w_.k_tile, w_.v_tile, nullptr};
   }
 
   Positions find_positions(int64_t base) {

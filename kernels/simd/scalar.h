@@ -34,4 +34,15 @@ inline float float_of_f16(uint16_t x) {
   return sign ? -tiny : tiny;
 }
 
+// Numbers as multiples of a unit, of which the largest has `count`: round(x * steps) * unit. `largest`: |x| of the
+// largest as bits, which order as the numbers do. Below 2^-100 all are 0; not finite makes the unit not-a-number.
+struct FixedPoint {
+  float steps, unit;
+};
+inline FixedPoint fixed_point(uint32_t largest, float count) {
+  if (largest >= 0x7f800000u) return {0.f, float_of_bits(0x7fc00000u)};
+  if (largest < 0x0d800000u) return {0.f, 0.f};
+  return {count / float_of_bits(largest), float_of_bits(largest) / count};
+}
+
 }  // namespace

@@ -62,9 +62,9 @@ struct Kernels {
   attention::Finish* finish;
 };
 
-Kernels kernels(const fth_context* ctx, bool bf16) {
+Kernels kernels(const fth_context* ctx, int32_t kv_type) {
   namespace k = attention;
-  if (ctx->info.isa == FTH_ISA_AVX512 && bf16 && ctx->info.bf16_dot)
+  if (ctx->info.isa == FTH_ISA_AVX512 && kv_type != FTH_F32 && ctx->info.bf16_dot)
     return {k::avx512bf16::whole, k::avx512bf16::piece, k::avx512::merge, k::avx512::finish};
   if (ctx->info.isa == FTH_ISA_AVX512) return {k::avx512::whole, k::avx512::piece, k::avx512::merge, k::avx512::finish};
   if (ctx->info.isa == FTH_ISA_AVX2) return {k::avx2::whole, k::avx2::piece, k::avx2::merge, k::avx2::finish};
@@ -157,7 +157,7 @@ void run_attention(fth_context* ctx, const Args& a, int64_t count, char* scratch
   Tile* tiles = reinterpret_cast<Tile*>(scratch + p.tiles);
   Workspace* workspaces = reinterpret_cast<Workspace*>(scratch + p.workspaces);
   const int64_t parts = attention::parts(a), items = make_tiles(a, count, p.tile_rows, tiles) * parts;
-  const Kernels kernel = kernels(ctx, a.kv_bf16);
+  const Kernels kernel = kernels(ctx, a.kv_type);
   if (kernel.piece != nullptr && items < kEnoughItems * ctx->info.workers && ctx->info.workers > 1)
     return spread(ctx, a, p, kernel, tiles, items, scratch);
   parallel(ctx, items, 1, [&](int64_t begin, int64_t end, int worker) {
@@ -210,7 +210,7 @@ bool check_dense_bias(Check& check, const fth_attention_shape& s, int64_t count,
   return check.ok();
 }
 
-fth::attention::Args args_of(const fth_attention_shape& s, int64_t kv_heads, int64_t head_dim, bool bf16,
+fth::attention::Args args_of(const fth_attention_shape& s, int64_t kv_heads, int64_t head_dim, int32_t kv_type,
                              const fth_row* rows, const float* q, const float* bias, float* out) {
   fth::attention::Args a{};
   a.rows = rows;
@@ -221,7 +221,7 @@ fth::attention::Args args_of(const fth_attention_shape& s, int64_t kv_heads, int
   a.q = q;
   a.out = out;
   a.q_stride = a.out_stride = s.heads * head_dim;
-  a.kv_bf16 = bf16;
+  a.kv_type = kv_type;
   a.bias_kind = s.bias_kind;
   a.bias_center = s.bias_center;
   a.bias_width = s.bias_width;
@@ -263,7 +263,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
       !check_dense_bias(check, *shape, count, rows))
     return check.status();
 
-  fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type == FTH_BF16, rows, q, bias, out);
+  fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type, rows, q, bias, out);
   a.entries = entries;
   a.entry_position = entry_position;
   a.pool = fth::pool_of(*kv, pool);
@@ -277,6 +277,8 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
   FTH_ENTER(ctx);
   Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv)) return check.status();
+  check.that(kv->type == FTH_F32 || kv->type == FTH_BF16, "kv.type must be FTH_F32 or FTH_BF16, got %d", kv->type);
+  if (!check.ok()) return check.status();
   const fth_kv_shape tiles{1, kv->kv_heads, kv->head_dim, kv->type, 0};
   if (!fth::check_kv(check, "kv", tiles, 0) || !check_shape(check, *shape, kv->kv_heads, count)) return check.status();
   check.at_least("kv.sequences", kv->sequences, 0);
@@ -314,7 +316,7 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
   }
   if (!check.ok() || !check_dense_bias(check, *shape, count, rows)) return check.status();
 
-  fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type == FTH_BF16, rows, q, bias, out);
+  fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type, rows, q, bias, out);
   a.masked = true;
   a.k = k;
   a.v = v;

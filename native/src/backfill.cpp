@@ -193,8 +193,8 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
                                    shape->rope_style == FTH_ROPE_INTERLEAVED};
         if (turns) turn(rope, row, row_end);
         const int32_t* to = entry + first * shape->depths + target / kv->layers;
-        fth::kv::scalar::write({fth::pool_of(*kv, pool), target % kv->layers, to, shape->depths}, k,
-                               k + product.row, weight.out, row, row_end);
+        fth::kv_writer(ctx)({fth::pool_of(*kv, pool), target % kv->layers, to, shape->depths}, k, k + product.row,
+                            weight.out, row, row_end);
       }
     };
     fth::parallel(ctx, product.targets * blocks, 16384 / (kBlock * 2 * product.row), store);

@@ -79,7 +79,8 @@ void check_shape(Check& check, const fth_block_shape* s) {
   check.that(s->head_dim >= 16 && s->head_dim <= 256 && s->head_dim % 8 == 0,
              "shape.head_dim must be a multiple of 8 in 16..256, got %d", s->head_dim);
   check_weight_type(check, s->weight_type);
-  check.range("shape.kv_type", s->kv_type, FTH_F32, FTH_BF16);
+  check.that(s->kv_type == FTH_F32 || s->kv_type == FTH_BF16 || s->kv_type == FTH_I8,
+             "shape.kv_type must be FTH_F32, FTH_BF16 or FTH_I8, got %d", s->kv_type);
   check.range("shape.norm", s->norm, FTH_RMS_NORM, FTH_LAYER_NORM);
   check.range("shape.norm_placement", s->norm_placement, 0, FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST);
   check.range("shape.norm_per_depth", s->norm_per_depth, 0, 1);
@@ -221,7 +222,7 @@ class Step {
     a.q_stride = a.out_stride = plan_.q.shape.out;
     a.out = temporary<char>(at_.attended);
     a.out_bf16 = bf16_;
-    a.kv_bf16 = s_.kv_type == FTH_BF16;
+    a.kv_type = s_.kv_type;
     a.entries = entries_;
     a.pool = pool_;
     return a;

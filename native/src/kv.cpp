@@ -18,12 +18,13 @@ bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t lay
   check.that(s.kv_heads >= 1 && s.kv_heads <= 65536, "%s.kv_heads must be in 1..65536, got %d", name, s.kv_heads);
   check.that(s.head_dim >= 16 && s.head_dim <= kv::kMostHeadDim && s.head_dim % 8 == 0,
              "%s.head_dim must be a multiple of 8 in 16..256, got %d", name, s.head_dim);
-  check.that(s.type == FTH_F32 || s.type == FTH_BF16, "%s.type must be 0 (f32) or 1 (bf16), got %d", name, s.type);
+  check.that(s.type == FTH_F32 || s.type == FTH_BF16 || s.type == FTH_I8,
+             "%s.type must be FTH_F32, FTH_BF16 or FTH_I8, got %d", name, s.type);
   check.that(s.entries >= 0 && s.entries <= INT32_MAX && s.entries % kv::kPage == 0,
              "%s.entries must be a multiple of 64 in 0..%d, got %lld", name, INT32_MAX, (long long)s.entries);
   if (!check.ok()) return false;
   const __int128 bytes =
-      __int128(kv::tiles_bytes(pool_of(s, nullptr))) * s.layers * s.kv_heads * (s.entries / kv::kPage);
+      __int128(kv::page_bytes(pool_of(s, nullptr))) * s.layers * s.kv_heads * (s.entries / kv::kPage);
   check.that(bytes <= (int64_t(1) << 56), "%s describes a pool of more than 2^56 bytes", name);
   check.that(layer >= 0 && layer < s.layers, "layer must be in 0..%d, got %d", s.layers - 1, layer);
   return check.ok();
@@ -36,11 +37,11 @@ kv::Pool pool_of(const fth_kv_shape& s, const void* data) {
           s.kv_heads,
           s.entries / kv::kPage,
           s.head_dim,
-          s.type == FTH_BF16};
+          s.type};
 }
 
 int64_t pool_bytes(const fth_kv_shape& s) {
-  return s.layers * s.kv_heads * (s.entries / kv::kPage) * kv::tiles_bytes(pool_of(s, nullptr));
+  return s.layers * s.kv_heads * (s.entries / kv::kPage) * kv::page_bytes(pool_of(s, nullptr));
 }
 
 bool check_entries(Check& check, const Entries& entry, int64_t entries) {
@@ -70,11 +71,18 @@ bool check_distinct(Check& check, const Entries& entry, int32_t* words) {
   return true;
 }
 
+kv::Write* kv_writer(const fth_context* ctx) {
+  return ctx->info.isa == FTH_ISA_AVX512 ? kv::avx512::write
+         : ctx->info.isa == FTH_ISA_AVX2 ? kv::avx2::write
+                                         : kv::scalar::write;
+}
+
 void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v,
                   int64_t stride) {
   const int64_t row = args.pool.kv_heads * args.pool.head_dim;
-  parallel(ctx, count, 16384 / row,
-           [&](int64_t begin, int64_t end, int) { kv::scalar::write(args, k, v, stride, begin, end); });
+  const int64_t some = 16384 / row, grain = some > kv::kPage ? some : kv::kPage;  // few runs of entries are cut
+  kv::Write* write = kv_writer(ctx);
+  parallel(ctx, count, grain, [&](int64_t begin, int64_t end, int) { write(args, k, v, stride, begin, end); });
 }
 
 }  // namespace fth

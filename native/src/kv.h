@@ -30,6 +30,7 @@ bool check_entries(Check& check, const Entries& entry, int64_t entries);
 bool check_distinct(Check& check, const Entries& entry, int32_t* words);
 int64_t check_distinct_words(int64_t count);
 
+kv::Write* kv_writer(const fth_context* ctx);
 // Stores k, v [count, kv_heads, head_dim], `stride` floats from row to row. Arguments are taken as checked.
 void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v,
                   int64_t stride);

@@ -59,11 +59,7 @@ class Problem {
       rows[i].entry = entries[i];
     }
     EXPECT_OK(ctx, fth_kv_write(ctx, &kv, kLayer, rows.size(), rows, k, v, pool));
-    if (s.type == FTH_BF16)
-      for (int64_t i = 0; i < k.size(); i++) {
-        k[i] = float_of_bf16(bf16_of_float(k[i]));
-        v[i] = float_of_bf16(bf16_of_float(v[i]));
-      }
+    EXPECT_OK(ctx, fth_kv_read(ctx, &kv, kLayer, entries.size(), entries, pool, k, v));
     if (s.bias == FTH_BIAS_RELATIVE) attention.bias_width = s.width;
     if (s.bias == FTH_BIAS_DENSE) attention.bias_width = s.length;
   }
@@ -154,7 +150,7 @@ template <class F>
 void compare(const Problem& p, int64_t count, const fth_row* rows, const float* q, const float* bias, const float* out,
              bool masked, F counts) {
   const Shape& s = p.shape;
-  const bool bf16 = s.type == FTH_BF16;
+  const bool rounds = s.type != FTH_F32;
   Guarded<double> score(s.length);
   for (int64_t i = 0; i < count; i++)
     for (int64_t h = 0; h < s.heads; h++) {
@@ -173,16 +169,17 @@ void compare(const Problem& p, int64_t count, const fth_row* rows, const float* 
         }
         score[t] = dot * double(p.attention.scale) + (bias == nullptr ? 0 : bias_of(p, bias, i, row, h, t, masked));
         if (score[t] > most) most = score[t];
-        // bf16: scale * q is rounded (2^-9). fp32 sums of head_dim terms; the exponent is rounded a few times.
-        const double e = size * double(p.attention.scale) * ((bf16 ? 0x1p-9 : 0) + (s.head_dim + 3) * 0x1p-24) +
+        // bf16, int8: scale * q is rounded (2^-9). fp32 sums of head_dim terms, products with K's scale here and there;
+        // the exponent is rounded a few times.
+        const double e = size * double(p.attention.scale) * ((rounds ? 0x1p-9 : 0) + (s.head_dim + 5) * 0x1p-24) +
                          (fabs(score[t]) + fabs(most)) * 0x1p-22;
         if (e > error) error = e;
       }
       double weight_sum = 0;
       for (int64_t t = 0; t < s.length; t++) weight_sum += exp(score[t] - (most == -INFINITY ? 0 : most));
       // |v| <= 1. An error of e in every score moves the mean by at most 2e; weights are rounded to 2^-9 with bf16 and
-      // come from an exponential good to 2^-21; sums of `length` terms and a dozen merges.
-      const double bound = 2.2 * error + (bf16 ? 0x1p-8 : 0) + 0x1p-20 + (s.length + 16) * 0x1p-24;
+      // int8, where they are first times V's scale, and come from an exponential good to 2^-21; sums of `length` terms and a dozen merges.
+      const double bound = 2.2 * error + (rounds ? 0x1p-8 : 0) + 0x1p-20 + (s.length + 16) * 0x1p-24;
       for (int64_t d = 0; d < s.head_dim; d++) {
         sum = 0;
         for (int64_t t = 0; t < s.length; t++)
@@ -202,7 +199,7 @@ int64_t bias_floats(const Problem& p, int64_t count) {
              : (p.shape.bias == FTH_BIAS_DENSE ? count : 1) * p.shape.heads * p.attention.bias_width;
 }
 
-// bf16 K,V have two variants under AVX-512: with the dot instruction and without.
+// bf16 and int8 K,V have two variants under AVX-512: with the dot instruction and without.
 template <class F>
 void for_every_variant(int32_t workers, F body) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
@@ -283,7 +280,7 @@ void check_bits(Shape s) {
 }  // namespace
 
 TEST(matches_the_formula) {
-  for (int32_t type : {FTH_F32, FTH_BF16}) {
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8}) {
     for (int32_t head_dim : {16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 120, 128, 256})
       check({.head_dim = head_dim, .type = type, .length = 150}, 9, head_dim % 16 == 0);
     for (int32_t heads : {1, 2, 5, 8, 32, 71}) {
@@ -301,7 +298,7 @@ TEST(matches_the_formula) {
 // A bias of both kinds, over lists in any place, for every kind of row; tables that are wide, narrow, and beside every
 // difference.
 TEST(biased_rows_match_the_formula) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8})
     for (bool one_list : {false, true}) {
       for (int32_t head_dim : {16, 40, 64, 128, 256})
         check({.head_dim = head_dim, .type = type, .length = 150, .bias = FTH_BIAS_DENSE}, 9, one_list);
@@ -324,7 +321,7 @@ TEST(biased_rows_match_the_formula) {
 // The bits of every row are the same however its list lies in the pool, however many workers run and whoever is with
 // it: in a prefill, alone (a decode step), in another order.
 TEST(bits_depend_on_the_row_alone) {
-  for (int32_t type : {FTH_F32, FTH_BF16}) {
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8}) {
     for (int32_t heads : {6, 40})
       check_bits({.heads = heads, .kv_heads = heads == 6 ? 2 : 1, .head_dim = 24, .type = type, .length = 1100});
     check_bits({.head_dim = 24, .type = type, .length = 600, .bias = FTH_BIAS_DENSE});
@@ -358,7 +355,7 @@ TEST(entries_may_be_aliased) {
 
 // A value that overflowed reaches the rows that see it and no others, also of the same tile.
 TEST(what_a_row_does_not_see_does_not_reach_it) {
-  for (int32_t type : {FTH_F32, FTH_BF16}) {
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8}) {
     Problem p({.heads = 3, .kv_heads = 1, .type = type, .lists = 1, .length = 100});
     for_every_variant(2, [&](test::Context& ctx) {
       Guarded<fth_row> rows(100), bad(1);
@@ -483,7 +480,7 @@ void refuses_bias(test::Arguments& a, fth_attention_shape* s, int64_t& count) {
 }  // namespace
 
 TEST(lists_keep_to_their_arguments) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8})
     for (int32_t bias_kind : {FTH_BIAS_NONE, FTH_BIAS_RELATIVE, FTH_BIAS_DENSE})
       for (int32_t head_dim : {16, 24, 72})
         for (int32_t length : {1, 70, 130}) {
@@ -600,6 +597,8 @@ TEST(masks_keep_to_their_arguments) {
           refuses_bias(a, shape, count);
           if (bias_kind == FTH_BIAS_NONE) continue;
           a.refused("kv.head_dim must be a multiple of 8 in 16..256, got 12", kv->head_dim, 12);
+          for (int32_t bad : {-1, 2, int(FTH_I8), 4})
+            a.refused("kv.type must be FTH_F32 or FTH_BF16, got", kv->type, bad);
           a.refused("kv.sequences must be at least 0, got -1", kv->sequences, -1);
           a.refused("kv.tokens must be at least 0, got -1", kv->tokens, -1);
           a.range("kv.reserved", kv->reserved, 0, 0);

@@ -133,8 +133,12 @@ static void compare(int32_t isa, const Case& c, const Given& given) {
               bound[a] = bound[b] = bound[a] + bound[b] + 2e-7 * (fabs(x) + fabs(y));
             }
         for (int64_t r = 0; r < m.row; r++) {
-          const double stored =
-              c.kv.type == FTH_BF16 ? 0x1p-8 * (fabs(want[r]) + bound[r]) : 0;  // rounded to the pool's type
+          double most = 0;  // of the head
+          for (int64_t d = r / c.kv.head_dim * c.kv.head_dim; d < (r / c.kv.head_dim + 1) * c.kv.head_dim; d++)
+            most = fmax(most, fabs(want[d]) + bound[d]);
+          const double stored = c.kv.type == FTH_BF16 ? 0x1p-8 * (fabs(want[r]) + bound[r])
+                                : c.kv.type == FTH_I8 ? most / 254 * 1.0001
+                                                      : 0;  // rounded to the pool's type
           EXPECT(fabs(got[r] - want[r]) <= bound[r] + stored, "isa %d %s %d of target %d: %g, want %g +- %g", isa,
                  is_v ? "v" : "k", int(r), int(set), got[r], want[r], bound[r]);
         }
@@ -154,6 +158,8 @@ TEST(matches_the_formula) {
             const bool layer = norm == FTH_LAYER_NORM, none = norm < 0, half = style == FTH_ROPE_HALF;
             compare(isa, {{37, 2, type, norm, style, rotary, 1e-5f, 0}, kv, count}, {!none, layer, half});
             compare(isa, {{64, 1, type, norm, style, rotary, 1e-5f, 0}, kv, count}, {false, half && !none, !half});
+            const fth_kv_shape int8{2, 3, 24, FTH_I8, Model::kEntries};
+            compare(isa, {{37, 2, type, norm, style, rotary, 1e-5f, 0}, int8, count}, {!none, layer, half});
           }
 }
 

@@ -354,10 +354,10 @@ fth_status run(fth_context* ctx, const Block& block, const Scene& scene, int64_t
 double standard_error(const fth_block_shape& s) {
   const int longest = std::max({s.hidden_size, s.intermediate_size, s.heads * s.head_dim});
   const bool bf16 = s.weight_type == FTH_BF16 || s.kv_type == FTH_BF16;
-  // In codes an input has an error of +- 1/254 of the largest among 128, about three deviations.
-  const double product = s.weight_type >= FTH_I8 ? 3 / (127 * sqrt(12))
-                         : bf16                  ? 0x1p-9 / sqrt(6)
-                                                 : 0x1p-24 * sqrt(longest / 6.);
+  // In codes an input has an error of +- 1/254 of the largest among 128, about three deviations; so have int8 K,V.
+  const double product = s.weight_type >= FTH_I8 || s.kv_type == FTH_I8 ? 3 / (127 * sqrt(12))
+                         : bf16                                         ? 0x1p-9 / sqrt(6)
+                                                                        : 0x1p-24 * sqrt(longest / 6.);
   return product * sqrt(3. * (s.cross ? 3 : 2) * s.layers);
 }
 
@@ -452,11 +452,13 @@ TEST(matches_the_layer_formula) {
     s.kv_type = FTH_BF16;
     s.lora_rank[FTH_Q] = s.lora_rank[FTH_V] = 4;
     compare(isa, s);
+    s.kv_type = FTH_I8;
+    compare(isa, s);
     for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0}) {
       s.weight_type = type;
       compare(isa, s);
     }
-    s.weight_type = FTH_BF16;
+    s.weight_type = s.kv_type = FTH_BF16;
     s.layers = 1;
     s.depths = 1;
     s.kv_heads = 6;
@@ -504,11 +506,11 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
 // Prefill in one call, token by token, and with one or four workers: the same bits, and the same bits in the pool.
 TEST(bits_do_not_depend_on_company_or_workers) {
   for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
-    for (int32_t kind = 0; kind < 10; kind++) {
-      const int32_t type = kTypes[kind % 5];
-      fth_block_shape s = kind < 5 ? small() : t5();
+    for (int32_t kind = 0; kind < 12; kind++) {
+      const int32_t type = kTypes[kind % 6 % 5];
+      fth_block_shape s = kind < 6 ? small() : t5();
       s.weight_type = type;
-      s.kv_type = type == FTH_F32 ? FTH_F32 : FTH_BF16;
+      s.kv_type = kind % 6 == 5 ? FTH_I8 : type == FTH_F32 ? FTH_F32 : FTH_BF16;
       s.lora_rank[FTH_Q] = s.lora_rank[FTH_DOWN] = 3;
       test::Context one(isa, 1), four(isa, 4);
       Block block(one, s, 5);
@@ -613,7 +615,7 @@ void refuses_shapes(test::Arguments& a, fth_block_shape* s) {
   for (int32_t head_dim : {8, 20, 264})
     a.refused("shape.head_dim must be a multiple of 8 in 16..256, got", s->head_dim, head_dim);
   a.weight_type("shape.weight_type", s->weight_type);
-  a.range("shape.kv_type", s->kv_type, 0, 1);
+  for (int32_t type : {-1, 2, 4}) a.refused("shape.kv_type must be FTH_F32, FTH_BF16 or FTH_I8, got", s->kv_type, type);
   a.range("shape.norm", s->norm, 0, 1);
   a.range("shape.norm_placement", s->norm_placement, 0, 7);
   a.range("shape.norm_per_depth", s->norm_per_depth, 0, 1);

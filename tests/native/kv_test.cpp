@@ -6,53 +6,107 @@
 
 using test::Guarded;
 
-static void round_trip(int32_t type, int32_t head_dim, int32_t kv_heads, int64_t count, int32_t workers) {
-  test::Context ctx(FTH_ISA_AUTO, workers);
+// What a side of n floats is read back as: bf16 rounds each, int8 to 127 steps of the largest.
+static void stored(int32_t type, int64_t n, const float* x, float* want) {
+  float most = 0;
+  for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+  for (int64_t i = 0; i < n; i++)
+    want[i] = type == FTH_F32 ? x[i] : type == FTH_BF16 ? float_of_bf16(bf16_of_float(x[i]))
+              : most == 0     ? 0
+                              : most / 127.f * rintf(x[i] * (127.f / most));
+}
+
+// Entries far apart, or in runs with gaps that begin anywhere in a page.
+static int32_t entry_of(int64_t i, bool runs) { return int32_t(runs ? (i + i / 45 * 5 + 3) % 256 : i * 37 % 256); }
+
+static void round_trip(int32_t type, int32_t head_dim, int32_t kv_heads, int64_t count, bool runs) {
+  test::Context any;
   test::Random random(uint64_t(head_dim + count));
   const fth_kv_shape shape{3, kv_heads, head_dim, type, 256};
   const int32_t layer = 1;
   int64_t bytes = 0;
-  EXPECT_OK(ctx, fth_kv_bytes(ctx, &shape, &bytes));
-  EXPECT(bytes >= 256 * 3 * int64_t(kv_heads) * head_dim * 2 * (type == FTH_BF16 ? 2 : 4));
+  EXPECT_OK(any, fth_kv_bytes(any, &shape, &bytes));
+  const int64_t element = type == FTH_F32 ? 4 : type == FTH_BF16 ? 2 : 1, scales = type == FTH_I8 ? 8 : 0;
+  EXPECT(bytes == 256 * 3 * kv_heads * ((head_dim + (head_dim + 15) / 16 * 16) * element + scales));
 
   const int64_t row = int64_t(kv_heads) * head_dim;
-  Guarded<char> pool(bytes), before(bytes);
-  Guarded<float> k(count * row), v(count * row), k_back(count * row), v_back(count * row);
+  Guarded<char> first(bytes), pool(bytes), before(bytes);
+  Guarded<float> k(count * row), v(count * row), k_back(count * row), v_back(count * row), want(head_dim);
   Guarded<fth_row> rows(count);
   Guarded<int32_t> entry(count);
-  memset(pool, 0x5a, size_t(bytes));
-  before.copy_from(pool);
-  random.fill(k, k.size());
+  memset(before, 0x5a, size_t(bytes));
+  random.fill(k, k.size(), 3.f);
   random.fill(v, v.size());
+  for (int64_t i = 0; i < head_dim; i++) v[i] = 0;
   for (int64_t i = 0; i < count; i++) {
     rows[i] = test::row();
-    entry[i] = rows[i].entry = int32_t(i * 37 % 256);  // 37 is odd: no entry twice
+    entry[i] = rows[i].entry = entry_of(i, runs);
   }
-  EXPECT_OK(ctx, fth_kv_write(ctx, &shape, layer, count, rows, k, v, pool));
-  EXPECT_OK(ctx, fth_kv_read(ctx, &shape, layer, count, entry, pool, k_back, v_back));
-  for (int64_t i = 0; i < count * row; i++) {
-    const bool bf16 = type == FTH_BF16;
-    EXPECT(k_back[i] == (bf16 ? float_of_bf16(bf16_of_float(k[i])) : k[i]));
-    EXPECT(v_back[i] == (bf16 ? float_of_bf16(bf16_of_float(v[i])) : v[i]));
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t workers : {1, 3}) {
+      test::Context ctx(isa, workers);
+      pool.copy_from(before);
+      EXPECT_OK(ctx, fth_kv_write(ctx, &shape, layer, count, rows, k, v, pool));
+      if (isa == 0 && workers == 1) first.copy_from(pool);
+      EXPECT(memcmp(pool, first, size_t(bytes)) == 0, "isa %d, type %d", isa, type);
+    }
+  EXPECT_OK(any, fth_kv_read(any, &shape, layer, count, entry, pool, k_back, v_back));
+  for (int64_t i = 0; i < count * kv_heads; i++) {
+    stored(type, head_dim, k + i * head_dim, want);
+    for (int64_t d = 0; d < head_dim; d++) EXPECT(k_back[i * head_dim + d] == want[d]);
+    stored(type, head_dim, v + i * head_dim, want);
+    for (int64_t d = 0; d < head_dim; d++) EXPECT(v_back[i * head_dim + d] == want[d]);
   }
 
-  // Each element went to one place: as many elements changed as were written, all in the layer's tiles.
-  const int64_t width = type == FTH_BF16 ? 2 : 4;
-  int64_t changed = 0, outside = 0;
-  const fth::kv::Pool layout{pool, shape.layers, kv_heads, shape.entries / 64, head_dim, type == FTH_BF16};
-  for (int64_t i = 0; i < bytes; i += width) {
-    if (memcmp(pool + i, before + i, size_t(width)) == 0) continue;
-    changed++;
-    outside += i < fth::kv::tile(layout, 0, layer, 0) - pool || i >= fth::kv::tile(layout, 0, layer + 1, 0) - pool;
-  }
-  EXPECT(changed == 2 * count * row, "%lld of %lld", (long long)changed, (long long)(2 * count * row));
-  EXPECT(outside == 0);
+  // Nothing else changed: put back what the items' places held.
+  const fth::kv::Pool layout{pool, shape.layers, kv_heads, shape.entries / 64, head_dim, type};
+  const bool pairs = type != FTH_F32;
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t h = 0; h < kv_heads; h++) {
+      char* k_tile = fth::kv::tile(layout, entry[i] / 64, layer, h);
+      char* v_tile = k_tile + fth::kv::k_tile_bytes(layout);
+      const int64_t key = entry[i] % 64;
+      for (int64_t d = 0; d < head_dim; d++) {
+        memset(k_tile + fth::kv::k_index(pairs, key, d) * element, 0x5a, size_t(element));
+        memset(v_tile + fth::kv::v_index(pairs, head_dim, key, d) * element, 0x5a, size_t(element));
+      }
+      if (type != FTH_I8) continue;
+      float* scale = reinterpret_cast<float*>(v_tile + fth::kv::v_tile_bytes(layout));
+      memset(scale + key, 0x5a, 4);
+      memset(scale + 64 + key, 0x5a, 4);
+    }
+  EXPECT(memcmp(pool, before, size_t(bytes)) == 0);
 }
 
 TEST(written_entries_are_read_back) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
-    for (int32_t head_dim : {16, 24, 64, 80, 128, 256})
-      for (int64_t count : {1, 5, 200}) round_trip(type, head_dim, 1 + head_dim % 3, count, 1 + int32_t(count % 3));
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8})
+    for (int32_t head_dim : {16, 24, 40, 64, 80, 128, 256})
+      for (int64_t count : {1, 5, 200})
+        for (bool runs : {false, true}) round_trip(type, head_dim, 1 + head_dim % 3, count, runs);
+}
+
+// int8: too small for a scale is 0; a side that holds no finite number is no number, the other side keeps its own.
+TEST(int8_of_extreme_numbers) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+    test::Context ctx(isa);
+    const fth_kv_shape shape{1, 1, 16, FTH_I8, 64};
+    const int32_t entry = 3;
+    fth_row row = test::row();
+    row.entry = entry;
+    Guarded<char> pool(64 * (32 + 8));
+    Guarded<float> k(16), v(16), k_back(16), v_back(16);
+    for (float extreme : {0x1p-101f, 0x1p-100f, 0x1p127f, INFINITY, -INFINITY, NAN, -NAN}) {
+      for (int i = 0; i < 16; i++) k[i] = v[i] = float(i) * 0x1p-104f;
+      k[7] = extreme;
+      EXPECT_OK(ctx, fth_kv_write(ctx, &shape, 0, 1, &row, k, v, pool));
+      EXPECT_OK(ctx, fth_kv_read(ctx, &shape, 0, 1, &entry, pool, k_back, v_back));
+      for (int i = 0; i < 16; i++) {
+        if (!isfinite(extreme)) EXPECT(isnan(k_back[i]));
+        else if (i == 7) EXPECT(k_back[i] == (extreme < 0x1p-100f ? 0 : extreme / 127.f * 127.f));
+        EXPECT(fabsf(v_back[i] - v[i]) <= 0x1p-100f);
+      }
+    }
+  }
 }
 
 TEST(rows_without_entry_write_nothing) {
@@ -71,7 +125,7 @@ static void refuses_shapes(test::Arguments& a, fth_kv_shape* s) {
   a.range("shape.kv_heads", s->kv_heads, 1, 65536);
   for (int32_t head_dim : {0, 8, 20, 264})
     a.refused("shape.head_dim must be a multiple of 8 in 16..256, got", s->head_dim, head_dim);
-  for (int32_t type : {-1, 2}) a.refused("shape.type must be 0 (f32) or 1 (bf16), got", s->type, type);
+  for (int32_t type : {-1, 2, 4}) a.refused("shape.type must be FTH_F32, FTH_BF16 or FTH_I8, got", s->type, type);
   for (int64_t entries : {int64_t(-64), int64_t(65), int64_t(1) << 31})
     a.refused("shape.entries must be a multiple of 64 in 0..2147483647, got", s->entries, entries);
   a.refused("shape describes a pool of more than 2^56 bytes", *s,
@@ -79,7 +133,7 @@ static void refuses_shapes(test::Arguments& a, fth_kv_shape* s) {
 }
 
 TEST(keeps_to_its_arguments) {
-  for (int32_t type : {FTH_F32, FTH_BF16})
+  for (int32_t type : {FTH_F32, FTH_BF16, FTH_I8})
     for (int32_t head_dim : {16, 24, 72}) {
       const int64_t row = 2 * head_dim;
       const fth_kv_shape kv{3, 2, head_dim, type, 64};

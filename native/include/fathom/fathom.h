@@ -197,12 +197,16 @@ FTH_API fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, int64
 /* ---- K,V pool ------------------------------------------------------------------------------------------------ */
 
 /* `entries` is a multiple of 64: entries 64p .. 64p+63 form page p. The inner layout is the library's own. A list whose
- * items 64i .. 64i+63 are one whole page in order is read without copying. */
+ * items 64i .. 64i+63 are one whole page in order is read without copying. FTH_I8: the head_dim elements x of one entry,
+ * layer, head and side (K or V) are stored as one fp32 unit = max|x| / 127 and int8 n = x * (127 / max|x|), rounded to
+ * nearest; they are read as unit * n. A side below 2^-100 is 0, one with a number that is not finite is not-a-number.
+ * With FTH_BF16 and FTH_I8 attention computes, all sums in fp32, bf16() rounding to nearest, units of bf16 being 1,
+ *   s = k_unit * sum(bf16(scale * q) * k) + bias, w = exp(s - max s), out = sum(bf16(w * v_unit) * v) / sum(w). */
 typedef struct fth_kv_shape {
   int32_t layers;
   int32_t kv_heads;
   int32_t head_dim; /* multiple of 8, 16 .. 256 */
-  int32_t type;     /* FTH_F32 or FTH_BF16 */
+  int32_t type;     /* FTH_F32, FTH_BF16 or FTH_I8 */
   int64_t entries;
 } fth_kv_shape;
 
@@ -251,7 +255,7 @@ typedef struct fth_dense_kv_shape {
   int32_t tokens; /* positions per sequence */
   int32_t kv_heads;
   int32_t head_dim;
-  int32_t type;
+  int32_t type;     /* FTH_F32 or FTH_BF16 */
   int32_t reserved; /* 0 */
   int64_t sequence_stride;
   int64_t token_stride;
@@ -327,7 +331,7 @@ typedef struct fth_block_shape {
   int32_t kv_heads;
   int32_t head_dim;
   int32_t weight_type;
-  int32_t kv_type;
+  int32_t kv_type;         /* of fth_kv_shape */
   int32_t norm;            /* FTH_RMS_NORM or FTH_LAYER_NORM */
   int32_t norm_placement;  /* FTH_NORM_* bits */
   int32_t norm_per_depth;  /* 0 or 1 */

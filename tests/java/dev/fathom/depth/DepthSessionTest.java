@@ -13,6 +13,7 @@ import java.util.List;
 import java.util.SplittableRandom;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.locks.LockSupport;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
 import org.junit.jupiter.api.DisplayName;
@@ -44,7 +45,8 @@ class DepthSessionTest {
 
     static Stream<Arguments> systemsAndTypes() {
         return Stream.of(RandomModel.System.values())
-                .flatMap(system -> Stream.of(DType.F32, DType.BF16).map(type -> Arguments.of(system, type)));
+                .flatMap(system -> Stream.of(Arguments.of(system, DType.F32, DType.F32),
+                        Arguments.of(system, DType.BF16, DType.BF16), Arguments.of(system, DType.F32, DType.I8)));
     }
 
     private static int[] text(int length, long seed) {
@@ -116,6 +118,38 @@ class DepthSessionTest {
                 assertClose(expected.logits[t], logits, "logits of token " + t);
                 assertEquals(expected.nll(t, targets[t]), step.nll(t), 2e-3);
             }
+        }
+    }
+
+    /**
+     * K,V in int8 are off by some 0.7 % of a head's usual element. A few layers chain and add that up to 2 % of a logit,
+     * of which the usual one is 3.5: 0.07. Routers are left out: they could turn it into another depth.
+     */
+    @ParameterizedTest
+    @EnumSource(mode = EnumSource.Mode.MATCH_NONE, names = "(EXPERT|TOKEN).*")
+    void int8KvStaysNearTheLossOfF32(RandomModel.System system) {
+        int[] ids = text(TOKENS, 1);
+        int[] targets = text(TOKENS, 2);
+        try (Context context = Context.cpu(2)) {
+            double[] expected = losses(context, RandomModel.of(system, DType.F32, 7), ids, targets);
+            double[] actual = losses(context, RandomModel.of(system, DType.F32, DType.I8, 7), ids, targets);
+            double squares = 0;
+            double sum = 0;
+            for (int t = 0; t < TOKENS; t++) {
+                squares += Math.pow(actual[t] - expected[t], 2);
+                sum += actual[t] - expected[t];
+            }
+            assertTrue(squares > 0, "int8 must be in use");
+            assertEquals(0, Math.sqrt(squares / TOKENS), 0.12);
+            assertEquals(0, sum / TOKENS, 0.04);
+        }
+    }
+
+    private static double[] losses(Context context, RandomModel model, int[] ids, int[] targets) {
+        try (DepthSession session = new DepthSession(context, model.pack(context), limits(FEW))) {
+            Step step = session.step().score(session.open(), ids, targets);
+            session.run(step);
+            return IntStream.range(0, TOKENS).mapToDouble(step::nll).toArray();
         }
     }
 
@@ -262,8 +296,8 @@ class DepthSessionTest {
     @ParameterizedTest
     @MethodSource("systemsAndTypes")
     @DisplayName("5, 6, 8: prompts at once or token by token, alone or with others: the same bits")
-    void cuttingTheWorkChangesNoBit(RandomModel.System system, DType type) {
-        RandomModel random = RandomModel.of(system, type, 11);
+    void cuttingTheWorkChangesNoBit(RandomModel.System system, DType type, DType kvType) {
+        RandomModel random = RandomModel.of(system, type, kvType, 11);
         int[][] texts = {text(TOKENS, 21), text(1, 22), text(40, 23), text(17, 24)};
         try (Context one = Context.cpu(1); Context three = Context.cpu(3);
              DepthSession wide = new DepthSession(one, random.pack(one), limits(512));

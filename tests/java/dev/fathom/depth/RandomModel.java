@@ -54,17 +54,23 @@ final class RandomModel {
     final float[] headGain;
 
     private final DType type;
+    private final DType kvType;
     private final SplittableRandom random;
 
-    private RandomModel(DType type, long seed) {
+    private RandomModel(DType type, DType kvType, long seed) {
         this.type = type;
+        this.kvType = kvType;
         random = new SplittableRandom(seed);
         table = normal(VOCAB * HIDDEN, 0, 0.5);
         headGain = normal(HIDDEN, 1, 0.2);
     }
 
     static RandomModel of(System system, DType type, long seed) {
-        RandomModel model = new RandomModel(type, seed);
+        return of(system, type, type, seed);
+    }
+
+    static RandomModel of(System system, DType type, DType kvType, long seed) {
+        RandomModel model = new RandomModel(type, kvType, seed);
         switch (system) {
             case VANILLA -> model.plain(block(3, 1));
             case RECURSIVE -> model.middle(block(2, 3), null, KvPolicy.PER_DEPTH);
@@ -94,7 +100,7 @@ final class RandomModel {
 
     /** A block of two layers in expert choice and nothing else; the threshold decides who passes. */
     static RandomModel expertOnly(int depths, float threshold, KvPolicy kv, long seed) {
-        RandomModel model = new RandomModel(DType.F32, seed);
+        RandomModel model = new RandomModel(DType.F32, DType.F32, seed);
         Routing routing = model.expert(3, threshold); // the same weights whatever the depths
         Map<Key, float[]> tensors = model.tensors(block(2, 3).build());
         GateShape gate = gate(0, 1, depths, RouterKind.LINEAR, GateFunction.SIGMOID, 0.1f, threshold);
@@ -125,7 +131,7 @@ final class RandomModel {
     }
 
     private RandomModel stage(BlockShape.Builder block, Routing routing, KvPolicy kv) {
-        BlockShape shape = block.weightType(type).kvType(type).build();
+        BlockShape shape = block.weightType(type).kvType(kvType).build();
         stages.add(new Weights(shape, tensors(shape), routing, kv));
         return this;
     }

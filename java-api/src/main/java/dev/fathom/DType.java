@@ -6,7 +6,10 @@ public enum DType {
     BF16,
     /** A source type for packing only. */
     F16,
-    /** 8-bit integers with one fp32 scale per output feature of a weight. Made by packing, never a source type. */
+    /**
+     * 8-bit integers with one fp32 scale: per output feature of a weight, per entry, head and side of K,V. Made by
+     * packing and writing, never a source type.
+     */
     I8,
     /** Blocks of 32 8-bit integers with one fp16 scale, 34 bytes, as in GGUF files. */
     Q8_0,

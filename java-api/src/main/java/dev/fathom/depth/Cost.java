@@ -1,6 +1,7 @@
 package dev.fathom.depth;
 
 import dev.fathom.BlockShape;
+import dev.fathom.DType;
 import dev.fathom.GateShape;
 import dev.fathom.Kind;
 import dev.fathom.Part;
@@ -34,7 +35,8 @@ final class Cost {
         itemFlops = 4L * shape.heads() * shape.headDim() * shape.layers();
         weightSize = shape.weightType().bytes();
         weightBytes = weights * shape.layers() * weightSize;
-        entryBytes = 2L * shape.layers() * shape.kvHeads() * shape.headDim() * shape.kvType().bytes();
+        long head = (long) shape.headDim() * shape.kvType().bytes() + (shape.kvType() == DType.I8 ? Float.BYTES : 0);
+        entryBytes = 2 * head * shape.layers() * shape.kvHeads();
     }
 
     /** A row that sees {@code items} items, its own included, and {@code sourceItems} of an encoder. */
