@@ -124,7 +124,9 @@ void* Pool::thread_main(void* argument) {
 
 bool Pool::wait_for_job(const Share& share) {
   for (;;) {
-    if (spin_until([&] { return !share.is(kIdle); })) return share.is(kOpen);
+    uint32_t state = kIdle;  // as it was seen: a job may be over at once, which is not the end
+    if (spin_until([&] { return (state = share.state.load(std::memory_order_acquire)) != kIdle; }))
+      return state != kStopping;
     // Whoever opens a job raises epoch_ and then looks for sleepers: either it sees this one, or this one sees the job.
     sleepers_.fetch_add(1);
     const uint32_t epoch = epoch_.load();

@@ -56,6 +56,19 @@ TEST(every_item_runs_once) {
   }
 }
 
+// A job that is over before its helpers came does not send them away for good.
+TEST(helpers_outlive_jobs_they_missed) {
+  Workers pool(3);
+  for (int job = 0; job < 200000; job++) pool.run(3, 1, [](int64_t, int64_t, int) {});
+  std::atomic<bool> came[3] = {};
+  for (int job = 0; job < 1000 && !(came[1] && came[2]); job++)
+    pool.run(30, 1, [&](int64_t, int64_t, int worker) {
+      came[worker] = true;
+      sleep_for(1000000);
+    });
+  EXPECT(came[1] && came[2], "%d %d", int(came[1]), int(came[2]));
+}
+
 // What one job writes the next one reads on other threads, without atomics; more workers than cores, so that helpers
 // come late, are held up inside, and miss jobs.
 TEST(jobs_follow_one_another) {
