@@ -168,8 +168,8 @@ struct CodesPanel {
 
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
-    // A block, 16 KiB of weights, stays in the L1 cache while the tiles pass over it.
-    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 2 : 4);
+    // A block, 32 KiB of weights, stays in the L1 cache or close to it while the tiles pass over it.
+    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
     const int64_t groups = (k + kGroup - 1) / kGroup, tiles = (rows + kRows - 1) / kRows;
     for (int64_t begin = 0; begin < groups; begin += kBlock) {
       const int64_t end = begin + kBlock < groups ? begin + kBlock : groups;
