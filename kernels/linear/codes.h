@@ -19,11 +19,10 @@ inline int32_t minus_sum_of(const int32_t* x, int count) {
 
 // Sets the scale for the bits of max|x|; returns what x is to be multiplied by.
 inline float begin_codes(Codes& to, int32_t most_bits) {
-  const float most = float_of_bits(uint32_t(most_bits));
-  const bool zero = most < 0x1p-100f;
-  to.scale = zero ? 0 : most / 127;
+  const FixedPoint fixed = fixed_point(uint32_t(most_bits), 127);
+  to.scale = fixed.unit;
   memset(to.unused, 0, sizeof to.unused);
-  return zero ? 0 : 127 / most;
+  return fixed.steps;
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ constexpr int64_t panel_bytes(int32_t type, int64_t k) {
 }  // namespace
 
 // Neighbouring k of a row of x in 8-bit integers: x ~ scale * code, scale = max|x| / 127, rounded to nearest even; the
-// largest |x| below 2^-100 count as zero. Codes behind the row's end are zero. A NaN or infinite x makes the scale so.
+// largest |x| below 2^-100 count as zero. Codes behind the row's end are zero. A NaN or infinite x makes the scale NaN.
 struct Codes {
   static constexpr int64_t kSize = 128;
   int8_t code[kSize];

@@ -79,8 +79,7 @@ void check_shape(Check& check, const fth_block_shape* s) {
   check.that(s->head_dim >= 16 && s->head_dim <= 256 && s->head_dim % 8 == 0,
              "shape.head_dim must be a multiple of 8 in 16..256, got %d", s->head_dim);
   check_weight_type(check, s->weight_type);
-  check.that(s->kv_type == FTH_F32 || s->kv_type == FTH_BF16 || s->kv_type == FTH_I8,
-             "shape.kv_type must be FTH_F32, FTH_BF16 or FTH_I8, got %d", s->kv_type);
+  check_kv_type(check, "shape", ".kv_type", s->kv_type);
   check.range("shape.norm", s->norm, FTH_RMS_NORM, FTH_LAYER_NORM);
   check.range("shape.norm_placement", s->norm_placement, 0, FTH_NORM_PRE | FTH_NORM_BRANCH | FTH_NORM_POST);
   check.range("shape.norm_per_depth", s->norm_per_depth, 0, 1);

@@ -13,13 +13,17 @@ uint64_t table_size(int64_t count) {
 
 }  // namespace
 
+bool check_kv_type(Check& check, const char* prefix, const char* field, int32_t type) {
+  return check.that(type == FTH_F32 || type == FTH_BF16 || type == FTH_I8,
+                    "%s%s must be FTH_F32, FTH_BF16 or FTH_I8, got %d", prefix, field, type);
+}
+
 bool check_kv(Check& check, const char* name, const fth_kv_shape& s, int32_t layer) {
   check.that(s.layers >= 1 && s.layers <= 65536, "%s.layers must be in 1..65536, got %d", name, s.layers);
   check.that(s.kv_heads >= 1 && s.kv_heads <= 65536, "%s.kv_heads must be in 1..65536, got %d", name, s.kv_heads);
   check.that(s.head_dim >= 16 && s.head_dim <= kv::kMostHeadDim && s.head_dim % 8 == 0,
              "%s.head_dim must be a multiple of 8 in 16..256, got %d", name, s.head_dim);
-  check.that(s.type == FTH_F32 || s.type == FTH_BF16 || s.type == FTH_I8,
-             "%s.type must be FTH_F32, FTH_BF16 or FTH_I8, got %d", name, s.type);
+  check_kv_type(check, name, ".type", s.type);
   check.that(s.entries >= 0 && s.entries <= INT32_MAX && s.entries % kv::kPage == 0,
              "%s.entries must be a multiple of 64 in 0..%d, got %lld", name, INT32_MAX, (long long)s.entries);
   if (!check.ok()) return false;

@@ -24,6 +24,8 @@ inline Entries entries_of(const fth_row* rows, int64_t count) {
   return {"rows", ".entry", &rows->entry, kRowWords, count};
 }
 
+// prefix + field, "kv" and ".type" say, is a type that a pool can have.
+bool check_kv_type(Check& check, const char* prefix, const char* field, int32_t type);
 // Every one is -1 or in [0, entries).
 bool check_entries(Check& check, const Entries& entry, int64_t entries);
 // And none but -1 occurs twice. Needs this many int32 words for `count` of them.

@@ -18,9 +18,8 @@ inline size_t alignment(int32_t type) { return type == FTH_F32 || type == FTH_I8
 
 // Bytes from row to row of a contiguous x as weights of `type` read it.
 inline int64_t x_bytes(int64_t in, int32_t type) {
-  return quantised(type)      ? ceil_div(in, linear::Codes::kSize) * int64_t(sizeof(linear::Codes))
-         : type == FTH_BF16 ? round_up(in, 2) * 2
-                              : in * 4;
+  if (quantised(type)) return ceil_div(in, linear::Codes::kSize) * int64_t(sizeof(linear::Codes));
+  return type == FTH_BF16 ? round_up(in, 2) * 2 : in * 4;
 }
 // LoRA pairs of quantised weights are bf16.
 inline int32_t lora_type(int32_t weight_type) { return weight_type == FTH_F32 ? FTH_F32 : FTH_BF16; }
@@ -36,7 +35,7 @@ struct WeightShape {
   int64_t bytes() const { return ceil_div(out, linear::kPanel) * (glu ? 2 : 1) * panel_bytes(); }
 };
 
-// The kernel of legal weight and source types in sentences.
+// A legal weight type; a legal type of a source whose rows are `columns` long.
 bool check_weight_type(Check& check, int32_t type, const char* name = "shape.weight_type");
 bool check_source(Check& check, int32_t type, int64_t columns);
 

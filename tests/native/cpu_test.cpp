@@ -12,11 +12,11 @@
 
 namespace {
 
-// A file system in a temporary directory, for as long as this lives.
+// A file system in a directory of its own, for as long as this lives.
 class Files {
  public:
   Files() {
-    char name[] = "/tmp/fathom_cpu_test_XXXXXX";
+    char name[] = "cpu_test_XXXXXX";
     root_ = mkdtemp(name);
   }
   ~Files() {
