@@ -22,7 +22,7 @@ struct Options {
 class Memory {
  public:
   explicit Memory(int64_t bytes);
-  ~Memory() { fth_memory_unmap(data_, bytes_); }
+  ~Memory() { fth_memory_unmap(FTH_MEMORY_HOST, 0, data_, bytes_); }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   char* bytes() const { return static_cast<char*>(data_); }

@@ -45,7 +45,7 @@ double Samples::quantile(double q) const {
 }
 
 Memory::Memory(int64_t bytes) : bytes_(bytes) {
-  if (fth_memory_map(bytes, &data_) == FTH_OK) return;
+  if (fth_memory_map(FTH_MEMORY_HOST, 0, bytes, &data_) == FTH_OK) return;
   fprintf(stderr, "no memory for a buffer of %lld bytes\n", (long long)bytes);
   exit(1);
 }

@@ -12,7 +12,7 @@ class FathomAttention : public Attention {
   FathomAttention() = default;
   FathomAttention(const FathomAttention&) = delete;
   FathomAttention& operator=(const FathomAttention&) = delete;
-  ~FathomAttention() override { fth_memory_unmap(pool_, bytes_); }
+  ~FathomAttention() override { fth_memory_unmap(FTH_MEMORY_HOST, 0, pool_, bytes_); }
 
   bool load(int32_t type, const Sequence& s, int64_t layers, int threads) {
     ctx_ = context(threads);
@@ -20,7 +20,7 @@ class FathomAttention : public Attention {
     kv_ = {int32_t(layers), m.kv_heads, m.head_dim, type, (s.context + 63) / 64 * 64};
     if (fth_kv_bytes(ctx_, &kv_, &bytes_) != FTH_OK) return false;
     shape_ = {m.heads, FTH_BIAS_NONE, 0, 0, 1 / sqrtf(float(m.head_dim)), 0};
-    must(ctx_, fth_memory_map(bytes_, &pool_));
+    must(ctx_, fth_memory_map(FTH_MEMORY_HOST, 0, bytes_, &pool_));
     std::vector<fth_row> writers(size_t(s.context), fth_row{});
     for (int32_t i = 0; i < s.context; i++) {
       writers[size_t(i)].entry = i;

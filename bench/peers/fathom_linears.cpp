@@ -11,7 +11,7 @@ namespace {
 
 class FathomLinears : public Linears {
  public:
-  ~FathomLinears() override { fth_memory_unmap(weights_, copies_ * bytes_); }
+  ~FathomLinears() override { fth_memory_unmap(FTH_MEMORY_HOST, 0, weights_, copies_ * bytes_); }
 
   bool load(int32_t type, const std::vector<Part>& parts, int64_t copies) {
     fth_context* ctx = context(1);
@@ -24,7 +24,7 @@ class FathomLinears : public Linears {
       bytes_ += (bytes + 63) / 64 * 64;
     }
     copies_ = copies;
-    must(ctx, fth_memory_map(copies * bytes_, &weights_));
+    must(ctx, fth_memory_map(FTH_MEMORY_HOST, 0, copies * bytes_, &weights_));
     for (size_t i = 0; i < parts.size(); i++) {
       const bool blocks = !parts[i].blocks.empty();
       must(ctx,

@@ -58,7 +58,7 @@ class Fathom:
 
     def memory(self, size):
         out = c.c_void_p()
-        if self.lib.fth_memory_map(c.c_int64(size), c.byref(out)) != 0:
+        if self.lib.fth_memory_map(c.c_int32(0), c.c_int32(0), c.c_int64(size), c.byref(out)) != 0:
             sys.exit(f"no memory for {size} bytes")
         return out.value
 
@@ -184,7 +184,7 @@ def linears(options, wants, fathom, report):
                         group = f"linear {type_name}, {count(workers, 'worker')}, {where}, {count(rows, 'row')}"
                         report.add("linear", case, group, workers,
                                    compare(options.seconds, copies if where == "streamed" else 1, ours, theirs))
-                one.lib.fth_memory_unmap(c.c_void_p(packed), c.c_int64(copies * size.value))
+                one.lib.fth_memory_unmap(c.c_int32(0), c.c_int32(0), c.c_void_p(packed), c.c_int64(copies * size.value))
 
 
 def attentions(options, wants, fathom, report):
@@ -227,7 +227,7 @@ def attentions(options, wants, fathom, report):
                         group = f"attention {type_name}, {count(workers, 'worker')}, {rows} of {context}"
                         report.add("attention", case, group, workers,
                                    compare(options.seconds, layers, ours, theirs))
-                    one.lib.fth_memory_unmap(c.c_void_p(pool), size)
+                    one.lib.fth_memory_unmap(c.c_int32(0), c.c_int32(0), c.c_void_p(pool), size)
 
 
 def main():

@@ -244,7 +244,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
                          int64_t count, const fth_row* rows, const float* q, const int32_t* entries,
                          int64_t entry_count, const void* pool, const int32_t* entry_position, const float* bias,
                          float* out) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv) || !fth::check_kv(check, "kv", *kv, layer) ||
       !check_shape(check, *shape, kv->kv_heads, count))
@@ -274,7 +274,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
 fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* shape, const fth_dense_kv_shape* kv,
                                 int64_t count, const fth_row* rows, const float* q, const void* k, const void* v,
                                 const int32_t* reach, const float* bias, float* out) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv)) return check.status();
   check.that(kv->type == FTH_F32 || kv->type == FTH_BF16, "kv.type must be FTH_F32 or FTH_BF16, got %d", kv->type);

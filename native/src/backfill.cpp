@@ -71,7 +71,7 @@ extern "C" {
 
 fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                               int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv) || !check.array("bytes", bytes)) return check.status();
   *bytes = Product(*shape, *kv).bytes();
@@ -81,7 +81,7 @@ fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape,
 fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int32_t depth,
                              int32_t layer, int32_t source_type, const void* wk, const void* wv, const void* bk,
                              const void* bv, const float* gain, const float* norm_bias, void* packed) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
   const Product product(*shape, *kv);
@@ -122,7 +122,7 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
 fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int64_t count,
                         const fth_row* rows, const float* h, const void* packed, const float* frequency,
                         const int32_t* entry, void* pool) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
   const Product product(*shape, *kv);

@@ -402,7 +402,7 @@ bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, c
 extern "C" {
 
 fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   check.array("bytes", bytes);
@@ -413,7 +413,7 @@ fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64
 
 fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_t layer, int32_t depth, int32_t part,
                           int32_t kind, float scale, int32_t source_type, const void* source, void* weights) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();
@@ -490,7 +490,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
 }
 
 fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t count, int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   check.range("count", count, 0, fth::kMostRows);
@@ -505,7 +505,7 @@ fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shap
 fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t count, const fth_row* rows,
                      const fth_row* cross_rows, const void* weights, const int32_t* entries, int64_t entry_count,
                      const int32_t* entry_position, int64_t pool_entries, void* pool, float* hidden) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();

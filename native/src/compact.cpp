@@ -64,7 +64,7 @@ extern "C" {
 
 fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int64_t count, const int32_t* index,
                       const float* x, float* y) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   check.range("width", width, 1, fth::kMostFeatures);
   check.range("source_count", source_count, 0, fth::kMostRows);
@@ -88,7 +88,7 @@ fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int
 
 fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                        const float* y, float* x) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, nullptr, y, x, &status)) return status;
@@ -101,7 +101,7 @@ fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, in
 
 fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                            const float* gate, const float* y, float* x) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, gate, y, x, &status)) return status;

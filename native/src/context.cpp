@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "cpu.h"
-#include "cuda.h"
 
 namespace {
 
@@ -50,7 +49,29 @@ char* fth_context::reserve(size_t bytes) {
   return scratch;
 }
 
+char* fth_context::reserve_device(size_t bytes) {
+  if (!FTH_ON_DEVICE(this)) return reserve(bytes);
+  char* p = device->reserve(bytes);
+  if (p == nullptr)
+    fail(FTH_OUT_OF_MEMORY, "%zu bytes of scratch on the device could not be had%s", bytes,
+         fth::gpu::capturing(device->stream()) ? " while the stream is being captured; call fth_reserve before" : "");
+  return p;
+}
+
 namespace fth {
+
+fth_status stage(fth_context* ctx, std::initializer_list<Device::Array> arrays) {
+  if (!FTH_ON_DEVICE(ctx)) return FTH_OK;
+  char why[256];
+  if (ctx->device->stage(arrays.begin(), int(arrays.size()), why, sizeof why)) return FTH_OK;
+  return ctx->fail(gpu::capturing(ctx->device->stream()) ? FTH_INVALID_ARGUMENT : FTH_OUT_OF_MEMORY, "%s", why);
+}
+
+fth_status finish(fth_context* ctx) {
+  if (!FTH_ON_DEVICE(ctx)) return FTH_OK;
+  const char* error = gpu::take_error();
+  return error == nullptr ? FTH_OK : ctx->fail(FTH_DEVICE_ERROR, "CUDA device %d: %s", ctx->device->ordinal(), error);
+}
 
 bool Check::that(bool condition, const char* format, ...) {
   if (condition || !ok()) return condition;
@@ -97,6 +118,23 @@ bool Check::disjoint(std::initializer_list<Span> inputs, std::initializer_list<S
   return ok();
 }
 
+bool Check::on_device(std::initializer_list<Operand> operands) {
+  if (!FTH_ON_DEVICE(ctx_)) return ok();
+  for (const Operand& o : operands)
+    if (o.p != nullptr && !ctx_->device->device_reaches(o.p))
+      return that(false, "%s must be memory that CUDA device %d reaches, got address %p of the host", o.name,
+                  ctx_->device->ordinal(), o.p);
+  return ok();
+}
+
+bool Check::on_host(std::initializer_list<Operand> operands) {
+  if (!FTH_ON_DEVICE(ctx_)) return ok();
+  for (const Operand& o : operands)
+    if (o.p != nullptr && !ctx_->device->host_reads(o.p))
+      return that(false, "%s must be memory that the host reads, got address %p of a device", o.name, o.p);
+  return ok();
+}
+
 bool Check::depths(const fth_row* rows, int64_t count, int32_t depths) {
   if (!ok()) return false;
   for (int64_t i = 0; i < count; i++)
@@ -130,6 +168,17 @@ int32_t choose_isa(int32_t cap, const char* name) {
   return cap < best ? cap : best;
 }
 
+// A context with its workers; null without memory.
+fth_context* new_context(int workers) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignof(fth_context), sizeof(fth_context)) != 0) return nullptr;
+  fth_context* ctx = new (memory) fth_context();
+  ctx->message[0] = 0;
+  if (ctx->pool.start(workers)) return ctx;
+  free(ctx);
+  return nullptr;
+}
+
 }  // namespace
 
 extern "C" {
@@ -148,7 +197,7 @@ const char* fth_isa_name(int32_t isa) {
 
 int32_t fth_cuda_device_count(void) {
   char why[160];
-  return fth::cuda_device_count(why, sizeof why);
+  return fth::gpu::device_count(why, sizeof why);
 }
 
 fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_t isa, char* message,
@@ -163,9 +212,21 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
   *out = nullptr;
   if (backend == FTH_CUDA) {
     char why[160];
-    return fth::cuda_device_count(why, sizeof why) == 0
-               ? refuse(FTH_UNSUPPORTED, "%s; use a CPU context", why)
-               : refuse(FTH_UNSUPPORTED, "%s", "this version has no CUDA kernels yet; use a CPU context");
+    bool out_of_memory;
+    fth::Device* device = fth::Device::open(workers_or_device, why, sizeof why, &out_of_memory);
+    if (device == nullptr)
+      return out_of_memory ? refuse(FTH_OUT_OF_MEMORY, "%s", why) : refuse(FTH_UNSUPPORTED, "%s; use a CPU context", why);
+    fth_context* ctx = new_context(1);
+    if (ctx == nullptr) {
+      device->close();
+      return refuse(FTH_OUT_OF_MEMORY, "%s", "no memory for the context");
+    }
+    const fth::gpu::Properties& p = device->properties();
+    ctx->device = device;
+    ctx->info = {FTH_CUDA, FTH_ISA_SCALAR, fth::best_isa(), 1, 1, 1, p.l2_bytes, 0,
+                 device->ordinal(), p.multiprocessors, p.compute_capability, 0, p.memory_bytes};
+    *out = ctx;
+    return FTH_OK;
   }
   if (backend != FTH_CPU)
     return refuse(FTH_INVALID_ARGUMENT, "backend must be 0 (CPU) or 1 (CUDA), got %d", backend);
@@ -179,18 +240,11 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
   if (chosen == -2)
     return refuse(FTH_INVALID_ARGUMENT, "FATHOM_ISA must be scalar, avx2 or avx512, got \"%.64s\"", name);
 
-  void* memory = nullptr;
-  if (posix_memalign(&memory, alignof(fth_context), sizeof(fth_context)) != 0)
-    return refuse(FTH_OUT_OF_MEMORY, "%s", "no memory for the context");
-  fth_context* ctx = new (memory) fth_context();
-  ctx->message[0] = 0;
   const int workers = workers_or_device > 0 ? workers_or_device : fth::usable_cores();
+  fth_context* ctx = new_context(workers);
+  if (ctx == nullptr) return refuse(FTH_OUT_OF_MEMORY, "%d worker threads could not be started", workers);
   ctx->info = {FTH_CPU, chosen, fth::best_isa(), chosen == FTH_ISA_AVX512 && fth::has_bf16_dot(), workers,
-               fth::has_int8_dot(chosen), fth::l2_bytes(), fth::l3_bytes()};
-  if (!ctx->pool.start(workers)) {
-    free(ctx);
-    return refuse(FTH_OUT_OF_MEMORY, "%d worker threads could not be started", workers);
-  }
+               fth::has_int8_dot(chosen), fth::l2_bytes(), fth::l3_bytes(), -1, 0, 0, 0, 0};
   *out = ctx;
   return FTH_OK;
 }
@@ -198,6 +252,7 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
 void fth_context_destroy(fth_context* ctx) {
   if (ctx == nullptr) return;
   ctx->pool.stop();
+  if (FTH_ON_DEVICE(ctx)) ctx->device->close();
   free(ctx->scratch);
   free(ctx);
 }
@@ -214,17 +269,42 @@ fth_status fth_context_info(fth_context* ctx, fth_info* out) {
 
 fth_status fth_synchronize(fth_context* ctx) {
   FTH_ENTER(ctx);
-  return FTH_OK;
+  if (FTH_ON_DEVICE(ctx)) fth::gpu::synchronize(ctx->device->stream());
+  return fth::finish(ctx);
+}
+
+fth_status fth_use_stream(fth_context* ctx, void* stream) {
+  FTH_ENTER(ctx);
+  if (!FTH_ON_DEVICE(ctx)) return ctx->fail(FTH_UNSUPPORTED, "a CPU context has no stream");
+  ctx->device->use_stream(stream);
+  return fth::finish(ctx);
+}
+
+fth_status fth_reserve(fth_context* ctx, int64_t bytes) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx);
+  if (!check.range("bytes", bytes, 0, int64_t(1) << 46)) return check.status();
+  return bytes == 0 || ctx->reserve_device(size_t(bytes)) != nullptr ? FTH_OK : FTH_OUT_OF_MEMORY;
 }
 
 fth_status fth_nop(fth_context* ctx, const void*, const void*, const void*, const void*, void*) {
   return ctx == nullptr ? FTH_INVALID_ARGUMENT : FTH_OK;
 }
 
-fth_status fth_memory_map(int64_t bytes, void** out) {
+fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void** out) {
   if (out == nullptr) return FTH_INVALID_ARGUMENT;
   *out = nullptr;
   if (bytes <= 0 || bytes > (int64_t(1) << 46)) return FTH_INVALID_ARGUMENT;
+  if (kind == FTH_MEMORY_PINNED || kind == FTH_MEMORY_DEVICE) {
+    fth::gpu::Properties there;
+    char why[160];
+    if (fth::gpu::device_count(why, sizeof why) == 0 || !fth::gpu::properties(device, &there)) return FTH_UNSUPPORTED;
+    const int32_t before = fth::gpu::use_device(device);
+    *out = kind == FTH_MEMORY_DEVICE ? fth::gpu::allocate(size_t(bytes)) : fth::gpu::allocate_pinned(size_t(bytes));
+    fth::gpu::use_device(before);
+    return *out == nullptr ? FTH_OUT_OF_MEMORY : FTH_OK;
+  }
+  if (kind != FTH_MEMORY_HOST) return FTH_INVALID_ARGUMENT;
   // One huge page more than asked for, so that an aligned start can be cut out.
   const size_t wanted = size_t(fth::round_up(bytes, 4096)), total = wanted + kHugePage;
   char* mapped = static_cast<char*>(mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -237,8 +317,43 @@ fth_status fth_memory_map(int64_t bytes, void** out) {
   return FTH_OK;
 }
 
-void fth_memory_unmap(void* memory, int64_t bytes) {
-  if (memory != nullptr && bytes > 0) munmap(memory, size_t(fth::round_up(bytes, 4096)));
+void fth_memory_unmap(int32_t kind, int32_t device, void* memory, int64_t bytes) {
+  if (memory == nullptr || bytes <= 0) return;
+  if (kind == FTH_MEMORY_HOST) munmap(memory, size_t(fth::round_up(bytes, 4096)));
+  if (kind != FTH_MEMORY_PINNED && kind != FTH_MEMORY_DEVICE) return;
+  const int32_t before = fth::gpu::use_device(device);
+  if (kind == FTH_MEMORY_DEVICE) fth::gpu::release(memory);
+  else fth::gpu::release_pinned(memory);
+  fth::gpu::use_device(before);
+}
+
+fth_status fth_copy(fth_context* ctx, int64_t bytes, const void* from, void* to) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx);
+  check.range("bytes", bytes, 0, int64_t(1) << 46);
+  check.pointer("from", from, 1, bytes > 0);
+  check.pointer("to", to, 1, bytes > 0);
+  check.disjoint("from", from, bytes, "to", to, bytes);
+  if (!check.ok() || bytes == 0) return check.status();
+  if (!FTH_ON_DEVICE(ctx)) {
+    memcpy(to, from, size_t(bytes));
+    return FTH_OK;
+  }
+  fth::gpu::copy(to, from, size_t(bytes), ctx->device->stream());
+  if (ctx->device->host_reads(from) || ctx->device->host_reads(to)) fth::gpu::synchronize(ctx->device->stream());
+  return fth::finish(ctx);
+}
+
+fth_status fth_clear(fth_context* ctx, int64_t bytes, void* memory) {
+  FTH_ENTER(ctx);
+  fth::Check check(ctx);
+  check.range("bytes", bytes, 0, int64_t(1) << 46);
+  check.pointer("memory", memory, 1, bytes > 0);
+  check.on_device({{"memory", memory}});
+  if (!check.ok() || bytes == 0) return check.status();
+  if (FTH_ON_DEVICE(ctx)) fth::gpu::clear(memory, size_t(bytes), ctx->device->stream());
+  else memset(memory, 0, size_t(bytes));
+  return fth::finish(ctx);
 }
 
 }  // extern "C"

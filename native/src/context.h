@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "device.h"
 #include "fathom/fathom.h"
 #include "pool.h"
 
@@ -34,6 +35,7 @@ class Layout {
 struct fth_context {
   fth_info info;
   fth::Pool pool;
+  fth::Device* device = nullptr;  // of a CUDA context
   char* scratch = nullptr;
   size_t scratch_bytes = 0;
   std::atomic<bool> busy{false};
@@ -43,26 +45,36 @@ struct fth_context {
   fth_status fail(fth_status status, const char* format, ...) __attribute__((format(printf, 3, 4)));
   // At least `bytes` of scratch, 64-byte aligned, or null with the message set. Earlier scratch becomes invalid.
   char* reserve(size_t bytes);
+  // The same where kernels run: on a CPU context it is the scratch above.
+  char* reserve_device(size_t bytes);
   // What reserve allocates for them: half as much again, so that slowly growing steps do not allocate each time.
   static size_t grown(size_t bytes);
 };
 
 namespace fth {
 
-// Marks the context as in use for the length of one call.
+// Whether kernels of this context run on a device; a constant in builds without CUDA.
+#define FTH_ON_DEVICE(ctx) (FATHOM_WITH_CUDA && (ctx)->device != nullptr)
+
+// Marks the context as in use, and its device as current, for the length of one call.
 class Call {
  public:
   explicit Call(fth_context* ctx) : ctx_(ctx), entered_(!ctx->busy.exchange(true, std::memory_order_acquire)) {
-    if (entered_) ctx_->message[0] = 0;
+    if (!entered_) return;
+    ctx_->message[0] = 0;
+    if (FTH_ON_DEVICE(ctx_)) device_before_ = gpu::use_device(ctx_->device->ordinal());
   }
   ~Call() {
-    if (entered_) ctx_->busy.store(false, std::memory_order_release);
+    if (!entered_) return;
+    if (FTH_ON_DEVICE(ctx_)) gpu::use_device(device_before_);
+    ctx_->busy.store(false, std::memory_order_release);
   }
   bool entered() const { return entered_; }
 
  private:
   fth_context* ctx_;
   bool entered_;
+  int32_t device_before_ = 0;
 };
 
 // First lines of every operation: a null context has nowhere to put a message.
@@ -70,6 +82,10 @@ class Call {
   if ((ctx) == nullptr) return FTH_INVALID_ARGUMENT; \
   fth::Call call(ctx);                               \
   if (!call.entered()) return FTH_BUSY
+// The same for operations without CUDA kernels.
+#define FTH_ENTER_CPU(ctx) \
+  FTH_ENTER(ctx);          \
+  if (FTH_ON_DEVICE(ctx)) return (ctx)->fail(FTH_UNSUPPORTED, "%s has no CUDA kernel yet", __func__)
 
 // Argument checks of one call. The first failure is kept with a sentence, later ones are ignored; the caller asks
 // ok() once before it touches memory.
@@ -96,6 +112,14 @@ class Check {
   };
   // No output shares a byte with an input or another output.
   bool disjoint(std::initializer_list<Span> inputs, std::initializer_list<Span> outputs);
+  // What kernels read and write must be memory that the context's device reaches; what the library looks at before a
+  // launch, memory that the host reads. A CPU context asks nothing. Null passes.
+  struct Operand {
+    const char* name;
+    const void* p;
+  };
+  bool on_device(std::initializer_list<Operand> operands);
+  bool on_host(std::initializer_list<Operand> operands);
   // Every rows[i].depth is in [0, depths).
   bool depths(const fth_row* rows, int64_t count, int32_t depths);
   // Every index[i] is in [0, limit).
@@ -105,6 +129,17 @@ class Check {
   fth_context* ctx_;
   fth_status status_ = FTH_OK;
 };
+
+// An array that the host has checked, for Staging.
+template <class T>
+Device::Array staged(const char* name, const T*& p, int64_t count) {
+  return {name, reinterpret_cast<const void**>(&p), sizeof(T) * size_t(count)};
+}
+// Replaces pointers to arrays that the host has checked by those that kernels of this call read. Nothing happens on a
+// CPU context. Any other result than FTH_OK is the call's.
+fth_status stage(fth_context* ctx, std::initializer_list<Device::Array> arrays);
+// The result of a call whose work is enqueued.
+fth_status finish(fth_context* ctx);
 
 // The variant of a kernel that this context runs.
 template <class F>

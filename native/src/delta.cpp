@@ -4,7 +4,7 @@
 
 extern "C" fth_status fth_state_delta(fth_context* ctx, int32_t width, int64_t count, const float* before2,
                                       const float* before, const float* now, fth_delta_stats* out) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   check.range("width", width, 1, fth::kMostFeatures);
   check.range("count", count, 0, fth::kMostRows);

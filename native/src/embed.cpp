@@ -5,7 +5,7 @@
 
 extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, int64_t count, const int32_t* id,
                                 const void* table, float* out) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);

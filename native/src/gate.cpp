@@ -91,7 +91,7 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
 extern "C" {
 
 fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = Router(*shape).bytes();
@@ -100,7 +100,7 @@ fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t
 
 fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                          int32_t source_type, const void* source, void* packed) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const Router router(*shape);
@@ -130,7 +130,7 @@ fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t 
 fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows, const float* x,
                     const void* packed, const float* choice_bias, float* logits, float* p, float* gate,
                     int32_t* choice) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const Router router(*shape);

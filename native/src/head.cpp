@@ -68,7 +68,7 @@ struct Sweep {
 extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, int64_t count, const float* h,
                                const float* gain, const float* norm_bias, const void* packed, const int32_t* chosen_id,
                                fth_head_stats* stats, float* chosen_logit, float* logits) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);

@@ -94,7 +94,7 @@ void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const f
 extern "C" {
 
 fth_status fth_kv_bytes(fth_context* ctx, const fth_kv_shape* shape, int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   check.array("shape", shape);
   check.array("bytes", bytes);
@@ -105,7 +105,7 @@ fth_status fth_kv_bytes(fth_context* ctx, const fth_kv_shape* shape, int64_t* by
 
 fth_status fth_kv_write(fth_context* ctx, const fth_kv_shape* shape, int32_t layer, int64_t count, const fth_row* rows,
                         const float* k, const float* v, void* pool) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape) || !fth::check_kv(check, "shape", *shape, layer)) return check.status();
   check.range("count", count, 0, INT32_MAX);
@@ -134,7 +134,7 @@ fth_status fth_kv_write(fth_context* ctx, const fth_kv_shape* shape, int32_t lay
 
 fth_status fth_kv_read(fth_context* ctx, const fth_kv_shape* shape, int32_t layer, int64_t count, const int32_t* entry,
                        const void* pool, float* k, float* v) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape) || !fth::check_kv(check, "shape", *shape, layer)) return check.status();
   check.range("count", count, 0, INT32_MAX);

@@ -209,7 +209,7 @@ bool check_lora(Check& check, const fth_linear_shape* shape) {
 extern "C" {
 
 fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = weight_of(shape).bytes();
@@ -218,7 +218,7 @@ fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int
 
 fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int64_t first, int64_t count,
                            int32_t source_type, const void* source, void* packed) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const WeightShape weight = weight_of(shape);
@@ -236,7 +236,7 @@ fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int6
 }
 
 fth_status fth_lora_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_lora(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = lora_of(shape).bytes();
@@ -245,7 +245,7 @@ fth_status fth_lora_bytes(fth_context* ctx, const fth_linear_shape* shape, int64
 
 fth_status fth_lora_pack(fth_context* ctx, const fth_linear_shape* shape, int32_t depth, float scale,
                          int32_t source_type, const void* a, const void* b, void* packed) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_lora(check, shape)) return check.status();
   const fth::LoraShape lora = lora_of(shape);
@@ -268,7 +268,7 @@ fth_status fth_lora_pack(fth_context* ctx, const fth_linear_shape* shape, int32_
 fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t count, const fth_row* rows,
                       const float* x, const void* packed, const float* bias, const void* lora, const float* residual,
                       const float* gate, float* y) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const WeightShape weight = weight_of(shape);

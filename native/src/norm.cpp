@@ -3,6 +3,7 @@
 namespace fth {
 
 void run_norm(fth_context* ctx, const norm::Args& args, int64_t count) {
+  if (FTH_ON_DEVICE(ctx)) return norm::cuda::rows(args, count, ctx->device->stream());
   const auto kernel = for_isa(ctx, norm::scalar::rows, norm::avx2::rows, norm::avx512::rows);
   // A piece of about 16 K elements is worth handing to another thread.
   parallel(ctx, count, 16384 / args.width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
@@ -49,8 +50,11 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   check.disjoint("gain", gain, vector_bytes, "y", y, bytes);
   check.disjoint("bias", bias, vector_bytes, "y", y, bytes);
   check.disjoint("rows", rows, count * int64_t(sizeof(fth_row)), "y", y, bytes);
+  check.on_host({{"rows", rows}});
+  check.on_device({{"x", x}, {"gain", gain}, {"bias", bias}, {"y", y}});
   if (rows != nullptr) check.depths(rows, count, shape->depths);
-  if (!check.ok()) return check.status();
+  if (!check.ok() || !any) return check.status();
+  if (const fth_status status = fth::stage(ctx, {fth::staged("rows", rows, count)})) return status;
 
   fth::norm::Args args{};
   args.x = x;
@@ -62,5 +66,5 @@ extern "C" fth_status fth_norm(fth_context* ctx, const fth_norm_shape* shape, in
   args.eps = shape->eps;
   args.layer = shape->kind == FTH_LAYER_NORM;
   fth::run_norm(ctx, args, count);
-  return FTH_OK;
+  return fth::finish(ctx);
 }

@@ -21,7 +21,7 @@ void run_rope(fth_context* ctx, int64_t count, const rope::Args& args) {
 
 extern "C" fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, int64_t count, const fth_row* rows,
                                const float* frequency, float* x) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.style", shape->style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);

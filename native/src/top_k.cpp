@@ -25,7 +25,7 @@ bool check_segments(fth::Check& check, int64_t count, int64_t segments, const in
 
 extern "C" fth_status fth_top_k(fth_context* ctx, int64_t count, const float* values, int64_t segments,
                                 const int32_t* begin, const int32_t* k, int32_t* index) {
-  FTH_ENTER(ctx);
+  FTH_ENTER_CPU(ctx);
   fth::Check check(ctx);
   check.range("count", count, 0, fth::kMostRows);
   check.range("segments", segments, 0, fth::kMostRows);

@@ -98,7 +98,7 @@ class Arguments {
   // Exact sizes are enough, on every instruction set, and give the same bits as room to spare.
   void guards() {
     snapshot();
-    for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t isa = 0; isa <= test::last_isa(); isa++)
       for (int32_t bf16_dot : {1, 0}) {
         test::Context guarded(isa);
         fth_context* inner = guarded;

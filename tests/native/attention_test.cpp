@@ -202,7 +202,7 @@ int64_t bias_floats(const Problem& p, int64_t count) {
 // bf16 and int8 K,V have two variants under AVX-512: with the dot instruction and without.
 template <class F>
 void for_every_variant(int32_t workers, F body) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa, workers);
     body(ctx);
     fth_context* inner = ctx;

@@ -148,7 +148,7 @@ static void compare(int32_t isa, const Case& c, const Given& given) {
 }
 
 TEST(matches_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : {FTH_F32, FTH_BF16})
       for (int32_t norm : {-1, int(FTH_RMS_NORM), int(FTH_LAYER_NORM)})
         for (int32_t style : {FTH_ROPE_NONE, FTH_ROPE_HALF, FTH_ROPE_INTERLEAVED})
@@ -173,7 +173,7 @@ static void read_all(test::Context& ctx, const Model& m, const char* pool, float
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : kTypes) {
       // Wide enough that 1100 rows are more than one slab.
       const Case c{

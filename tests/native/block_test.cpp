@@ -424,7 +424,7 @@ void compare(int32_t isa, const fth_block_shape& shape, bool positions = false) 
 }  // namespace
 
 TEST(matches_the_layer_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     for (int placement = 0; placement < 8; placement++) {
       fth_block_shape s = small();
       s.norm_placement = placement;
@@ -468,7 +468,7 @@ TEST(matches_the_layer_formula) {
 }
 
 TEST(cross_attention_and_relative_bias_match_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     for (bool positions : {false, true}) compare(isa, t5(), positions);
     for (int placement = 0; placement < 8; placement++) {
       fth_block_shape s = t5();
@@ -505,7 +505,7 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
 
 // Prefill in one call, token by token, and with one or four workers: the same bits, and the same bits in the pool.
 TEST(bits_do_not_depend_on_company_or_workers) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t kind = 0; kind < 12; kind++) {
       const int32_t type = kTypes[kind % 6 % 5];
       fth_block_shape s = kind < 6 ? small() : t5();
@@ -545,7 +545,7 @@ TEST(bits_do_not_depend_on_company_or_workers) {
 
 // Encoders of several sequences in one call: every sequence has the bits that it has alone.
 TEST(encoders_do_not_depend_on_company_or_workers) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : {FTH_F32, FTH_BF16}) {
       fth_block_shape s = t5();
       s.cross = 0;

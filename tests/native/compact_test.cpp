@@ -45,7 +45,7 @@ TEST(scatter_stores_rows) {
 }
 
 TEST(scatter_add_adds_gated_rows) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t width : {1, 7, 8, 16, 17, 100, 1000})
       for (int options = 0; options < 4; options++) {
         const bool gated = options & 1, sorted = options & 2;

@@ -292,15 +292,15 @@ TEST(workers_that_cannot_be_started) {
 TEST(maps_zeroed_memory_in_huge_pages) {
   for (int64_t bytes : {int64_t(1), int64_t(4096), int64_t(5) << 20}) {
     void* memory = nullptr;
-    EXPECT(fth_memory_map(bytes, &memory) == FTH_OK && memory != nullptr);
+    EXPECT(fth_memory_map(FTH_MEMORY_HOST, 0, bytes, &memory) == FTH_OK && memory != nullptr);
     EXPECT(reinterpret_cast<uintptr_t>(memory) % (2 << 20) == 0);
     char* const at = static_cast<char*>(memory);
     EXPECT(at[0] == 0 && at[bytes - 1] == 0);
     at[0] = at[bytes - 1] = 1;
-    fth_memory_unmap(nullptr, bytes);
-    fth_memory_unmap(memory, 0);
+    fth_memory_unmap(FTH_MEMORY_HOST, 0, nullptr, bytes);
+    fth_memory_unmap(FTH_MEMORY_HOST, 0, memory, 0);
     EXPECT(at[0] == 1);
-    fth_memory_unmap(memory, bytes);
+    fth_memory_unmap(FTH_MEMORY_HOST, 0, memory, bytes);
     unsigned char resident;
     errno = 0;
     for (int64_t page : {int64_t(0), (bytes - 1) / 4096})
@@ -308,11 +308,11 @@ TEST(maps_zeroed_memory_in_huge_pages) {
   }
   for (int64_t bytes : {int64_t(0), int64_t(-1), INT64_MIN, (int64_t(1) << 46) + 1, INT64_MAX}) {
     void* memory = kGarbage;
-    EXPECT(fth_memory_map(bytes, &memory) == FTH_INVALID_ARGUMENT && memory == nullptr, "%lld", (long long)bytes);
+    EXPECT(fth_memory_map(FTH_MEMORY_HOST, 0, bytes, &memory) == FTH_INVALID_ARGUMENT && memory == nullptr, "%lld", (long long)bytes);
   }
-  EXPECT(fth_memory_map(4096, nullptr) == FTH_INVALID_ARGUMENT);
+  EXPECT(fth_memory_map(FTH_MEMORY_HOST, 0, 4096, nullptr) == FTH_INVALID_ARGUMENT);
   void* memory = kGarbage;
-  const fth_status status = fth_memory_map(int64_t(1) << 46, &memory);  // 64 TiB: some systems promise them
+  const fth_status status = fth_memory_map(FTH_MEMORY_HOST, 0, int64_t(1) << 46, &memory);  // 64 TiB: some systems promise them
   EXPECT(status == FTH_OK ? memory != nullptr : status == FTH_OUT_OF_MEMORY && memory == nullptr, "%d", status);
-  if (status == FTH_OK) fth_memory_unmap(memory, int64_t(1) << 46);
+  if (status == FTH_OK) fth_memory_unmap(FTH_MEMORY_HOST, 0, memory, int64_t(1) << 46);
 }

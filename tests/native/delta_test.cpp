@@ -29,7 +29,7 @@ static void near(const char* what, float got, double want, double n, double extr
 }
 
 TEST(sums_match_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int64_t width : {1, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 100, 1000, 4099})
       for (int64_t count : {1, 3, 17})
         for (bool second : {false, true}) {
@@ -60,7 +60,7 @@ TEST(sums_match_the_formula) {
 }
 
 TEST(a_state_that_stands_still) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int64_t width : {1, 19, 64, 777}) {
       test::Context ctx(isa);
       States s(width, 2);
@@ -79,7 +79,7 @@ TEST(a_state_that_stands_still) {
 }
 
 TEST(not_a_number_and_overflow_stay_in_their_row) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa);
     States s(37, 3), clean(37, 3);
     s.now[5] = NAN;
@@ -94,7 +94,7 @@ TEST(not_a_number_and_overflow_stay_in_their_row) {
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int64_t width : {5, 130, 2000}) {
       const int64_t count = 300;
       test::Context single(isa, 1), several(isa, 4);

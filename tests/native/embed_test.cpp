@@ -43,7 +43,7 @@ static void compare(int32_t isa, int32_t type, int32_t vocab, int32_t width, boo
 
 // Rows of a quantised LM head, exact: code times scale is rounded once, and once more times the embedding's.
 TEST(matches_a_quantised_head) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0})
       for (int32_t width : {1, 33, 160}) {
         test::Context ctx(isa);
@@ -71,7 +71,7 @@ TEST(matches_a_quantised_head) {
 }
 
 TEST(matches_the_table) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t vocab : {1, 64, 203})
       for (int32_t width : {1, 7, 8, 16, 33, 200})
         for (bool packed : {false, true}) {

@@ -117,7 +117,7 @@ static void compare_logits(int32_t isa, const fth_gate_shape& s, int64_t count) 
 }
 
 TEST(logits_match_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t hidden : {1, 7, 8, 12, 16, 33, 100, 300})
       for (int32_t outputs : {1, 3})
         for (int32_t depths : {1, 3, 10})
@@ -134,7 +134,7 @@ TEST(logits_match_the_formula) {
 }
 
 TEST(wide_heads_match_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     fth_gate_shape s = linear_shape(16384, 2, 1);
     s.bias = 1;
     compare_logits(isa, s, 3);
@@ -148,7 +148,7 @@ TEST(wide_heads_match_the_formula) {
 // Candidates' rows of a packed LM head, four for each row of x, are that row's router.
 TEST(gathered_rows_are_routers) {
   const int32_t hidden = 20, vocab = 131, candidates = 4, count = 5;
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa, 2);
     test::Random random(7);
     Guarded<float> head(vocab * hidden), x(count * hidden);
@@ -283,7 +283,7 @@ TEST(not_a_number_chooses_the_first) {
 }
 
 TEST(bits_do_not_depend_on_workers_company_or_order) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t router : {FTH_ROUTER_LINEAR, FTH_ROUTER_MLP}) {
       const int64_t count = 1100, hidden = 70;  // more than one slab
       fth_gate_shape s = router == FTH_ROUTER_MLP ? mlp_shape(70, 140, 2, 3) : linear_shape(70, 2, 3);

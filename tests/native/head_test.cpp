@@ -74,7 +74,7 @@ static fth_head_stats through(int32_t isa, const float* z, int32_t n, float soft
 static const int32_t kSizes[] = {1, 2, 3, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1024, 1500};
 
 TEST(statistics_match_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t n : kSizes)
       for (float magnitude : {0.f, 1.f, 30.f, 1e4f, 1e38f}) {
         Guarded<float> z(n);
@@ -87,7 +87,7 @@ TEST(statistics_match_the_formula) {
 }
 
 TEST(infinite_logits_make_no_nan) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t n : kSizes) {
       Guarded<float> z(n);
       test::Random random{uint64_t(n)};
@@ -107,7 +107,7 @@ TEST(infinite_logits_make_no_nan) {
 }
 
 TEST(nan_logits_spoil_their_row_only) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t n : {1, 5, 64, 700})
       for (int32_t at : {0, n / 2, n - 1})
         for (float softcap : {0.f, 20.f}) {
@@ -137,7 +137,7 @@ TEST(nan_logits_spoil_their_row_only) {
 }
 
 TEST(scale_and_softcap_come_before_the_statistics) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (float softcap : {0.f, 5.f, 30.f})
       for (float scale : {1.f, 0.125f, -2.f}) {
         const int32_t n = 600;
@@ -188,7 +188,7 @@ struct Model {
 };
 
 TEST(logits_are_norm_and_linear_and_need_not_be_stored) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : kTypes)
       for (int32_t norm = -1; norm <= FTH_LAYER_NORM; norm++)
         for (int64_t count : {1, 7, 110}) {
@@ -219,7 +219,7 @@ TEST(logits_are_norm_and_linear_and_need_not_be_stored) {
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : kTypes) {
       const int64_t count = isa == FTH_ISA_SCALAR ? 150 : 1100;  // more than one slab
       const int32_t hidden = 32, vocab = 1100;

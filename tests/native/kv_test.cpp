@@ -42,7 +42,7 @@ static void round_trip(int32_t type, int32_t head_dim, int32_t kv_heads, int64_t
     rows[i] = test::row();
     entry[i] = rows[i].entry = entry_of(i, runs);
   }
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t workers : {1, 3}) {
       test::Context ctx(isa, workers);
       pool.copy_from(before);
@@ -87,7 +87,7 @@ TEST(written_entries_are_read_back) {
 
 // int8: too small for a scale is 0; a side that holds no finite number is no number, the other side keeps its own.
 TEST(int8_of_extreme_numbers) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa);
     const fth_kv_shape shape{1, 1, 16, FTH_I8, 64};
     const int32_t entry = 3;

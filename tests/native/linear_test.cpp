@@ -162,7 +162,7 @@ void compare(int32_t isa, const Options& o, int64_t count, int32_t workers) {
 }  // namespace
 
 TEST(matches_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : kTypes) {
       for (int32_t in : {1, 2, 17, 64, 129, 300})
         for (int32_t out : {1, 15, 64, 65, 200})
@@ -179,7 +179,7 @@ TEST(matches_the_formula) {
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : kTypes)
       for (int32_t glu : {0, 1}) {
         const Options o{2501, 450, type, FTH_SILU, glu, FTH_RESIDUAL_GATED, 6, true};
@@ -213,7 +213,7 @@ TEST(bits_do_not_depend_on_workers_or_company) {
 // Every activation over its whole range, through a weight of 1.
 TEST(activations_are_accurate) {
   const int64_t count = 4001;
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t activation = FTH_IDENTITY; activation <= FTH_SILU; activation++) {
       test::Context ctx(isa);
       const fth_linear_shape shape{1, 1, FTH_F32, activation, 0, 0, 0, 0};
@@ -269,7 +269,7 @@ TEST(quantised_kernels_agree) {
         for (int64_t i = 0; i < k; i++) x[i] = i % 2 == 0 ? 3.f : -3.f;
         Guarded<Codes> codes(count * blocks), other(count * blocks);
         scalar::quantise(x, k, codes, 0, count);
-        for (int32_t isa = 1; isa <= fth_isa_best(); isa++) {
+        for (int32_t isa = 1; isa <= test::last_isa(); isa++) {
           memset(other, 0xff, sizeof(Codes) * size_t(other.size()));
           quantise[isa](x, k, other, 0, count);
           EXPECT(memcmp(other, codes, sizeof(Codes) * size_t(codes.size())) == 0, "isa %d k %d", isa, k);
@@ -299,7 +299,7 @@ TEST(quantised_kernels_agree) {
 }
 
 TEST(numbers_that_are_none_show_in_quantised_rows) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0})
       for (float bad : {NAN, INFINITY, -INFINITY}) {
         test::Context ctx(isa);
@@ -330,7 +330,7 @@ TEST(numbers_that_are_none_show_in_quantised_rows) {
 // Blocks go into a weight of their own type as they are, into others by their values.
 TEST(packs_blocks) {
   const int32_t in = 96, out = 70;
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t source_type : {FTH_Q8_0, FTH_Q4_0})
       for (int32_t type : kTypes) {
         const int64_t block = source_type == FTH_Q8_0 ? 34 : 18;
@@ -400,7 +400,7 @@ TEST(kernels_work_on_listed_rows) {
   Guarded<double> stored(k);
   Panels* kernels[] = {scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16};
   Round* rounds[] = {scalar::round, avx2::round, avx512::round};
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     memset(rounded, 0xff, sizeof(uint16_t) * size_t(rounded.size()));
     rounds[isa](x, k, k, rounded, padded_k, 0, total);
     memset(y, 0, sizeof(float) * size_t(y.size()));

@@ -40,7 +40,7 @@ static void compare(int32_t isa, int32_t kind, int32_t width, int64_t count, int
 }
 
 TEST(matches_the_formula) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t kind : {FTH_RMS_NORM, FTH_LAYER_NORM})
       for (int32_t width : {1, 7, 8, 15, 16, 17, 64, 100, 577})
         for (int64_t count : {1, 3, 40})
@@ -49,7 +49,7 @@ TEST(matches_the_formula) {
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     const int32_t width = 333;
     const int64_t count = 200;
     test::Random random(5);

@@ -37,7 +37,7 @@ static void compare(int32_t isa, const fth_rope_shape& shape, int64_t count, int
 }
 
 TEST(matches_the_formula_on_every_instruction_set) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t style : {FTH_ROPE_HALF, FTH_ROPE_INTERLEAVED})
       for (int32_t rotary : {2, 6, 16, 32, 34, 64, 96, 128})
         for (int32_t beyond : {0, 1, 16})
@@ -45,7 +45,7 @@ TEST(matches_the_formula_on_every_instruction_set) {
 }
 
 TEST(large_positions_keep_their_precision) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) compare(isa, {FTH_ROPE_HALF, 2, 64, 64}, 50, 1 << 30);
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) compare(isa, {FTH_ROPE_HALF, 2, 64, 64}, 50, 1 << 30);
 }
 
 TEST(without_rope_nothing_changes) {
@@ -62,7 +62,7 @@ TEST(without_rope_nothing_changes) {
 }
 
 TEST(bits_do_not_depend_on_workers_or_company) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     const fth_rope_shape shape{FTH_ROPE_HALF, 4, 64, 48};
     const int64_t count = 200, width = 4 * 64;
     test::Random random(3);

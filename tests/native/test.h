@@ -90,11 +90,22 @@ class Random {
   uint64_t state_;
 };
 
+// What contexts of this program run on: instruction sets 0 .. last_isa(), or a CUDA device (FATHOM_TEST_CUDA), which has
+// but one.
+#ifdef FATHOM_TEST_CUDA
+constexpr bool kCuda = true;
+inline int32_t last_isa() { return 0; }
+#else
+constexpr bool kCuda = false;
+inline int32_t last_isa() { return fth_isa_best(); }
+#endif
+
 class Context {
  public:
   explicit Context(int32_t isa = FTH_ISA_AUTO, int32_t workers = 1) {
     char message[256];
-    if (fth_context_create(FTH_CPU, workers, isa, message, sizeof message, &ctx_) != FTH_OK) {
+    if (fth_context_create(kCuda ? FTH_CUDA : FTH_CPU, kCuda ? 0 : workers, isa, message, sizeof message, &ctx_) !=
+        FTH_OK) {
       printf("%s\n", message);
       abort();
     }
@@ -109,8 +120,13 @@ class Context {
   fth_context* ctx_;
 };
 
-#define EXPECT_OK(ctx, call) \
-  do { const fth_status status_ = (call); EXPECT(status_ == FTH_OK, "%s", (ctx).message()); } while (0)
+// The call succeeds, and what it enqueued is done.
+#define EXPECT_OK(ctx, call)                                       \
+  do {                                                             \
+    fth_status status_ = (call);                                   \
+    if (status_ == FTH_OK) status_ = fth_synchronize(ctx);         \
+    EXPECT(status_ == FTH_OK, "%s", (ctx).message());              \
+  } while (0)
 // The call is refused and the sentence mentions `word`.
 #define EXPECT_REFUSED(ctx, word, call)                                                              \
   do {                                                                                               \

@@ -59,7 +59,7 @@ static void fill(int kind, float* values, int64_t n, uint64_t seed) {
 }
 
 TEST(small_segments_of_every_k) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa);
     for (int kind = 0; kind < kKinds; kind++)
       for (int32_t n = 1; n <= 70; n += n < 18 ? 1 : 13)
@@ -72,7 +72,7 @@ TEST(small_segments_of_every_k) {
 }
 
 TEST(large_segments) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa);
     for (int kind = 0; kind < kKinds; kind++)
       for (int32_t n : {255, 1024, 4099, 100003}) {
@@ -85,7 +85,7 @@ TEST(large_segments) {
 }
 
 TEST(a_million_values) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     test::Context ctx(isa);
     const int32_t n = 1000003;
     Guarded<float> values(n);
@@ -97,7 +97,7 @@ TEST(a_million_values) {
 }
 
 TEST(many_segments_on_any_number_of_workers) {
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int workers : {1, 4}) {
       test::Context ctx(isa, workers);
       test::Random random(11);
@@ -120,7 +120,7 @@ TEST(many_segments_on_any_number_of_workers) {
 TEST(kernels_stay_inside_their_scratch) {
   fth::top_k::Segments* const kernels[] = {fth::top_k::scalar::segments, fth::top_k::avx2::segments,
                                            fth::top_k::avx512::segments};
-  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t n : {17, 31, 33, 100, 1001})
       for (bool head : {false, true}) {
         Guarded<float> values(n, head);

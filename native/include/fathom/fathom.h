@@ -10,6 +10,11 @@
  *    cannot be checked here: the Java API checks them, C callers must.
  *  - Shapes hold numbers only. Buffers are direct arguments: inputs const, outputs last, row-major, elements aligned
  *    to their size (64 bytes recommended). Buffers must not overlap unless stated. `null` is allowed where stated.
+ *  - A CUDA context computes on its device: calls enqueue kernels on the context's stream and return. What kernels read
+ *    and write must be memory that the device reaches (fth_memory_map); `rows` and all arrays of integers that name
+ *    things (lists, entries, indices, ids) are in host memory, checked and copied before the call returns. While the
+ *    stream is being captured they must be pinned, and every replay reads them anew, unchecked. Structs and sizes that
+ *    are written to the host (`..._bytes`, fth_info) are complete on return; everything else after fth_synchronize.
  *  - One call at a time per context (a second one returns FTH_BUSY); contexts are independent of one another.
  *  - Worker threads do not follow into a child process of fork(). There a context runs its calls on the calling thread
  *    alone, with the same results, and stays FTH_BUSY if another thread was in a call at the time: better destroy it
@@ -37,7 +42,7 @@ extern "C" {
 #endif
 
 /* Bumped by any change to a struct or signature; bindings and library must agree. */
-#define FTH_ABI 3
+#define FTH_ABI 4
 
 typedef int32_t fth_status;
 enum {
@@ -72,8 +77,13 @@ typedef struct fth_info {
   int32_t bf16_dot;   /* 1 if bf16 products use the AVX512-BF16 dot instruction here */
   int32_t workers;    /* threads that run a call, the caller's included */
   int32_t int8_dot;   /* 1 if products with 8- and 4-bit weights use a VNNI dot instruction here */
-  int64_t l2_bytes;   /* per core, 0 if unknown */
+  int64_t l2_bytes;   /* per core, or of the device; 0 if unknown */
   int64_t l3_bytes;   /* shared, 0 if unknown */
+  int32_t device;     /* CUDA device ordinal; -1 on the CPU */
+  int32_t multiprocessors;
+  int32_t compute_capability; /* 90: 9.0 */
+  int32_t reserved;
+  int64_t device_bytes; /* memory of the device */
 } fth_info;
 
 /* FTH_ABI of the loaded library. */
@@ -97,12 +107,26 @@ FTH_API const char* fth_context_message(const fth_context* ctx);
 FTH_API fth_status fth_context_info(fth_context* ctx, fth_info* out);
 /* Waits until everything enqueued on the context is done. Returns at once on the CPU. */
 FTH_API fth_status fth_synchronize(fth_context* ctx);
+/* CUDA: later calls enqueue on this stream of the context's device, after everything enqueued before. `stream` is a
+ * cudaStream_t (0 or 1: the legacy default stream, 2: the thread's, as DLPack counts). It must outlive its use here. */
+FTH_API fth_status fth_use_stream(fth_context* ctx, void* stream);
+/* Makes room for at least `bytes` of scratch where kernels run, so that no later call has to that needs no more: before
+ * a stream is captured, say. */
+FTH_API fth_status fth_reserve(fth_context* ctx, int64_t bytes);
 /* Does nothing: the price of the boundary itself, for benchmarks. */
 FTH_API fth_status fth_nop(fth_context* ctx, const void* shape, const void* a, const void* b, const void* c, void* d);
 
-/* Zeroed memory from the operating system, 2 MiB aligned and advised for huge pages. `bytes` > 0. */
-FTH_API fth_status fth_memory_map(int64_t bytes, void** out);
-FTH_API void fth_memory_unmap(void* memory, int64_t bytes);
+/* HOST: from the operating system, 2 MiB aligned and advised for huge pages. PINNED: host memory that CUDA devices reach
+ * at the same address. DEVICE: memory of a CUDA device, which the host does not reach. */
+enum { FTH_MEMORY_HOST = 0, FTH_MEMORY_PINNED = 1, FTH_MEMORY_DEVICE = 2 };
+/* Zeroed memory, `bytes` > 0; `device` is not read for HOST. No context is needed. FTH_UNSUPPORTED without the device. */
+FTH_API fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void** out);
+FTH_API void fth_memory_unmap(int32_t kind, int32_t device, void* memory, int64_t bytes);
+/* Copies after all that was enqueued before, whatever the kinds. If either side is host memory the call waits until the
+ * copy is done, else it is enqueued. */
+FTH_API fth_status fth_copy(fth_context* ctx, int64_t bytes, const void* from, void* to);
+/* Sets `bytes` bytes to zero, as enqueued work. */
+FTH_API fth_status fth_clear(fth_context* ctx, int64_t bytes, void* memory);
 
 /* ---- rows ---------------------------------------------------------------------------------------------------- */
 

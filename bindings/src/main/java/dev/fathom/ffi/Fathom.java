@@ -22,10 +22,10 @@ public class Fathom extends Layouts {
 
     static final SymbolLookup SYMBOL_LOOKUP = FathomLibrary.lookup();
 
-    private static final int FTH_ABI = (int)3L;
+    private static final int FTH_ABI = (int)4L;
     /**
      * {@snippet lang=c :
-     * #define FTH_ABI 3
+     * #define FTH_ABI 4
      * }
      */
     public static int FTH_ABI() {
@@ -739,6 +739,128 @@ public class Fathom extends Layouts {
         }
     }
 
+    private static class fth_use_stream {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_use_stream");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_use_stream(fth_context *ctx, void *stream)
+     * }
+     */
+    public static FunctionDescriptor fth_use_stream$descriptor() {
+        return fth_use_stream.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_use_stream(fth_context *ctx, void *stream)
+     * }
+     */
+    public static MethodHandle fth_use_stream$handle() {
+        return fth_use_stream.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_use_stream(fth_context *ctx, void *stream)
+     * }
+     */
+    public static MemorySegment fth_use_stream$address() {
+        return fth_use_stream.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_use_stream(fth_context *ctx, void *stream)
+     * }
+     */
+    public static int fth_use_stream(MemorySegment ctx, MemorySegment stream) {
+        var mh$ = fth_use_stream.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_use_stream", ctx, stream);
+            }
+            return (int)mh$.invokeExact(ctx, stream);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class fth_reserve {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_LONG
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_reserve");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_reserve(fth_context *ctx, int64_t bytes)
+     * }
+     */
+    public static FunctionDescriptor fth_reserve$descriptor() {
+        return fth_reserve.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_reserve(fth_context *ctx, int64_t bytes)
+     * }
+     */
+    public static MethodHandle fth_reserve$handle() {
+        return fth_reserve.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_reserve(fth_context *ctx, int64_t bytes)
+     * }
+     */
+    public static MemorySegment fth_reserve$address() {
+        return fth_reserve.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_reserve(fth_context *ctx, int64_t bytes)
+     * }
+     */
+    public static int fth_reserve(MemorySegment ctx, long bytes) {
+        var mh$ = fth_reserve.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_reserve", ctx, bytes);
+            }
+            return (int)mh$.invokeExact(ctx, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class fth_nop {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Fathom.C_INT,
@@ -803,9 +925,38 @@ public class Fathom extends Layouts {
            throw new AssertionError("should not reach here", ex$);
         }
     }
+    private static final int FTH_MEMORY_HOST = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_MEMORY_HOST = 0 }
+     * }
+     */
+    public static int FTH_MEMORY_HOST() {
+        return FTH_MEMORY_HOST;
+    }
+    private static final int FTH_MEMORY_PINNED = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_MEMORY_PINNED = 1 }
+     * }
+     */
+    public static int FTH_MEMORY_PINNED() {
+        return FTH_MEMORY_PINNED;
+    }
+    private static final int FTH_MEMORY_DEVICE = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_MEMORY_DEVICE = 2 }
+     * }
+     */
+    public static int FTH_MEMORY_DEVICE() {
+        return FTH_MEMORY_DEVICE;
+    }
 
     private static class fth_memory_map {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_INT,
             Fathom.C_INT,
             Fathom.C_LONG,
             Fathom.C_POINTER
@@ -819,7 +970,7 @@ public class Fathom extends Layouts {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * fth_status fth_memory_map(int64_t bytes, void **out)
+     * fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void **out)
      * }
      */
     public static FunctionDescriptor fth_memory_map$descriptor() {
@@ -829,7 +980,7 @@ public class Fathom extends Layouts {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * fth_status fth_memory_map(int64_t bytes, void **out)
+     * fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void **out)
      * }
      */
     public static MethodHandle fth_memory_map$handle() {
@@ -839,7 +990,7 @@ public class Fathom extends Layouts {
     /**
      * Address for:
      * {@snippet lang=c :
-     * fth_status fth_memory_map(int64_t bytes, void **out)
+     * fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void **out)
      * }
      */
     public static MemorySegment fth_memory_map$address() {
@@ -848,16 +999,16 @@ public class Fathom extends Layouts {
 
     /**
      * {@snippet lang=c :
-     * fth_status fth_memory_map(int64_t bytes, void **out)
+     * fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void **out)
      * }
      */
-    public static int fth_memory_map(long bytes, MemorySegment out) {
+    public static int fth_memory_map(int kind, int device, long bytes, MemorySegment out) {
         var mh$ = fth_memory_map.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("fth_memory_map", bytes, out);
+                traceDowncall("fth_memory_map", kind, device, bytes, out);
             }
-            return (int)mh$.invokeExact(bytes, out);
+            return (int)mh$.invokeExact(kind, device, bytes, out);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {
@@ -867,6 +1018,8 @@ public class Fathom extends Layouts {
 
     private static class fth_memory_unmap {
         public static final FunctionDescriptor DESC = FunctionDescriptor.ofVoid(
+            Fathom.C_INT,
+            Fathom.C_INT,
             Fathom.C_POINTER,
             Fathom.C_LONG
         );
@@ -879,7 +1032,7 @@ public class Fathom extends Layouts {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * void fth_memory_unmap(void *memory, int64_t bytes)
+     * void fth_memory_unmap(int32_t kind, int32_t device, void *memory, int64_t bytes)
      * }
      */
     public static FunctionDescriptor fth_memory_unmap$descriptor() {
@@ -889,7 +1042,7 @@ public class Fathom extends Layouts {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * void fth_memory_unmap(void *memory, int64_t bytes)
+     * void fth_memory_unmap(int32_t kind, int32_t device, void *memory, int64_t bytes)
      * }
      */
     public static MethodHandle fth_memory_unmap$handle() {
@@ -899,7 +1052,7 @@ public class Fathom extends Layouts {
     /**
      * Address for:
      * {@snippet lang=c :
-     * void fth_memory_unmap(void *memory, int64_t bytes)
+     * void fth_memory_unmap(int32_t kind, int32_t device, void *memory, int64_t bytes)
      * }
      */
     public static MemorySegment fth_memory_unmap$address() {
@@ -908,16 +1061,141 @@ public class Fathom extends Layouts {
 
     /**
      * {@snippet lang=c :
-     * void fth_memory_unmap(void *memory, int64_t bytes)
+     * void fth_memory_unmap(int32_t kind, int32_t device, void *memory, int64_t bytes)
      * }
      */
-    public static void fth_memory_unmap(MemorySegment memory, long bytes) {
+    public static void fth_memory_unmap(int kind, int device, MemorySegment memory, long bytes) {
         var mh$ = fth_memory_unmap.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("fth_memory_unmap", memory, bytes);
+                traceDowncall("fth_memory_unmap", kind, device, memory, bytes);
             }
-            mh$.invokeExact(memory, bytes);
+            mh$.invokeExact(kind, device, memory, bytes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class fth_copy {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_copy");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_copy(fth_context *ctx, int64_t bytes, const void *from, void *to)
+     * }
+     */
+    public static FunctionDescriptor fth_copy$descriptor() {
+        return fth_copy.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_copy(fth_context *ctx, int64_t bytes, const void *from, void *to)
+     * }
+     */
+    public static MethodHandle fth_copy$handle() {
+        return fth_copy.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_copy(fth_context *ctx, int64_t bytes, const void *from, void *to)
+     * }
+     */
+    public static MemorySegment fth_copy$address() {
+        return fth_copy.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_copy(fth_context *ctx, int64_t bytes, const void *from, void *to)
+     * }
+     */
+    public static int fth_copy(MemorySegment ctx, long bytes, MemorySegment from, MemorySegment to) {
+        var mh$ = fth_copy.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_copy", ctx, bytes, from, to);
+            }
+            return (int)mh$.invokeExact(ctx, bytes, from, to);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class fth_clear {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_clear");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_clear(fth_context *ctx, int64_t bytes, void *memory)
+     * }
+     */
+    public static FunctionDescriptor fth_clear$descriptor() {
+        return fth_clear.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_clear(fth_context *ctx, int64_t bytes, void *memory)
+     * }
+     */
+    public static MethodHandle fth_clear$handle() {
+        return fth_clear.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_clear(fth_context *ctx, int64_t bytes, void *memory)
+     * }
+     */
+    public static MemorySegment fth_clear$address() {
+        return fth_clear.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_clear(fth_context *ctx, int64_t bytes, void *memory)
+     * }
+     */
+    public static int fth_clear(MemorySegment ctx, long bytes, MemorySegment memory) {
+        var mh$ = fth_clear.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_clear", ctx, bytes, memory);
+            }
+            return (int)mh$.invokeExact(ctx, bytes, memory);
         } catch (Error | RuntimeException ex) {
            throw ex;
         } catch (Throwable ex$) {

@@ -23,6 +23,11 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  *     int32_t int8_dot;
  *     int64_t l2_bytes;
  *     int64_t l3_bytes;
+ *     int32_t device;
+ *     int32_t multiprocessors;
+ *     int32_t compute_capability;
+ *     int32_t reserved;
+ *     int64_t device_bytes;
  * }
  * }
  */
@@ -40,7 +45,12 @@ public class fth_info {
         Fathom.C_INT.withName("workers"),
         Fathom.C_INT.withName("int8_dot"),
         Fathom.C_LONG.withName("l2_bytes"),
-        Fathom.C_LONG.withName("l3_bytes")
+        Fathom.C_LONG.withName("l3_bytes"),
+        Fathom.C_INT.withName("device"),
+        Fathom.C_INT.withName("multiprocessors"),
+        Fathom.C_INT.withName("compute_capability"),
+        Fathom.C_INT.withName("reserved"),
+        Fathom.C_LONG.withName("device_bytes")
     ).withName("fth_info");
 
     /**
@@ -400,6 +410,226 @@ public class fth_info {
      */
     public static void l3_bytes(MemorySegment struct, long fieldValue) {
         struct.set(l3_bytes$LAYOUT, l3_bytes$OFFSET, fieldValue);
+    }
+
+    private static final OfInt device$LAYOUT = (OfInt)$LAYOUT.select(groupElement("device"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t device
+     * }
+     */
+    public static final OfInt device$layout() {
+        return device$LAYOUT;
+    }
+
+    private static final long device$OFFSET = $LAYOUT.byteOffset(groupElement("device"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t device
+     * }
+     */
+    public static final long device$offset() {
+        return device$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t device
+     * }
+     */
+    public static int device(MemorySegment struct) {
+        return struct.get(device$LAYOUT, device$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t device
+     * }
+     */
+    public static void device(MemorySegment struct, int fieldValue) {
+        struct.set(device$LAYOUT, device$OFFSET, fieldValue);
+    }
+
+    private static final OfInt multiprocessors$LAYOUT = (OfInt)$LAYOUT.select(groupElement("multiprocessors"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t multiprocessors
+     * }
+     */
+    public static final OfInt multiprocessors$layout() {
+        return multiprocessors$LAYOUT;
+    }
+
+    private static final long multiprocessors$OFFSET = $LAYOUT.byteOffset(groupElement("multiprocessors"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t multiprocessors
+     * }
+     */
+    public static final long multiprocessors$offset() {
+        return multiprocessors$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t multiprocessors
+     * }
+     */
+    public static int multiprocessors(MemorySegment struct) {
+        return struct.get(multiprocessors$LAYOUT, multiprocessors$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t multiprocessors
+     * }
+     */
+    public static void multiprocessors(MemorySegment struct, int fieldValue) {
+        struct.set(multiprocessors$LAYOUT, multiprocessors$OFFSET, fieldValue);
+    }
+
+    private static final OfInt compute_capability$LAYOUT = (OfInt)$LAYOUT.select(groupElement("compute_capability"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t compute_capability
+     * }
+     */
+    public static final OfInt compute_capability$layout() {
+        return compute_capability$LAYOUT;
+    }
+
+    private static final long compute_capability$OFFSET = $LAYOUT.byteOffset(groupElement("compute_capability"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t compute_capability
+     * }
+     */
+    public static final long compute_capability$offset() {
+        return compute_capability$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t compute_capability
+     * }
+     */
+    public static int compute_capability(MemorySegment struct) {
+        return struct.get(compute_capability$LAYOUT, compute_capability$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t compute_capability
+     * }
+     */
+    public static void compute_capability(MemorySegment struct, int fieldValue) {
+        struct.set(compute_capability$LAYOUT, compute_capability$OFFSET, fieldValue);
+    }
+
+    private static final OfInt reserved$LAYOUT = (OfInt)$LAYOUT.select(groupElement("reserved"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static final OfInt reserved$layout() {
+        return reserved$LAYOUT;
+    }
+
+    private static final long reserved$OFFSET = $LAYOUT.byteOffset(groupElement("reserved"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static final long reserved$offset() {
+        return reserved$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static int reserved(MemorySegment struct) {
+        return struct.get(reserved$LAYOUT, reserved$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static void reserved(MemorySegment struct, int fieldValue) {
+        struct.set(reserved$LAYOUT, reserved$OFFSET, fieldValue);
+    }
+
+    private static final OfLong device_bytes$LAYOUT = (OfLong)$LAYOUT.select(groupElement("device_bytes"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int64_t device_bytes
+     * }
+     */
+    public static final OfLong device_bytes$layout() {
+        return device_bytes$LAYOUT;
+    }
+
+    private static final long device_bytes$OFFSET = $LAYOUT.byteOffset(groupElement("device_bytes"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int64_t device_bytes
+     * }
+     */
+    public static final long device_bytes$offset() {
+        return device_bytes$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int64_t device_bytes
+     * }
+     */
+    public static long device_bytes(MemorySegment struct) {
+        return struct.get(device_bytes$LAYOUT, device_bytes$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int64_t device_bytes
+     * }
+     */
+    public static void device_bytes(MemorySegment struct, long fieldValue) {
+        struct.set(device_bytes$LAYOUT, device_bytes$OFFSET, fieldValue);
     }
 
     /**

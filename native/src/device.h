@@ -1,0 +1,65 @@
+// What a CUDA context has that a CPU context has not: a device, a stream on it, scratch there, and staging for the small
+// arrays of a call (rows, lists, indices) that the caller keeps in host memory.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "gpu.h"
+
+namespace fth {
+
+class Device {
+ public:
+  // Null with a sentence and, for memory that could not be had, `out_of_memory`.
+  static Device* open(int32_t ordinal, char* why, size_t why_bytes, bool* out_of_memory);
+  // Waits until the stream is done.
+  void close();
+
+  int32_t ordinal() const { return ordinal_; }
+  const gpu::Properties& properties() const { return properties_; }
+  gpu::Stream stream() const { return stream_; }
+  // Later work goes there, after all that was enqueued before.
+  void use_stream(gpu::Stream stream);
+
+  bool host_reads(const void* p) const { return gpu::reach(p) != gpu::Reach::device; }
+  bool device_reaches(const void* p) const { return properties_.pageable || gpu::reach(p) != gpu::Reach::host; }
+
+  // At least `bytes`, 1024-byte aligned; earlier scratch becomes invalid. Null without memory, or if it would have to
+  // grow while the stream is being captured. Its contents are undefined.
+  char* reserve(size_t bytes);
+  // Blocks that count one another use these: zero between calls.
+  unsigned* tickets(size_t count);
+
+  // Replaces pointers to arrays of the host by addresses at which the kernels of this call find copies of them. While the
+  // stream is being captured an array stays where it is, in pinned memory, and each replay reads it anew. False with a
+  // sentence in `why`.
+  struct Array {
+    const char* name;
+    const void** p;  // may point to null
+    size_t bytes;
+  };
+  bool stage(const Array* arrays, int count, char* why, size_t why_bytes);
+
+ private:
+  static constexpr size_t kLeastPart = size_t(256) << 10;
+  static constexpr int kParts = 4;
+
+  bool grow_staging(size_t part_bytes);
+
+  int32_t ordinal_ = 0;
+  gpu::Properties properties_{};
+  gpu::Stream own_stream_ = nullptr, stream_ = nullptr;
+  gpu::Event order_ = nullptr;  // between an old stream and a new one
+  char* scratch_ = nullptr;
+  size_t scratch_bytes_ = 0;
+  unsigned* tickets_ = nullptr;
+  size_t ticket_count_ = 0;
+  // Parts of pinned memory that are used in turn, and their images on the device. Images are written in stream order; a
+  // part of the pinned memory is written again only after the copies out of it, which its event follows, are done.
+  char *pinned_ = nullptr, *image_ = nullptr;
+  size_t part_bytes_ = 0, at_ = 0;  // at_ within the part
+  int part_ = 0;
+  gpu::Event done_[kParts] = {};
+};
+
+}  // namespace fth

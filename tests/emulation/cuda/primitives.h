@@ -1,0 +1,311 @@
+// The CPU bodies of kernels/cuda/primitives.h, in front of it on the include path. Same names, same signatures.
+#pragma once
+#include <algorithm>
+
+#include "../simt.h"
+#include "../../../kernels/cuda/types.h"
+
+namespace fth::gpu {
+
+template <class T>
+T* shared_memory(size_t offset = 0) { return reinterpret_cast<T*>(simt::arena + offset); }
+inline uint32_t shared_address(const void* p) {
+  return uint32_t(static_cast<const unsigned char*>(p) - simt::arena);
+}
+
+// ---- numbers -------------------------------------------------------------------------------------------------------
+
+inline bf16 to_bf16(float v) {
+  uint32_t u;
+  memcpy(&u, &v, 4);
+  if (v != v) return {0x7fff};
+  return {uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+}
+inline bf16x2 to_bf16x2(float low, float high) {
+  return {uint32_t(to_bf16(low).bits) | uint32_t(to_bf16(high).bits) << 16};
+}
+inline float to_float(half v) {
+  const int exponent = v.bits >> 10 & 31, mantissa = v.bits & 1023;
+  const float magnitude = exponent == 31 ? (mantissa != 0 ? NAN : INFINITY)
+                          : exponent == 0 ? ldexpf(float(mantissa), -24)
+                                          : ldexpf(float(1024 + mantissa), exponent - 25);
+  return v.bits >> 15 ? -magnitude : magnitude;
+}
+inline half to_half(float v) {
+  const uint16_t sign = std::signbit(v) ? 0x8000 : 0;
+  const float a = fabsf(v);
+  if (a != a) return {0x7fff};
+  if (a >= 65520) return {uint16_t(sign | 0x7c00)};
+  if (a < 0x1p-14f) return {uint16_t(sign | uint16_t(nearbyintf(a * 0x1p24f)))};
+  int exponent;
+  const float fraction = frexpf(a, &exponent);  // in [0.5, 1)
+  const int mantissa = int(nearbyintf(fraction * 2048)) - 1024;
+  return {uint16_t(sign | uint16_t(((exponent + 14) << 10) + mantissa))};
+}
+inline float exp2_fast(float x) { return exp2f(x); }
+
+// ---- loads ---------------------------------------------------------------------------------------------------------
+
+inline uint4 load_once(const void* p) {
+  if (uintptr_t(p) % 16 != 0) simt::fail("a load of 16 bytes is not 16-byte aligned");
+  return *static_cast<const uint4*>(p);
+}
+template <class T>
+T load_fresh(const T* p) { return *p; }
+
+// ---- asynchronous copies of a thread: they land when waited for ----------------------------------------------------
+
+inline void copy16_if(bool there, void* to, const void* from) {
+  if (uintptr_t(to) % 16 != 0 || uintptr_t(from) % 16 != 0) simt::fail("cp.async: address not 16-byte aligned");
+  memset(to, 0xff, 16);
+  simt::self->open.push_back({to, there ? from : nullptr, 16});
+}
+inline void copy16(void* to, const void* from) { copy16_if(true, to, from); }
+inline void copy_commit() {
+  simt::self->copies.push_back(std::move(simt::self->open));
+  simt::self->open.clear();
+}
+template <int Pending>
+void copy_wait() {
+  auto& groups = simt::self->copies;
+  while (groups.size() > Pending) {
+    for (const simt::Copy& c : groups.front()) {
+      if (c.from != nullptr) memcpy(c.to, c.from, c.bytes);
+      else memset(c.to, 0, c.bytes);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+// ---- bulk copies and their barriers --------------------------------------------------------------------------------
+
+struct alignas(8) Barrier { uint64_t word; };
+inline void barrier_init(Barrier* b, int arrivals) { simt::barrier_init(&b->word, arrivals); }
+inline void barrier_init_fence() {}
+inline void barrier_arrive(Barrier* b) { simt::barrier_arrive(&b->word, 0); }
+inline void barrier_expect(Barrier* b, int bytes) { simt::barrier_arrive(&b->word, bytes); }
+inline void barrier_wait(Barrier* b, int parity) { simt::barrier_wait(&b->word, parity); }
+inline void bulk_copy(void* to, const void* from, int bytes, Barrier* b) {
+  simt::bulk_copy(to, from, size_t(bytes), &b->word);
+}
+inline void bulk_copy_once(void* to, const void* from, int bytes, Barrier* b) { bulk_copy(to, from, bytes, b); }
+inline void proxy_fence() {}
+
+// ---- products of a warp --------------------------------------------------------------------------------------------
+
+template <bool Transposed>
+void load_matrix(uint32_t (&r)[4], const void* row) {
+  struct Arg {
+    uint32_t* r;
+    const uint16_t* row;
+  } arg{r, static_cast<const uint16_t*>(row)};
+  if (uintptr_t(row) % 16 != 0) simt::fail("ldmatrix: row not 16-byte aligned");
+  simt::meet_warp(Transposed ? "ldmatrix.trans" : "ldmatrix", ~0u, &arg, [](Arg** lanes) {
+    for (int m = 0; m < 4; m++)
+      for (int i = 0; i < 32; i++) {
+        const int x = i / 4, y = i % 4 * 2;
+        uint16_t v[2];
+        for (int k = 0; k < 2; k++)
+          v[k] = Transposed ? lanes[m * 8 + y + k]->row[x] : lanes[m * 8 + x]->row[y + k];
+        lanes[i]->r[m] = v[0] | uint32_t(v[1]) << 16;
+      }
+  });
+}
+inline void load_matrix_x4(uint32_t (&r)[4], const void* row) { load_matrix<false>(r, row); }
+inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row) { load_matrix<true>(r, row); }
+
+inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  struct Arg {
+    float* d;
+    const uint32_t* a;
+    uint32_t b[2];
+  } arg{d, a, {b0, b1}};
+  simt::meet_warp("mma.m16n8k16", ~0u, &arg, [](Arg** lanes) {
+    float A[16][16], B[16][8], D[16][8] = {};
+    for (int i = 0; i < 32; i++)
+      for (int h = 0; h < 2; h++) {
+        const int g = i / 4, c = i % 4 * 2 + h;
+        const auto half_of = [h](uint32_t w) { return to_float(bf16{uint16_t(h ? w >> 16 : w)}); };
+        A[g][c] = half_of(lanes[i]->a[0]);
+        A[g + 8][c] = half_of(lanes[i]->a[1]);
+        A[g][c + 8] = half_of(lanes[i]->a[2]);
+        A[g + 8][c + 8] = half_of(lanes[i]->a[3]);
+        B[c][g] = half_of(lanes[i]->b[0]);
+        B[c + 8][g] = half_of(lanes[i]->b[1]);
+      }
+    for (int m = 0; m < 16; m++)
+      for (int k = 0; k < 16; k++)
+        for (int n = 0; n < 8; n++) D[m][n] += A[m][k] * B[k][n];
+    for (int i = 0; i < 32; i++)
+      for (int h = 0; h < 2; h++) {
+        lanes[i]->d[h] += D[i / 4][i % 4 * 2 + h];
+        lanes[i]->d[2 + h] += D[i / 4 + 8][i % 4 * 2 + h];
+      }
+  });
+}
+
+inline void mma_16x8x32(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  struct Arg {
+    int* d;
+    const uint32_t* a;
+    uint32_t b[2];
+  } arg{d, a, {b0, b1}};
+  simt::meet_warp("mma.m16n8k32", ~0u, &arg, [](Arg** lanes) {
+    int8_t A[16][32], B[32][8];
+    int D[16][8] = {};
+    for (int i = 0; i < 32; i++)
+      for (int h = 0; h < 4; h++) {
+        const int g = i / 4, c = i % 4 * 4 + h;
+        const auto byte_of = [h](uint32_t w) { return int8_t(w >> 8 * h); };
+        A[g][c] = byte_of(lanes[i]->a[0]);
+        A[g + 8][c] = byte_of(lanes[i]->a[1]);
+        A[g][c + 16] = byte_of(lanes[i]->a[2]);
+        A[g + 8][c + 16] = byte_of(lanes[i]->a[3]);
+        B[c][g] = byte_of(lanes[i]->b[0]);
+        B[c + 16][g] = byte_of(lanes[i]->b[1]);
+      }
+    for (int m = 0; m < 16; m++)
+      for (int k = 0; k < 32; k++)
+        for (int n = 0; n < 8; n++) D[m][n] += A[m][k] * B[k][n];
+    for (int i = 0; i < 32; i++)
+      for (int h = 0; h < 2; h++) {
+        lanes[i]->d[h] += D[i / 4][i % 4 * 2 + h];
+        lanes[i]->d[2 + h] += D[i / 4 + 8][i % 4 * 2 + h];
+      }
+  });
+}
+
+// ---- products of a warpgroup: carried out when waited for, from what shared memory holds then ----------------------
+
+inline uint64_t tile_descriptor(const void* p) {
+  return uint64_t((shared_address(p) & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+inline void wgmma_begin() {}
+struct WarpgroupProduct {
+  float* d;
+  uint64_t a, b;
+};
+// What the tensor core would read.
+inline float element(const unsigned char* shared, uint64_t descriptor, int row, int k) {
+  if (descriptor >> 62 != 1) simt::fail("wgmma: only the 128-byte swizzle is emulated");
+  const uint32_t base = uint32_t(descriptor & 0x3fff) * 16, stride = uint32_t(descriptor >> 32 & 0x3fff) * 16;
+  const uint32_t at = base + uint32_t(row) / 8 * stride + uint32_t(row) % 8 * 128 + uint32_t(k) * 2;
+  return to_float(*reinterpret_cast<const bf16*>(shared + swizzled(at)));
+}
+template <int N>
+void wgmma_64xNx16(float (&d)[N / 2], const void* a, const void* b) {
+  WarpgroupProduct arg{d, tile_descriptor(a), tile_descriptor(b)};
+  simt::meet_warpgroup("wgmma", &arg, [&](WarpgroupProduct** w) {
+    std::vector<float*> out(128);
+    for (int i = 0; i < 128; i++) {
+      out[i] = w[i]->d;
+      if (w[i]->a != arg.a || w[i]->b != arg.b) simt::fail("wgmma: descriptors differ inside the warpgroup");
+    }
+    auto& groups = simt::products();
+    if (groups.empty()) groups.emplace_back();
+    groups.back().push_back([out, arg, shared = static_cast<const unsigned char*>(simt::arena)] {
+      float A[64][16], B[N][16];
+      for (int k = 0; k < 16; k++) {
+        for (int r = 0; r < 64; r++) A[r][k] = element(shared, arg.a, r, k);
+        for (int r = 0; r < N; r++) B[r][k] = element(shared, arg.b, r, k);
+      }
+      for (int t = 0; t < 128; t++)
+        for (int i = 0; i < N / 2; i++) {
+          const int row = t / 32 * 16 + t % 32 / 4 + (i & 2) * 4, column = i / 4 * 8 + t % 4 * 2 + (i & 1);
+          float sum = 0;
+          for (int k = 0; k < 16; k++) sum += A[row][k] * B[column][k];
+          out[t][i] += sum;
+        }
+    });
+  });
+}
+inline void wgmma_commit() {
+  WarpgroupProduct none{};
+  simt::meet_warpgroup("wgmma.commit", &none, [](WarpgroupProduct**) { simt::products().emplace_back(); });
+}
+template <int Pending>
+void wgmma_wait() {
+  WarpgroupProduct none{};
+  simt::meet_warpgroup("wgmma.wait", &none, [](WarpgroupProduct**) {
+    auto& groups = simt::products();
+    while (groups.size() > Pending + 1) {
+      for (auto& product : groups.front()) product();
+      groups.erase(groups.begin());
+    }
+  });
+}
+
+// ---- warps ---------------------------------------------------------------------------------------------------------
+
+// One meeting instead of five; the order of the sum is that of the shuffles.
+template <class Op>
+float warp_reduce(const char* name, float v, Op op) {
+  simt::meet_warp(name, ~0u, &v, [op](float** lanes) {
+    float in[32];
+    for (int i = 0; i < 32; i++) in[i] = *lanes[i];
+    for (int x = 16; x > 0; x /= 2) {
+      float out[32];
+      for (int i = 0; i < 32; i++) out[i] = op(in[i], in[i ^ x]);
+      std::copy(out, out + 32, in);
+    }
+    for (int i = 0; i < 32; i++) *lanes[i] = in[i];
+  });
+  return v;
+}
+inline float warp_sum(float v) {
+  return warp_reduce("warp_sum", v, [](float a, float b) { return a + b; });
+}
+inline float warp_max(float v) {
+  return warp_reduce("warp_max", v, [](float a, float b) { return fmaxf(a, b); });
+}
+inline void group_barrier(int id, int threads) {
+  simt::meet("bar.sync", uint64_t(1) << 63 | uint64_t(id), threads, nullptr, [](simt::Arrival*, int) {});
+}
+template <int Registers>
+void give_registers() {}
+template <int Registers>
+void take_registers() {}
+
+// ---- counters in global memory -------------------------------------------------------------------------------------
+
+inline void count_up(unsigned* counter) { __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL); }
+inline void wait_for(const unsigned* counter, unsigned at_least) {
+  while (int(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - at_least) < 0) simt::yield("counter in global memory");
+}
+inline void grid_barrier(unsigned* counter, unsigned round) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    count_up(counter);
+    wait_for(counter, (round + 1) * gridDim.x);
+  }
+  __syncthreads();
+}
+inline bool last_block(unsigned* ticket, unsigned blocks, unsigned* flag) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(ticket, 1u);
+    if (*flag == blocks - 1) atomicExch(ticket, 0u);
+  }
+  __syncthreads();
+  const bool last = *flag == blocks - 1;
+  if (last) __threadfence();
+  return last;
+}
+
+// ---- launch --------------------------------------------------------------------------------------------------------
+
+inline void dependents_go() {}
+inline void dependents_wait() {}
+
+struct Grid {
+  dim3 blocks, threads;
+  size_t shared_bytes = 0;
+  bool together = false;
+};
+template <class... P, class... A>
+void launch(void (*kernel)(P...), const Grid& grid, Stream, A... arguments) {
+  simt::launch(grid.blocks, grid.threads, grid.shared_bytes, grid.together, [=] { kernel(P(arguments)...); });
+}
+
+}  // namespace fth::gpu

@@ -1,0 +1,76 @@
+// A CUDA runtime for kernels that run on the CPU (simt.h): one device, whose memory is the heap and whose streams are
+// empty at the end of every launch. FATHOM_EMULATED_PAGEABLE=0 makes it a device that reaches only its own and pinned
+// memory, as most do.
+#include "gpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <map>
+#include <mutex>
+
+namespace fth::gpu {
+namespace {
+
+struct Memory {
+  size_t bytes;
+  Reach reach;
+};
+std::mutex mutex;
+std::map<uintptr_t, Memory>& memories() {
+  static auto& all = *new std::map<uintptr_t, Memory>;
+  return all;
+}
+
+void* allocate(size_t bytes, Reach reach) {
+  if (bytes > size_t(1) << 40) return nullptr;
+  const size_t whole = (bytes + 1023) / 1024 * 1024 + (bytes == 0 ? 1024 : 0);
+  void* p = nullptr;
+  if (posix_memalign(&p, 1024, whole) != 0) return nullptr;
+  memset(p, 0, bytes);
+  std::lock_guard<std::mutex> lock(mutex);
+  memories()[uintptr_t(p)] = {bytes, reach};
+  return p;
+}
+void forget(void* p) {
+  std::lock_guard<std::mutex> lock(mutex);
+  memories().erase(uintptr_t(p));
+  free(p);
+}
+
+int stream, event;  // their addresses are the handles
+
+}  // namespace
+
+int32_t device_count(char*, size_t) { return 1; }
+bool properties(int32_t device, Properties* out) {
+  const char* pageable = getenv("FATHOM_EMULATED_PAGEABLE");
+  *out = {4, 90, 50 << 20, int64_t(8) << 30, pageable == nullptr || strcmp(pageable, "0") != 0};
+  return device == 0;
+}
+int32_t use_device(int32_t) { return 0; }
+void* allocate(size_t bytes) { return allocate(bytes, Reach::device); }
+void release(void* memory) { forget(memory); }
+void* allocate_pinned(size_t bytes) { return allocate(bytes, Reach::both); }
+void release_pinned(void* memory) { forget(memory); }
+Reach reach(const void* p) {
+  std::lock_guard<std::mutex> lock(mutex);
+  auto after = memories().upper_bound(uintptr_t(p));
+  if (after == memories().begin()) return Reach::host;
+  const auto& [first, memory] = *--after;
+  return uintptr_t(p) - first < memory.bytes ? memory.reach : Reach::host;
+}
+void copy(void* to, const void* from, size_t bytes, Stream) { memmove(to, from, bytes); }
+void clear(void* p, size_t bytes, Stream) { memset(p, 0, bytes); }
+Stream stream_create() { return &stream; }
+void stream_destroy(Stream) {}
+void synchronize(Stream) {}
+bool capturing(Stream) { return false; }
+Event event_create() { return &event; }
+void event_destroy(Event) {}
+void event_record(Event, Stream) {}
+void event_wait(Event) {}
+void stream_wait(Stream, Event) {}
+const char* take_error() { return nullptr; }
+
+}  // namespace fth::gpu
