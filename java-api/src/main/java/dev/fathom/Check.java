@@ -124,27 +124,37 @@ final class Check {
         return a + b >= 0 ? a + b : Long.MAX_VALUE;
     }
 
-    /** The memory of a buffer that must hold {@code count} items of {@code itemBytes}. */
+    /** The memory of a buffer that must hold {@code count} items of {@code itemBytes} and that kernels read. */
     static MemorySegment input(String name, Buffer buffer, long count, long itemBytes) {
-        if (buffer == null) throw new IllegalArgumentException(name + " must not be null");
-        return held(name, buffer.segment(), count, itemBytes);
+        return held(name, buffer, count, itemBytes).readByKernels();
     }
 
     /** The same for a buffer that may be null. */
     static MemorySegment optional(String name, Buffer buffer, long count, long itemBytes) {
-        return buffer == null ? MemorySegment.NULL : held(name, buffer.segment(), count, itemBytes);
+        return buffer == null ? MemorySegment.NULL : input(name, buffer, count, itemBytes);
     }
 
     /** The same for a buffer that the shape either calls for or has no use for. */
     static MemorySegment inputIf(boolean used, String name, Buffer buffer, long count, long itemBytes) {
         if (used) return input(name, buffer, count, itemBytes);
-        if (buffer != null) throw new IllegalArgumentException(name + " must be null, the shape has no use for it");
+        requireNull(name, buffer);
+        return MemorySegment.NULL;
+    }
+
+    /** The same for names of things, which the call itself reads: entries, indices, ids. */
+    static MemorySegment control(String name, Buffer buffer, long count, long itemBytes) {
+        return held(name, buffer, count, itemBytes).readByCall();
+    }
+
+    static MemorySegment controlIf(boolean used, String name, Buffer buffer, long count, long itemBytes) {
+        if (used) return control(name, buffer, count, itemBytes);
+        requireNull(name, buffer);
         return MemorySegment.NULL;
     }
 
     /** The same for a buffer that the call writes. */
     static MemorySegment output(String name, Buffer buffer, long count, long itemBytes) {
-        MemorySegment segment = input(name, buffer, count, itemBytes);
+        MemorySegment segment = held(name, buffer, count, itemBytes).writtenByKernels();
         if (segment.isReadOnly()) throw new IllegalArgumentException(name + " is written, got read-only memory");
         return segment;
     }
@@ -168,19 +178,23 @@ final class Check {
     /** Rows that the shape either calls for or has no use for. */
     static MemorySegment rowsIf(boolean used, String name, Rows rows, long count) {
         atLeast("count", count, 0);
-        if (!used) return inputIf(false, name, rows == null ? null : rows.buffer(), 0, 0);
+        if (!used) return controlIf(false, name, rows == null ? null : rows.buffer(), 0, 0);
         if (notNull(name, rows).capacity() < count) {
             throw new IllegalArgumentException(name + " must hold at least " + count + " rows, got " + rows.capacity());
         }
-        return rows.segment();
+        return rows.buffer().readByCall();
     }
 
-    private static MemorySegment held(String name, MemorySegment segment, long count, long itemBytes) {
+    private static Buffer held(String name, Buffer buffer, long count, long itemBytes) {
+        if (buffer == null) throw new IllegalArgumentException(name + " must not be null");
         long needed = product(count, itemBytes);
-        if (segment.byteSize() < needed) {
-            throw new IllegalArgumentException(
-                    name + " must hold at least " + needed + " bytes, got " + segment.byteSize());
+        if (buffer.bytes() < needed) {
+            throw new IllegalArgumentException(name + " must hold at least " + needed + " bytes, got " + buffer.bytes());
         }
-        return segment;
+        return buffer;
+    }
+
+    private static void requireNull(String name, Buffer buffer) {
+        if (buffer != null) throw new IllegalArgumentException(name + " must be null, the shape has no use for it");
     }
 }

@@ -44,6 +44,9 @@ public final class Context implements AutoCloseable {
     private final int backend;
     private long begun;
     private long nanos;
+    /** Of a CUDA context: calls so far, and how many of them are known to be done. */
+    private long calls;
+    private long done;
 
     /**
      * What a context runs on.
@@ -54,11 +57,22 @@ public final class Context implements AutoCloseable {
      * @param bf16Dot  whether products of bf16 use an instruction of their own
      * @param int8Dot  whether products with quantised weights use one
      * @param workers  threads that run a call, the caller's included
-     * @param l2Bytes  cache per core, 0 if unknown
+     * @param l2Bytes  cache per core, or of the device, 0 if unknown
      * @param l3Bytes  shared cache, 0 if unknown
+     * @param device   what the CUDA device is; null on the CPU
      */
     public record Info(boolean cuda, Isa isa, Isa bestIsa, boolean bf16Dot, boolean int8Dot, int workers,
-                       long l2Bytes, long l3Bytes) {}
+                       long l2Bytes, long l3Bytes, Device device) {}
+
+    /**
+     * A CUDA device.
+     *
+     * @param ordinal           its number
+     * @param multiprocessors   how many blocks run side by side, at least
+     * @param computeCapability 90 for 9.0
+     * @param bytes             its memory
+     */
+    public record Device(int ordinal, int multiprocessors, int computeCapability, long bytes) {}
 
     /** A CPU context with one worker per core that this process may use. */
     public static Context cpu() {
@@ -75,6 +89,11 @@ public final class Context implements AutoCloseable {
         return new Context(Fathom.FTH_CPU(), workers, Check.notNull("cap", cap).ordinal());
     }
 
+    /**
+     * A context whose kernels run on a CUDA device. Calls enqueue and return; buffers wait where Java reads them.
+     *
+     * @throws KernelException without CUDA, driver, device or memory; the sentence says which
+     */
     public static Context cuda(int device) {
         return new Context(Fathom.FTH_CUDA(), device, Fathom.FTH_ISA_AUTO());
     }
@@ -85,7 +104,6 @@ public final class Context implements AutoCloseable {
     }
 
     private Context(int backend, int workersOrDevice, int isa) {
-        this.backend = backend;
         arena = Arena.ofShared();
         try (Arena scratch = Arena.ofConfined()) {
             MemorySegment out = scratch.allocate(Fathom.C_POINTER);
@@ -96,9 +114,13 @@ public final class Context implements AutoCloseable {
             handle = FathomLibrary.attach(out.get(Fathom.C_POINTER, 0), 0, arena, Fathom::fth_context_destroy);
             MemorySegment told = scratch.allocate(fth_info.layout());
             check(Fathom.fth_context_info(handle, told));
-            info = new Info(backend == Fathom.FTH_CUDA(), Isa.values()[fth_info.isa(told)],
+            info = new Info(fth_info.backend(told) == Fathom.FTH_CUDA(), Isa.values()[fth_info.isa(told)],
                     Isa.values()[fth_info.best_isa(told)], fth_info.bf16_dot(told) == 1, fth_info.int8_dot(told) == 1,
-                    fth_info.workers(told), fth_info.l2_bytes(told), fth_info.l3_bytes(told));
+                    fth_info.workers(told), fth_info.l2_bytes(told), fth_info.l3_bytes(told),
+                    fth_info.backend(told) != Fathom.FTH_CUDA() ? null
+                            : new Device(fth_info.device(told), fth_info.multiprocessors(told),
+                                    fth_info.compute_capability(told), fth_info.device_bytes(told)));
+            this.backend = info.cuda ? Fathom.FTH_CUDA() : Fathom.FTH_CPU();
         } catch (RuntimeException | Error e) {
             arena.close();
             throw e;
@@ -139,26 +161,48 @@ public final class Context implements AutoCloseable {
 
     // ---- memory --------------------------------------------------------------------------------------------------
 
-    /** Zeroed memory that lives as long as this context. */
+    /** Zeroed memory for kernels that lives as long as this context; memory of the device on a CUDA context. */
     public Buffer allocate(long bytes) {
         handle(); // refuses a closed context
         return allocate(arena, bytes);
     }
 
-    /** Zeroed memory that lives as long as the arena. Large buffers are aligned and advised for huge pages. */
+    /** The same, as long as the arena. Large buffers on the CPU are aligned and advised for huge pages. */
     public Buffer allocate(Arena arena, long bytes) {
+        return allocate(arena, bytes, info.cuda ? Fathom.FTH_MEMORY_DEVICE() : Fathom.FTH_MEMORY_HOST());
+    }
+
+    /**
+     * Zeroed memory that Java and kernels both reach in place, as long as this context: for rows, lists, indices and for
+     * small results. On the CPU it is what {@link #allocate(long)} gives.
+     */
+    public Buffer allocateShared(long bytes) {
+        handle(); // refuses a closed context
+        return allocateShared(arena, bytes);
+    }
+
+    /** The same, as long as the arena. */
+    public Buffer allocateShared(Arena arena, long bytes) {
+        return allocate(arena, bytes, info.cuda ? Fathom.FTH_MEMORY_PINNED() : Fathom.FTH_MEMORY_HOST());
+    }
+
+    private Buffer allocate(Arena arena, long bytes, int kind) {
         Check.notNull("arena", arena);
         Check.atLeast("bytes", bytes, 0);
-        if (bytes < MAPPED_BYTES) return new Buffer(arena.allocate(bytes, 64));
+        boolean host = kind == Fathom.FTH_MEMORY_HOST();
+        if (bytes == 0 || host && bytes < MAPPED_BYTES) return new Buffer(arena.allocate(bytes, 64));
+        int device = info.cuda ? info.device.ordinal() : 0;
         try (Arena scratch = Arena.ofConfined()) {
             MemorySegment out = scratch.allocate(Fathom.C_POINTER);
-            int status = Fathom.fth_memory_map(bytes, out);
+            int status = Fathom.fth_memory_map(kind, device, bytes, out);
             if (status != Fathom.FTH_OK()) throw failure(status, bytes + " bytes could not be allocated");
             MemorySegment memory = out.get(Fathom.C_POINTER, 0);
             try {
-                return new Buffer(FathomLibrary.attach(memory, bytes, arena, m -> Fathom.fth_memory_unmap(m, bytes)));
+                MemorySegment owned = FathomLibrary.attach(memory, bytes, arena,
+                        m -> Fathom.fth_memory_unmap(kind, device, m, bytes));
+                return new Buffer(owned, host ? null : new DeviceMemory(this, kind == Fathom.FTH_MEMORY_DEVICE()));
             } catch (RuntimeException e) { // closed, or another thread's
-                Fathom.fth_memory_unmap(memory, bytes);
+                Fathom.fth_memory_unmap(kind, device, memory, bytes);
                 throw e;
             }
         }
@@ -169,16 +213,52 @@ public final class Context implements AutoCloseable {
         return new Buffer(segment);
     }
 
+    /** Copies, in the order of the calls, between host and device or within either. */
+    void copy(MemorySegment from, MemorySegment to) {
+        check(Fathom.fth_copy(handle(), from.byteSize(), from, to));
+    }
+
+    void clear(MemorySegment memory) {
+        check(Fathom.fth_clear(handle(), memory.byteSize(), memory));
+    }
+
     // ---- context -------------------------------------------------------------------------------------------------
 
     /** Waits until everything enqueued on a device is done. Returns at once on the CPU. */
     public void synchronize() {
         check(Fathom.fth_synchronize(handle()));
+        done = calls;
+    }
+
+    /**
+     * On a CUDA context, later calls enqueue on this stream, after all that was enqueued before.
+     *
+     * @param stream a {@code cudaStream_t}; 0 or 1 the legacy default stream, 2 the thread's, as DLPack counts. It must
+     *               outlive its use here
+     */
+    public void useStream(long stream) {
+        check(Fathom.fth_use_stream(handle(), MemorySegment.ofAddress(stream)));
+    }
+
+    /** Makes room for scratch where kernels run, so that no later call has to that needs no more. */
+    public void reserve(long bytes) {
+        check(Fathom.fth_reserve(handle(), bytes));
+    }
+
+    /** The number of the call that is being prepared. */
+    long nextCall() {
+        return calls + 1;
+    }
+
+    /** Until the kernels of a call are done. A closed context has none. */
+    void await(long call) {
+        if (call > done && !isClosed()) synchronize();
     }
 
     /** Does nothing: the price of the boundary itself, for benchmarks. */
     public void nop(Shape shape, Buffer a, Buffer b, Buffer c, Buffer d) {
-        check(Fathom.fth_nop(handle(), shape.struct, a.segment(), b.segment(), c.segment(), d.segment()));
+        check(Fathom.fth_nop(handle(), shape.struct, a.readByKernels(), b.readByKernels(), c.readByKernels(),
+                d.writtenByKernels()));
     }
 
     // ---- linear --------------------------------------------------------------------------------------------------
@@ -321,7 +401,7 @@ public final class Context implements AutoCloseable {
      * @param v     [count, kvHeads, headDim]
      */
     public void kvRead(KvShape shape, int layer, long count, Buffer entry, Buffer pool, Buffer k, Buffer v) {
-        MemorySegment from = Check.input("entry", entry, Check.atLeast("count", count, 0), 4);
+        MemorySegment from = Check.control("entry", entry, Check.atLeast("count", count, 0), 4);
         MemorySegment stored = Check.input("pool", pool, 1, kvBytes(shape));
         MemorySegment keys = Check.output("k", k, count, shape.rowBytes);
         MemorySegment values = Check.output("v", v, count, shape.rowBytes);
@@ -347,7 +427,7 @@ public final class Context implements AutoCloseable {
         MemorySegment row = Check.rows(rows, count);
         long queryBytes = shape.headCount * kv.headBytes;
         MemorySegment queries = Check.input("q", q, count, queryBytes);
-        MemorySegment lists = Check.input("entries", entries, 0, 4);
+        MemorySegment lists = Check.control("entries", entries, 0, 4);
         MemorySegment stored = Check.input("pool", pool, 1, kvBytes(kv));
         MemorySegment positions = Check.optional("entryPosition", entryPosition, kv.entryCount, 4);
         MemorySegment added = bias(shape, count, bias);
@@ -439,7 +519,7 @@ public final class Context implements AutoCloseable {
         MemorySegment states = Check.input("h", h, count, shape.hiddenBytes);
         MemorySegment weights = Check.input("packed", packed, 1, backfillBytes(shape, kv));
         MemorySegment turns = Check.optional("frequency", frequency, 1, shape.frequencyBytes);
-        MemorySegment targets = Check.input("entry", entry, count, shape.entryBytes);
+        MemorySegment targets = Check.control("entry", entry, count, shape.entryBytes);
         MemorySegment to = Check.output("pool", pool, 1, kvBytes(kv));
         check(Fathom.fth_backfill(handle(), shape.struct, kv.struct, count, row, states, weights, turns, targets, to));
     }
@@ -498,7 +578,7 @@ public final class Context implements AutoCloseable {
         MemorySegment row = Check.rows(rows, count);
         MemorySegment cross = Check.rowsIf(shape.hasCross, "crossRows", crossRows, count);
         MemorySegment packed = Check.input("weights", weights, 1, blockBytes(shape));
-        MemorySegment lists = Check.input("entries", entries, 0, 4);
+        MemorySegment lists = Check.control("entries", entries, 0, 4);
         MemorySegment stored = Check.output("pool", pool, 1, kvBytes(shape.kv(poolEntries)));
         MemorySegment positions = Check.optional("entryPosition", entryPosition, poolEntries, 4);
         MemorySegment states = Check.output("hidden", hidden, count, shape.hiddenBytes);
@@ -527,7 +607,7 @@ public final class Context implements AutoCloseable {
         MemorySegment added = Check.optional("normBias", normBias, 1, shape.hiddenBytes);
         MemorySegment weights = Check.input("packed", packed, 1, linearBytes(shape.weights));
         boolean choosing = shape.chosenBytes > 0;
-        MemorySegment ids = Check.inputIf(choosing, "chosenId", chosenId, count, shape.chosenBytes);
+        MemorySegment ids = Check.controlIf(choosing, "chosenId", chosenId, count, shape.chosenBytes);
         MemorySegment told = Check.output("stats", Check.notNull("stats", stats).buffer(), count, HeadStats.BYTES);
         MemorySegment picked = Check.outputIf(choosing, "chosenLogit", chosenLogit, count, shape.chosenBytes);
         MemorySegment all = Check.optionalOutput("logits", logits, count, shape.logitBytes);
@@ -615,8 +695,8 @@ public final class Context implements AutoCloseable {
      */
     public void topK(long count, Buffer values, long segments, Buffer begin, Buffer k, Buffer index) {
         MemorySegment from = Check.input("values", values, Check.atLeast("count", count, 0), 4);
-        MemorySegment ends = Check.input("begin", begin, Check.sum(Check.atLeast("segments", segments, 0), 1), 4);
-        MemorySegment numbers = Check.input("k", k, segments, 4);
+        MemorySegment ends = Check.control("begin", begin, Check.sum(Check.atLeast("segments", segments, 0), 1), 4);
+        MemorySegment numbers = Check.control("k", k, segments, 4);
         MemorySegment to = Check.output("index", index, count, 4);
         check(Fathom.fth_top_k(handle(), count, from, segments, ends, numbers, to));
     }
@@ -632,7 +712,7 @@ public final class Context implements AutoCloseable {
      */
     public void gather(int width, long sourceCount, long count, Buffer index, Buffer x, Buffer y) {
         long rowBytes = Check.atLeast("width", width, 1) * 4L;
-        MemorySegment from = Check.input("index", index, Check.atLeast("count", count, 0), 4);
+        MemorySegment from = Check.control("index", index, Check.atLeast("count", count, 0), 4);
         MemorySegment in = Check.input("x", x, Check.atLeast("sourceCount", sourceCount, 0), rowBytes);
         MemorySegment out = Check.output("y", y, count, rowBytes);
         check(Fathom.fth_gather(handle(), width, sourceCount, count, from, in, out));
@@ -647,7 +727,7 @@ public final class Context implements AutoCloseable {
      */
     public void scatter(int width, long targetCount, long count, Buffer index, Buffer y, Buffer x) {
         long rowBytes = Check.atLeast("width", width, 1) * 4L;
-        MemorySegment to = Check.input("index", index, Check.atLeast("count", count, 0), 4);
+        MemorySegment to = Check.control("index", index, Check.atLeast("count", count, 0), 4);
         MemorySegment in = Check.input("y", y, count, rowBytes);
         MemorySegment out = Check.output("x", x, Check.atLeast("targetCount", targetCount, 0), rowBytes);
         check(Fathom.fth_scatter(handle(), width, targetCount, count, to, in, out));
@@ -663,7 +743,7 @@ public final class Context implements AutoCloseable {
      */
     public void scatterAdd(int width, long targetCount, long count, Buffer index, Buffer gate, Buffer y, Buffer x) {
         long rowBytes = Check.atLeast("width", width, 1) * 4L;
-        MemorySegment to = Check.input("index", index, Check.atLeast("count", count, 0), 4);
+        MemorySegment to = Check.control("index", index, Check.atLeast("count", count, 0), 4);
         MemorySegment gates = Check.optional("gate", gate, count, 4);
         MemorySegment in = Check.input("y", y, count, rowBytes);
         MemorySegment out = Check.output("x", x, Check.atLeast("targetCount", targetCount, 0), rowBytes);
@@ -678,7 +758,7 @@ public final class Context implements AutoCloseable {
      * @param out   [count, hiddenSize]
      */
     public void embed(EmbedShape shape, long count, Buffer id, Buffer table, Buffer out) {
-        MemorySegment ids = Check.input("id", id, Check.atLeast("count", count, 0), 4);
+        MemorySegment ids = Check.control("id", id, Check.atLeast("count", count, 0), 4);
         long tableBytes = shape.isPacked ? linearBytes(shape.weights) : shape.tableBytes;
         MemorySegment from = Check.input("table", table, 1, tableBytes);
         MemorySegment to = Check.output("out", out, count, shape.hiddenBytes);
@@ -714,6 +794,7 @@ public final class Context implements AutoCloseable {
     /** Passed at the end of every call. */
     private void check(int status) {
         if (TIMED) nanos += System.nanoTime() - begun;
+        calls++;
         if (status != 0) throw failure(status, status == Fathom.FTH_BUSY() ? "" : message());
     }
 

@@ -20,21 +20,20 @@ public final class HeadStats {
     private static final long ENTROPY = fth_head_stats.entropy$offset();
 
     private final Buffer buffer;
-    private final MemorySegment segment;
 
     private HeadStats(Buffer buffer) {
         this.buffer = buffer;
-        this.segment = buffer.segment();
+        buffer.segment(); // refuses memory of a device
     }
 
     /** Room for {@code capacity} rows that lives as long as the context. */
     public static HeadStats allocate(Context context, int capacity) {
-        return new HeadStats(context.allocate(Check.atLeast("capacity", capacity, 0) * BYTES));
+        return new HeadStats(context.allocateShared(Check.atLeast("capacity", capacity, 0) * BYTES));
     }
 
     /** Room for {@code capacity} rows that lives as long as the arena. */
     public static HeadStats allocate(Context context, Arena arena, int capacity) {
-        return new HeadStats(context.allocate(arena, Check.atLeast("capacity", capacity, 0) * BYTES));
+        return new HeadStats(context.allocateShared(arena, Check.atLeast("capacity", capacity, 0) * BYTES));
     }
 
     /** As many rows as the buffer holds. */
@@ -53,32 +52,32 @@ public final class HeadStats {
 
     /** Id of the largest logit, the lowest one on ties. */
     public int argmax(int i) {
-        return segment.get(INT, i * BYTES + ARGMAX);
+        return told().get(INT, i * BYTES + ARGMAX);
     }
 
     /** Id of the second largest logit; -1 if the vocabulary has one word. */
     public int second(int i) {
-        return segment.get(INT, i * BYTES + SECOND);
+        return told().get(INT, i * BYTES + SECOND);
     }
 
     /** The largest logit. */
     public float top1(int i) {
-        return segment.get(FLOAT, i * BYTES + TOP1);
+        return told().get(FLOAT, i * BYTES + TOP1);
     }
 
     /** The second largest logit; -infinity if the vocabulary has one word. */
     public float top2(int i) {
-        return segment.get(FLOAT, i * BYTES + TOP2);
+        return told().get(FLOAT, i * BYTES + TOP2);
     }
 
     /** Log of the sum of exp of all logits. */
     public float lse(int i) {
-        return segment.get(FLOAT, i * BYTES + LSE);
+        return told().get(FLOAT, i * BYTES + LSE);
     }
 
     /** Entropy of softmax(logits), in nats. */
     public float entropy(int i) {
-        return segment.get(FLOAT, i * BYTES + ENTROPY);
+        return told().get(FLOAT, i * BYTES + ENTROPY);
     }
 
     /** Probability of the most likely word. */
@@ -89,5 +88,10 @@ public final class HeadStats {
     /** Probability of the most likely word less that of the second. */
     public float margin(int i) {
         return (float) (Math.exp(top1(i) - lse(i)) - Math.exp(top2(i) - lse(i)));
+    }
+
+    /** Waits for the call that tells. */
+    private MemorySegment told() {
+        return buffer.segment();
     }
 }

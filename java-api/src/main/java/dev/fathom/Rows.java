@@ -30,18 +30,18 @@ public final class Rows {
 
     private Rows(Buffer buffer, int capacity) {
         this.buffer = buffer;
-        this.segment = buffer.segment();
+        this.segment = buffer.segment(); // calls copy rows before they return, so nobody waits for them
         this.capacity = capacity;
     }
 
     /** Rows that live as long as the context. */
     public static Rows allocate(Context context, int capacity) {
-        return cleared(context.allocate(Check.atLeast("capacity", capacity, 0) * BYTES), capacity);
+        return cleared(context.allocateShared(Check.atLeast("capacity", capacity, 0) * BYTES), capacity);
     }
 
     /** Rows that live as long as the arena. */
     public static Rows allocate(Context context, Arena arena, int capacity) {
-        return cleared(context.allocate(arena, Check.atLeast("capacity", capacity, 0) * BYTES), capacity);
+        return cleared(context.allocateShared(arena, Check.atLeast("capacity", capacity, 0) * BYTES), capacity);
     }
 
     private static Rows cleared(Buffer buffer, int capacity) {
@@ -61,10 +61,6 @@ public final class Rows {
 
     public Buffer buffer() {
         return buffer;
-    }
-
-    MemorySegment segment() {
-        return segment;
     }
 
     /** Rows {@code from .. from + count)}; they share the memory. */

@@ -22,21 +22,20 @@ public final class StateDelta {
     private static final long ACCELERATION = fth_delta_stats.acceleration$offset();
 
     private final Buffer buffer;
-    private final MemorySegment segment;
 
     private StateDelta(Buffer buffer) {
         this.buffer = buffer;
-        this.segment = buffer.segment();
+        buffer.segment(); // refuses memory of a device
     }
 
     /** Room for {@code capacity} rows that lives as long as the context. */
     public static StateDelta allocate(Context context, int capacity) {
-        return new StateDelta(context.allocate(Check.atLeast("capacity", capacity, 0) * BYTES));
+        return new StateDelta(context.allocateShared(Check.atLeast("capacity", capacity, 0) * BYTES));
     }
 
     /** Room for {@code capacity} rows that lives as long as the arena. */
     public static StateDelta allocate(Context context, Arena arena, int capacity) {
-        return new StateDelta(context.allocate(arena, Check.atLeast("capacity", capacity, 0) * BYTES));
+        return new StateDelta(context.allocateShared(arena, Check.atLeast("capacity", capacity, 0) * BYTES));
     }
 
     /** As many rows as the buffer holds. */
@@ -50,27 +49,27 @@ public final class StateDelta {
 
     /** {@code now . before}. */
     public float dot(int i) {
-        return segment.get(FLOAT, i * BYTES + DOT);
+        return told().get(FLOAT, i * BYTES + DOT);
     }
 
     /** {@code |now|^2}. */
     public float nowSquared(int i) {
-        return segment.get(FLOAT, i * BYTES + NOW);
+        return told().get(FLOAT, i * BYTES + NOW);
     }
 
     /** {@code |before|^2}. */
     public float beforeSquared(int i) {
-        return segment.get(FLOAT, i * BYTES + BEFORE);
+        return told().get(FLOAT, i * BYTES + BEFORE);
     }
 
     /** {@code |now - before|^2}. */
     public float stepSquared(int i) {
-        return segment.get(FLOAT, i * BYTES + STEP);
+        return told().get(FLOAT, i * BYTES + STEP);
     }
 
     /** {@code |(now - before) - (before - before2)|^2}; NaN without {@code before2}. */
     public float accelerationSquared(int i) {
-        return segment.get(FLOAT, i * BYTES + ACCELERATION);
+        return told().get(FLOAT, i * BYTES + ACCELERATION);
     }
 
     /**
@@ -95,5 +94,10 @@ public final class StateDelta {
 
     private static float relative(double movedSquared, double nowSquared) {
         return movedSquared == 0 ? 0 : (float) Math.sqrt(movedSquared / nowSquared);
+    }
+
+    /** Waits for the call that tells. */
+    private MemorySegment told() {
+        return buffer.segment();
     }
 }

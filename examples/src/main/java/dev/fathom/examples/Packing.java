@@ -1,6 +1,7 @@
 package dev.fathom.examples;
 
 import java.lang.foreign.Arena;
+import java.util.function.LongFunction;
 
 import dev.fathom.BlockShape;
 import dev.fathom.Buffer;
@@ -32,12 +33,12 @@ final class Packing {
 
     /** Zeroed memory for something that the sentence of a failure names. */
     Buffer allocate(String what, long bytes) {
-        return allocate(what, null, bytes);
+        return allocate(what, bytes, context::allocate);
     }
 
-    private Buffer allocate(String what, Arena arena, long bytes) {
+    private static Buffer allocate(String what, long bytes, LongFunction<Buffer> from) {
         try {
-            return arena == null ? context.allocate(bytes) : context.allocate(arena, bytes);
+            return from.apply(bytes);
         } catch (KernelException | OutOfMemoryError e) {
             throw new UserException("There is not enough memory for " + what + ", which takes " + bytes + " bytes.");
         }
@@ -101,7 +102,7 @@ final class Packing {
     private Buffer scratch(Tensor tensor, long bytes) {
         if (scratch == null || scratch.bytes() < bytes) {
             scratch = null; // may be freed first
-            scratch = allocate("a copy of " + tensor.name(), Arena.ofAuto(), bytes);
+            scratch = allocate("a copy of " + tensor.name(), bytes, b -> context.allocateShared(Arena.ofAuto(), b));
         }
         return scratch.slice(0, bytes);
     }

@@ -34,8 +34,8 @@ final class Answers {
         choosing = head.choosing();
         flops = 2L * head.shape().hiddenSize() * head.shape().vocabSize();
         weightBytes = (long) head.shape().hiddenSize() * head.shape().vocabSize() * head.shape().weightType().bytes();
-        targetId = context.allocate(arena, 4L * space.capacity);
-        targetLogit = context.allocate(arena, 4L * space.capacity);
+        targetId = context.allocateShared(arena, 4L * space.capacity);
+        targetLogit = context.allocateShared(arena, 4L * space.capacity);
     }
 
     /** From now on logits are kept, of all rows of a call, or not. */

@@ -54,7 +54,7 @@ final class Exits {
         norm = classifies ? new NormShape(head.shape().norm(), head.shape().hiddenSize(), 1, head.shape().normEps())
                 : null;
         classifierFlops = policy.signal() instanceof Signal.Classifier c ? Cost.routerFlops(c.shape()) : 0;
-        probability = classifies ? context.allocate(arena, 8L * space.capacity) : null;
+        probability = classifies ? context.allocateShared(arena, 8L * space.capacity) : null;
     }
 
     /** Whether a token may leave behind this leg. */

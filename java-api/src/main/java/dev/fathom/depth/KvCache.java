@@ -70,8 +70,8 @@ public final class KvCache {
         this.tokens = tokens;
         int count = (int) shape.entries();
         pool = context.allocate(arena, context.kvBytes(shape));
-        entries = context.allocate(arena, 4L * sequences * lists * tokens);
-        positions = context.allocate(arena, 4L * count);
+        entries = context.allocateShared(arena, 4L * sequences * lists * tokens);
+        positions = context.allocateShared(arena, 4L * count);
         entryBytes = pool.bytes() / count;
         length = new int[sequences * lists];
         references = new int[count];

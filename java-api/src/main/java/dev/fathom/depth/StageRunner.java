@@ -90,7 +90,7 @@ final class StageRunner {
         leavingEntry = new int[capacity];
         leavingDepth = new int[capacity];
         lengthBefore = new int[capacity];
-        entryOf = context.allocate(arena, 4L * capacity);
+        entryOf = context.allocateShared(arena, 4L * capacity);
         long kvBytes = copies == null ? 0 : 4L * capacity * shape.kvHeads() * shape.headDim();
         copiedK = context.allocate(arena, kvBytes);
         copiedV = context.allocate(arena, kvBytes);

@@ -20,7 +20,7 @@ final class TokenPass extends Pass {
     TokenPass(Router.TokenChoice router, Context context, Arena arena, Workspace space, Flight flight, int depths,
             Meter done) {
         super(space, flight, depths);
-        p = context.allocate(arena, 4L * space.capacity * depths);
+        p = context.allocateShared(arena, 4L * space.capacity * depths);
         this.router = router;
         this.context = context;
         this.done = done;

@@ -30,8 +30,8 @@ final class WholeSequenceChoice {
         this.space = space;
         this.flight = flight;
         entered = new int[sequences];
-        begin = context.allocate(arena, 4L * (sequences + 1));
-        most = context.allocate(arena, 4L * sequences);
+        begin = context.allocateShared(arena, 4L * (sequences + 1));
+        most = context.allocateShared(arena, 4L * sequences);
         picked = new int[space.capacity];
     }
 

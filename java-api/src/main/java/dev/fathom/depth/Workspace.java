@@ -45,9 +45,9 @@ final class Workspace {
         looped = loops ? context.allocate(arena, 4L * capacity * width) : hidden;
         x = context.allocate(arena, 4L * capacity * width);
         y = context.allocate(arena, 4L * capacity * width);
-        index = context.allocate(arena, 4L * capacity);
-        gate = context.allocate(arena, 4L * capacity);
-        choice = context.allocate(arena, 4L * capacity);
+        index = context.allocateShared(arena, 4L * capacity);
+        gate = context.allocateShared(arena, 4L * capacity);
+        choice = context.allocateShared(arena, 4L * capacity);
         stats = HeadStats.allocate(context, arena, capacity);
     }
 
