@@ -17,7 +17,6 @@
 #ifdef SIMT_TSAN
 extern "C" {
 void* __tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void*);
 void __tsan_switch_to_fiber(void*, unsigned);
 void* __tsan_get_current_fiber();
 void __tsan_acquire(void*);
@@ -25,7 +24,6 @@ void __tsan_release(void*);
 }
 #else
 static void* __tsan_create_fiber(unsigned) { return nullptr; }
-static void __tsan_destroy_fiber(void*) {}
 static void __tsan_switch_to_fiber(void*, unsigned) {}
 static void* __tsan_get_current_fiber() { return nullptr; }
 static void __tsan_acquire(void*) {}
@@ -220,7 +218,8 @@ void work(Launch& l) {
   const char* order = getenv("SIMT_ORDER");
   b.order = order == nullptr ? 0 : atoi(order);
   b.root.tsan = __tsan_get_current_fiber();
-  for (int t = 0; t < b.threads; t++) b.fibers[t].context.tsan = __tsan_create_fiber(0);
+  for (int t = 0; t < b.threads; t++)
+    if (b.fibers[t].context.tsan == nullptr) b.fibers[t].context.tsan = __tsan_create_fiber(0);
   acquire(&l);
   // Blocks that must run together each have a thread of their own.
   for (unsigned i; (i = l.next++) < l.total;) {
@@ -228,7 +227,6 @@ void work(Launch& l) {
     if (l.together) break;
   }
   release(&l);
-  for (int t = 0; t < b.threads; t++) __tsan_destroy_fiber(b.fibers[t].context.tsan);
 }
 
 // Threads that sleep between launches.
