@@ -191,5 +191,14 @@ struct CodesPanel {
   }
 };
 
+template <class V, class I>
+void codes_panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  switch (a.type) {
+    case FTH_I8: return panels<V, CodesPanel<I, I8>>(a, panel_begin, panel_end, row_begin, row_end);
+    case FTH_Q8_0: return panels<V, CodesPanel<I, Q8>>(a, panel_begin, panel_end, row_begin, row_end);
+    default: return panels<V, CodesPanel<I, Q4>>(a, panel_begin, panel_end, row_begin, row_end);
+  }
+}
+
 }  // namespace
 }  // namespace fth::linear
