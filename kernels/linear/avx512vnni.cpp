@@ -10,8 +10,8 @@ struct Integers {
   using F = __m512;
   using Weights = V;
   static constexpr int64_t kLanes = 16;
-  static constexpr int kRows = 6, kScaledRows = 3;
-  static constexpr int vectors(int) { return 4; }
+  static constexpr int kRows = 6, kScaledRows = 6;
+  static constexpr int vectors(int rows) { return rows <= 3 ? 4 : 2; }
 
   static V load_bytes(const char* p) {
     V w = _mm512_loadu_si512(p);
