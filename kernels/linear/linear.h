@@ -54,6 +54,7 @@ struct Codes {
 constexpr int64_t kGroups = Codes::kSize / kGroup;
 
 struct Args {
+  int32_t type;         // of the weights: FTH_F32 ...
   const void* weight;   // packed
   int64_t k;            // input features
   int64_t n;            // output features
@@ -76,6 +77,7 @@ struct Args {
 };
 
 // Features 64 * panel_begin .. 64 * panel_end - 1 (of n) for the rows at places row_begin .. row_end - 1 of args.rows.
+// A kernel takes the weights of its name; those of the quantised types look at args.type.
 using Panels = void(const Args&, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end);
 // Rows [begin, end) of x, [.., k], rounded to bf16; odd k: a zero is written behind the row.
 using Round = void(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin,
@@ -87,17 +89,17 @@ using Quantise = void(const float* x, int64_t k, Codes* y, int64_t begin, int64_
 constexpr int64_t kRowChunk = 96;
 
 namespace scalar {
-Panels panels_f32, panels_bf16, panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_f32, panels_bf16, panels_quantised;
 Round round;
 Quantise quantise;
 }  // namespace scalar
 namespace avx2 {
-Panels panels_f32, panels_bf16, panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_f32, panels_bf16, panels_quantised;
 Round round;
 Quantise quantise;
 }  // namespace avx2
 namespace avx2vnni {
-Panels panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_quantised;
 }  // namespace avx2vnni
 namespace avx512 {
 Panels panels_f32, panels_bf16;
@@ -105,7 +107,7 @@ Round round;
 Quantise quantise;
 }  // namespace avx512
 namespace avx512vnni {
-Panels panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_quantised;
 }  // namespace avx512vnni
 namespace avx512bf16 {
 Panels panels_bf16;

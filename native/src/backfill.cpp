@@ -170,7 +170,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     norm.eps = shape->norm_eps;
     norm.layer = shape->norm == FTH_LAYER_NORM;
     fth::LinearCall linear{};
-    linear.weight_type = weight.type;
+    linear.product.type = weight.type;
     linear.product.weight = packed;
     linear.product.k = weight.in;
     linear.product.n = weight.out;

@@ -273,7 +273,7 @@ class Step {
   // Product number `index` of input_ on all rows, its output still open.
   LinearCall call(const LinearPart& part, int index) const {
     LinearCall c{};
-    c.weight_type = s_.weight_type;
+    c.product.type = s_.weight_type;
     c.product.weight = layer_ + part.weight;
     c.product.k = part.shape.in;
     c.product.n = part.shape.out;

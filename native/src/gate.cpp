@@ -66,6 +66,7 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
   for (int32_t d = 0; d < router.depths; d++) {
     fth::linear::Args args{};
     const char* weights = packed + d * router.stride();
+    args.type = FTH_F32;
     args.weight = weights;
     args.k = router.inner.in;
     args.n = router.inner.out;
@@ -78,7 +79,7 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
     args.y = inner;
     args.y_stride = router.inner.out;
     if (alone) kernel(args, 0, fth::ceil_div(args.n, fth::linear::kPanel), 0, args.count);
-    else if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+    else if (args.count > 0) calls[ready++] = {args, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
     if (ready == kTogether || d + 1 == router.depths) {
       fth::run_linears(ctx, calls, ready);
       ready = 0;

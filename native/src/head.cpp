@@ -38,6 +38,7 @@ struct Sweep {
                                        : logits + row * weight.out + first;
           const int64_t stride = logits == nullptr ? kChunk : weight.out;
           fth::linear::Args product{};
+          product.type = weight.type;
           product.weight = packed + first / fth::linear::kPanel * weight.panel_bytes();
           product.k = weight.in;
           product.n = columns;

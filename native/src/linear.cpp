@@ -13,13 +13,13 @@ class Region {
  public:
   explicit Region(fth_context* ctx) : ctx_(ctx) {}
 
-  void add(const linear::Args& args, int32_t weight_type) {
+  void add(const linear::Args& args) {
     if (args.count <= 0) return;
     if (size_ == kMost) run();
     const int64_t workers = ctx_->info.workers, panels = ceil_div(args.n, linear::kPanel);
     Part& part = parts_[size_++];
     part.args = args;
-    part.kernel = panels_kernel(ctx_, weight_type);
+    part.kernel = panels_kernel(ctx_, args.type);
     int64_t chunks = ceil_div(args.count, linear::kRowChunk);
     if (workers > 1 && panels * chunks < 4 * workers) chunks = ceil_div(4 * workers, panels);
     part.rows = round_up(ceil_div(args.count, chunks), kTile);
@@ -28,7 +28,7 @@ class Region {
     part.width = part.chunks == 1 ? 1 : clamp(panels * part.chunks / (8 * workers), 1, 8);
     items_ += ceil_div(panels, part.width) * part.chunks;
     part.end = items_;
-    const int64_t panel_bytes = linear::panel_bytes(weight_type, args.k) * (args.glu ? 2 : 1);
+    const int64_t panel_bytes = linear::panel_bytes(args.type, args.k) * (args.glu ? 2 : 1);
     cost_ += double(panel_bytes) * double(panels * ceil_div(args.count, kTile));
   }
 
@@ -97,6 +97,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
         const int32_t* begin = call.groups->begin + d;
         if (begin[0] == begin[1]) continue;
         linear::Args args{};
+        args.type = lora.type;
         args.rows = call.groups->order + begin[0];
         args.count = begin[1] - begin[0];
         if (stage == 0) {
@@ -118,7 +119,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
           args.y = call.lora_addend;
           args.y_stride = lora.w_rows;
         }
-        region.add(args, lora.type);
+        region.add(args);
       }
     }
     region.run();
@@ -128,7 +129,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
       calls[c].product.addend = calls[c].lora_addend;
       calls[c].product.addend_stride = calls[c].lora_shape.w_rows;
     }
-    region.add(calls[c].product, calls[c].weight_type);
+    region.add(calls[c].product);
   }
   region.run();
 }
@@ -154,22 +155,14 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
 
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
   using namespace linear;
-  const auto with_dot = [&](Panels* with_scalar, Panels* with_avx2, Panels* with_avx2vnni, Panels* with_avx512vnni) {
-    if (ctx->info.isa == FTH_ISA_SCALAR) return with_scalar;
-    if (!ctx->info.int8_dot) return with_avx2;
-    return ctx->info.isa == FTH_ISA_AVX2 ? with_avx2vnni : with_avx512vnni;
-  };
-  switch (weight_type) {
-    case FTH_F32: return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
-    case FTH_BF16:
-      if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
-      return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
-    case FTH_I8: return with_dot(scalar::panels_i8, avx2::panels_i8, avx2vnni::panels_i8, avx512vnni::panels_i8);
-    case FTH_Q8_0:
-      return with_dot(scalar::panels_q8_0, avx2::panels_q8_0, avx2vnni::panels_q8_0, avx512vnni::panels_q8_0);
-    default:
-      return with_dot(scalar::panels_q4_0, avx2::panels_q4_0, avx2vnni::panels_q4_0, avx512vnni::panels_q4_0);
+  if (weight_type == FTH_F32) return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
+  if (weight_type == FTH_BF16) {
+    if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
+    return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
   }
+  if (ctx->info.int8_dot)
+    return for_isa(ctx, scalar::panels_quantised, avx2vnni::panels_quantised, avx512vnni::panels_quantised);
+  return for_isa(ctx, scalar::panels_quantised, avx2::panels_quantised, avx2::panels_quantised);
 }
 
 }  // namespace fth
@@ -321,6 +314,7 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
                                    reinterpret_cast<int32_t*>(scratch + order_at),
                                    reinterpret_cast<int32_t*>(scratch + begin_at));
     fth::linear::Args args{};
+    args.type = weight.type;
     args.weight = packed;
     args.k = weight.in;
     args.n = weight.out;
@@ -336,7 +330,6 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
     args.y = y + first * weight.out;
     args.y_stride = weight.out;
     fth::LinearCall linear{args,
-                           weight.type,
                            with_lora ? lora : nullptr,
                            input.lora_x,
                            lora_shape,

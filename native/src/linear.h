@@ -82,7 +82,6 @@ struct LoraScratch {
 };
 struct LinearCall {
   linear::Args product;
-  int32_t weight_type;
   const void* lora;  // packed pairs; null: none, and nothing below is read
   const void* lora_x;
   LoraShape lora_shape;
