@@ -81,7 +81,8 @@ record Limits(int workers, double f32Flops, double bf16Flops, double i8Flops, Li
 
     /** The type whose arithmetic takes longest. */
     DType slowest(Work work) {
-        return Collections.max(work.flops().keySet(), Comparator.comparingDouble(type -> arithmeticSeconds(work, type)));
+        return Collections.max(work.flops().keySet(),
+                Comparator.comparingDouble(type -> arithmeticSeconds(work, type)));
     }
 
     private double arithmeticSeconds(Work work, DType type) {

@@ -53,8 +53,7 @@ final class Table {
         for (Row row : rows) {
             lines.add(List.of(row.kernel(), row.phrase(), "" + row.workers(), number(row.ns()),
                     number(row.gbPerSecond()), number(row.gflopPerSecond()), row.limit(),
-                    number(100 * row.ofLimit()) + " %", row.heapBytes() == null ? "" : String.format(Locale.ROOT, "%.2f",
-                    row.heapBytes()), number(row.plainJavaNs()), number(row.timesPlainJava()),
+                    number(100 * row.ofLimit()) + " %", number(row.heapBytes()), number(row.plainJavaNs()), number(row.timesPlainJava()),
                     number(row.emptyCallNs())));
         }
         return lines;

@@ -17,8 +17,8 @@ final class ModelOptions {
             + " (default: the model's own; bf16 for f16).")
     private String dtype;
 
-    @Option(names = "--kv", paramLabel = "f32|bf16|i8", description = "Type of K and V; i8 has a scale per head and token"
-            + " (default: f32 with weights in f32, else bf16).")
+    @Option(names = "--kv", paramLabel = "f32|bf16|i8", description = "Type of K and V; i8 has a scale per head and"
+            + " token (default: f32 with weights in f32, else bf16).")
     private String kv;
 
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")
