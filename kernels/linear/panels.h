@@ -1,5 +1,5 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
-//   V   vectors of a target: see Vector in avx2.h and avx512.h
+//   V   vectors of a target: Vector of ../simd
 //   T   its register tile: T::run advances the chains of up to T::kRows rows over a block of T::kBlockSteps of a panel
 // Both float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
 // The quantised types have a walk of their own in quantised.h.
@@ -13,7 +13,8 @@ namespace {
 template <class V>
 typename V::F sigmoid(typename V::F z) {
   const typename V::F one = V::set(1.f);
-  return V::select_below(z, -88.f, V::set(0.f), V::div(one, V::add(one, V::exp(V::sub(V::set(0.f), z)))));
+  const typename V::F y = V::div(one, V::add(one, V::exp(V::sub(V::set(0.f), z))));
+  return V::select(V::below(z, V::set(-88.f)), V::set(0.f), y);
 }
 
 // erfc(|z| / sqrt 2) / 2 = exp(-z^2 / 2) u P(u), u = 1 / (1 + |z| / sqrt 8): a fit of erfcx(t) / 2 over t < 10 with a
@@ -26,7 +27,7 @@ typename V::F gelu(typename V::F z) {
   typename V::F p = V::set(kP[8]);
   for (int i = 7; i >= 0; i--) p = V::fma(p, u, V::set(kP[i]));
   p = V::mul(V::mul(p, u), V::exp(V::mul(V::mul(z, z), V::set(-0.5f))));
-  return V::mul(z, V::select_below(z, 0.f, p, V::sub(one, p)));
+  return V::mul(z, V::select(V::below(z, V::set(0.f)), p, V::sub(one, p)));
 }
 
 // The vectors of a panel's features, for one row.

@@ -13,9 +13,13 @@ final class ModelOptions {
             + " a GGUF file (default: the bundled model).")
     private Path model;
 
-    @Option(names = "--dtype", paramLabel = "f32|bf16|i8|q8_0|q4_0", description = "Type of weights; K and V are f32"
-            + " with f32, else bf16 (default: the model's own; bf16 for f16).")
+    @Option(names = "--dtype", paramLabel = "f32|bf16|i8|q8_0|q4_0", description = "Type of weights"
+            + " (default: the model's own; bf16 for f16).")
     private String dtype;
+
+    @Option(names = "--kv", paramLabel = "f32|bf16|i8", description = "Type of K and V; i8 has a scale per head and"
+            + " token (default: f32 with weights in f32, else bf16).")
+    private String kv;
 
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")
     private int threads;
@@ -30,7 +34,7 @@ final class ModelOptions {
         if (routerThreshold != null) throw new UserException("--router-threshold: encoder-decoders have no routers.");
         if (model == null) throw new UserException("--model must name a directory: no encoder-decoder is bundled.");
         ModelFiles files = ModelFiles.of(model);
-        return EncoderDecoder.open(files, type(), Context.cpu(threads), exits.layers(), exits.propagates());
+        return EncoderDecoder.open(files, type(), kvType(), Context.cpu(threads), exits.layers(), exits.propagates());
     }
 
     private void checkThreads() {
@@ -41,8 +45,8 @@ final class ModelOptions {
     LanguageModel open(ExitOptions exits) {
         checkThreads();
         ModelFiles files = model == null ? ModelFiles.bundled() : ModelFiles.of(model);
-        LanguageModel opened = LanguageModel.open(files, type(), threads, exits.layers(), exits.propagates(),
-                warning -> Main.say("warning: " + warning));
+        LanguageModel opened = LanguageModel.open(files, type(), kvType(), threads, exits.layers(),
+                exits.propagates(), warning -> Main.say("warning: " + warning));
         if (routerThreshold == null) return opened;
         try {
             return opened.withRouterThreshold(routerThreshold);
@@ -61,6 +65,16 @@ final class ModelOptions {
             case "q8_0" -> DType.Q8_0;
             case "q4_0" -> DType.Q4_0;
             default -> throw new UserException("--dtype must be f32, bf16, i8, q8_0 or q4_0, got " + dtype + ".");
+        };
+    }
+
+    private DType kvType() {
+        if (kv == null) return null;
+        return switch (kv.toLowerCase(Locale.ROOT)) {
+            case "f32" -> DType.F32;
+            case "bf16" -> DType.BF16;
+            case "i8" -> DType.I8;
+            default -> throw new UserException("--kv must be f32, bf16 or i8, got " + kv + ".");
         };
     }
 }
