@@ -274,6 +274,14 @@ __device__ __forceinline__ float warp_max(float v) {
   for (int x = 16; x > 0; x /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, x));
   return v;
 }
+// The sum over this lane and those before it.
+__device__ __forceinline__ int warp_scan(int v) {
+  for (int x = 1; x < 32; x *= 2) {
+    const int before = __shfl_up_sync(~0u, v, x);
+    if (threadIdx.x % 32 >= unsigned(x)) v += before;
+  }
+  return v;
+}
 // `threads` threads, whole warps, meet at barrier `id` (1 .. 15) of their block.
 __device__ __forceinline__ void group_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -258,6 +258,12 @@ inline float warp_sum(float v) {
 inline float warp_max(float v) {
   return warp_reduce("warp_max", v, [](float a, float b) { return fmaxf(a, b); });
 }
+inline int warp_scan(int v) {
+  simt::meet_warp("warp_scan", ~0u, &v, [](int** lanes) {
+    for (int i = 1; i < 32; i++) *lanes[i] += *lanes[i - 1];
+  });
+  return v;
+}
 inline void group_barrier(int id, int threads) {
   simt::meet("bar.sync", uint64_t(1) << 63 | uint64_t(id), threads, nullptr, [](simt::Arrival*, int) {});
 }
