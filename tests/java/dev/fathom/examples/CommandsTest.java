@@ -213,6 +213,8 @@ class CommandsTest {
         assertFails("--router-threshold: the model has no router with expert choice", "score", "--router-threshold",
                 "1", "--model", TestModel.GOLDEN.resolve("vanilla").toString(), "--ids", "-");
         assertFails("--threads must be at least 0, got -1", "generate", "--model", MODEL, "--threads", "-1");
+        assertFails("--device must be cpu, cuda or cuda:N, got tpu", "generate", "--model", MODEL, "--device", "tpu");
+        assertFails("--device cuda:99: ", "generate", "--model", MODEL, "--device", "cuda:99");
         assertFails("workers must be in 0..1024, got 2000", "generate", "--model", MODEL, "--threads", "2000");
         assertFails("is not a directory", "generate", "--model", directory.resolve("none").toString());
         assertFails("config.json does not exist", "generate", "--model", directory.toString());

@@ -154,9 +154,10 @@ public final class Context implements AutoCloseable {
 
     @Override
     public String toString() {
-        String device = info.cuda ? "cuda" : "cpu " + info.isa + (info.bf16Dot ? " (bf16 dot)" : "");
-        return device + ", " + info.workers + (info.workers == 1 ? " worker" : " workers")
-                + (isClosed() ? ", closed" : "");
+        String what = info.cuda ? "cuda " + info.device.ordinal()
+                : "cpu " + info.isa + (info.bf16Dot ? " (bf16 dot)" : "") + ", " + info.workers
+                        + (info.workers == 1 ? " worker" : " workers");
+        return what + (isClosed() ? ", closed" : "");
     }
 
     // ---- memory --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import java.util.Locale;
 
 import dev.fathom.Context;
 import dev.fathom.DType;
+import dev.fathom.KernelException;
 import picocli.CommandLine.Option;
 
 /** Options of every command that runs a model. */
@@ -24,28 +25,39 @@ final class ModelOptions {
     @Option(names = "--threads", paramLabel = "N", defaultValue = "0", description = "Threads (default: one per core).")
     private int threads;
 
+    @Option(names = "--device", paramLabel = "cpu|cuda|cuda:N", defaultValue = "cpu", description = "Where the model runs"
+            + " (default: cpu); cuda is the first CUDA device.")
+    private String device;
+
     @Option(names = "--router-threshold", paramLabel = "Z", description = "With expert choice a token goes on from this"
             + " router logit on (default: as trained, 0); higher is faster, and a worse model.")
     private Float routerThreshold;
 
     /** An encoder-decoder. */
     EncoderDecoder openEncoderDecoder(ExitOptions exits) {
-        checkThreads();
         if (routerThreshold != null) throw new UserException("--router-threshold: encoder-decoders have no routers.");
         if (model == null) throw new UserException("--model must name a directory: no encoder-decoder is bundled.");
         ModelFiles files = ModelFiles.of(model);
-        return EncoderDecoder.open(files, type(), kvType(), Context.cpu(threads), exits.layers(), exits.propagates());
+        return EncoderDecoder.open(files, type(), kvType(), context(), exits.layers(), exits.propagates());
     }
 
-    private void checkThreads() {
+    private Context context() {
         if (threads < 0) throw new UserException("--threads must be at least 0, got " + threads + ".");
+        if (device.equals("cpu")) return Context.cpu(threads);
+        if (!device.matches("cuda(:\\d{1,4})?")) {
+            throw new UserException("--device must be cpu, cuda or cuda:N, got " + device + ".");
+        }
+        try {
+            return Context.cuda(device.equals("cuda") ? 0 : Integer.parseInt(device.substring(5)));
+        } catch (KernelException e) {
+            throw new UserException("--device " + device + ": " + e.getMessage() + ".");
+        }
     }
 
     /** Warnings go to standard error. */
     LanguageModel open(ExitOptions exits) {
-        checkThreads();
         ModelFiles files = model == null ? ModelFiles.bundled() : ModelFiles.of(model);
-        LanguageModel opened = LanguageModel.open(files, type(), kvType(), threads, exits.layers(),
+        LanguageModel opened = LanguageModel.open(files, type(), kvType(), context(), exits.layers(),
                 exits.propagates(), warning -> Main.say("warning: " + warning));
         if (routerThreshold == null) return opened;
         try {
