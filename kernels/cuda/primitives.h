@@ -60,6 +60,11 @@ __device__ __forceinline__ void copy16_if(bool there, void* to, const void* from
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
+// The same with four bytes.
+__device__ __forceinline__ void copy4_if(bool there, void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
+}
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most `Pending` of the calling thread's groups are under way.
 template <int Pending>

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const __grid_constant__ Ar
       if (rounded != nullptr) rounded[k + i] = to_bf16(out);
     }
   }
-  if (rounded != nullptr && width % 2 == 1 && threadIdx.x == 0) rounded[width] = {0};
+  if (rounded != nullptr && width + threadIdx.x < a.stride_bf16) rounded[width + threadIdx.x] = {0};
 }
 
 }  // namespace

@@ -105,13 +105,13 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   check.range("shape.chosen", shape->chosen, 0, 65536);
   check.range("count", count, 0, fth::kMostRows);
   if (!check.ok()) return check.status();
-  const fth::WeightShape weight{shape->hidden_size, shape->vocab_size, shape->weight_type, false};
+  const fth::WeightShape weight{shape->hidden_size, shape->vocab_size, shape->weight_type, false, FTH_ON_DEVICE(ctx)};
   const bool any = count > 0, chooses = any && shape->chosen > 0;
   const bool only_chosen = chooses && stats == nullptr && logits == nullptr;
   check.array("h", h, any);
   check.array("gain", gain, false);
   check.array("norm_bias", norm_bias, false);
-  check.pointer("packed", packed, fth::alignment(weight.type), any);
+  check.pointer("packed", packed, weight.alignment(), any);
   check.array("chosen_id", chosen_id, chooses);
   check.array("stats", stats, any && !only_chosen);
   check.array("chosen_logit", chosen_logit, chooses);
