@@ -16,6 +16,10 @@ struct LinearPart {
 struct BlockPlan {
   BlockPlan(const fth_context* ctx, const fth_block_shape& shape);
 
+  // Of the buffer.
+  static size_t alignment(const fth_context* ctx) {
+    return FTH_ON_DEVICE(ctx) ? size_t(linear::tiles::kAlignment) : sizeof(float);
+  }
   // How many vectors of a norm there are, one per depth or one for all.
   static int32_t norm_sets(const fth_block_shape& s) { return s.norm_per_depth ? s.depths : 1; }
   // Whether the shape has this norm; they come in threes, PRE, BRANCH and POST of a sub-layer.

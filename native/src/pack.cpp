@@ -159,7 +159,7 @@ void pack_codes(const WeightShape& shape, Column to, int64_t row, float scale, i
 template <class F>
 bool in_pieces(fth_context* ctx, int32_t type, const void* source, int64_t rows, int64_t columns, F body) {
   if (rows == 0) return true;
-  if (ctx->device->device_reaches(source)) {
+  if (gpu::reach(source) != gpu::Reach::host) {  // ordinary memory may be gone before the kernels run
     body(source, int64_t(0), rows);
     return true;
   }
@@ -276,6 +276,13 @@ void packed_row(const WeightShape& shape, const void* packed, int64_t row, float
 
 void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out) {
   for (int64_t i = 0; i < count; i++) out[i] = load(source_type, source, i) * scale;
+}
+
+const void* host_source(fth_context* ctx, const void* source, int64_t bytes, void* room) {
+  if (source == nullptr || !FTH_ON_DEVICE(ctx) || ctx->device->host_reads(source)) return source;
+  gpu::copy(room, source, size_t(bytes), ctx->device->stream());
+  gpu::synchronize(ctx->device->stream());
+  return room;
 }
 
 bool convert(fth_context* ctx, int32_t source_type, const void* source, int64_t count, float scale, float* out) {
