@@ -310,7 +310,7 @@ TEST(keeps_to_its_arguments) {
         a.range("chosen_id[3]", id[3], 0, 66);
         shape->chosen = 0;
         EXPECT_OK(a.ctx, fth_head(a.ctx, shape, count, h, gain, norm_bias, packed, nullptr, stats, nullptr, logits));
-        EXPECT_REFUSED_AS(a.ctx, "stats must not be null",
-                          fth_head(a.ctx, shape, count, h, gain, norm_bias, packed, nullptr, nullptr, nullptr, nullptr));
+        EXPECT_REFUSED_AS(a.ctx, "stats must not be null", fth_head(a.ctx, shape, count, h, gain, norm_bias, packed,
+                                                                    nullptr, nullptr, nullptr, nullptr));
       }
 }
