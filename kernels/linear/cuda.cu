@@ -147,7 +147,8 @@ int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least
 template <class P, int N, bool Sole>
 void start(Params p, int64_t count, const Workspace& space, Stream stream) {
   const int64_t strips = tiles::strips(p.a.n, p.a.glu), row_tiles = (count + N - 1) / N, sums = strips * row_tiles;
-  p.splits = int(clamp(kBlocks / strips, 1, clamp(p.steps / kLeastSteps, 1, kMostSplits)));
+  const int64_t whole = p.a.whole_n == 0 ? strips : tiles::strips(p.a.whole_n, p.a.glu);
+  p.splits = int(clamp(kBlocks / whole, 1, clamp(p.steps / kLeastSteps, 1, kMostSplits)));
   p.row_tiles = unsigned(row_tiles);
   const bool shared = sums < kBlocks && sums <= space.ticket_count && sums * p.splits * N * 64 * 4 <= space.partial_bytes;
   p.parts = shared ? p.splits : 1;

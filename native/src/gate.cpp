@@ -22,10 +22,11 @@ struct Router {
         mlp(s.router == FTH_ROUTER_MLP),
         bias(s.bias != 0) {}
   int64_t inner_bias_offset() const { return mlp ? inner.bytes() : 0; }
-  int64_t last_offset() const { return inner_bias_offset() + (mlp && bias ? inner.out * 4 : 0); }
+  int64_t last_offset() const { return inner_bias_offset() + (mlp && bias ? fth::round_up(inner.out * 4, 64) : 0); }
   int64_t last_bias_offset() const { return last_offset() + outputs * width * 4; }
   int64_t stride() const { return fth::round_up(last_bias_offset() + (bias ? outputs * 4 : 0), 64); }
   int64_t bytes() const { return stride() * depths; }
+  size_t alignment() const { return mlp ? inner.alignment() : 4; }
 };
 
 bool check_shape(Check& check, const fth_gate_shape* s) {
@@ -87,12 +88,38 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
   }
 }
 
+// The inner layer's products of every row with the weights of its depth, without bias and activation.
+void enqueue_inner(fth_context* ctx, const Router& router, const fth_gate_shape& shape, int64_t count,
+                   const fth_row* rows, const float* x, const char* packed, float* scaled, float* inner) {
+  const fth::WeightShape& w = router.inner;
+  if (shape.temperature != 1) {
+    fth::gate::cuda::divide(x, shape.temperature, count * w.in, scaled, ctx->device->stream());
+    x = scaled;
+  }
+  fth::linear::Args args{};
+  args.n = w.out;
+  args.count = count;
+  args.y = inner;
+  args.y_stride = w.out;
+  fth::linear::ByDepth by_depth{};
+  if (rows == nullptr) {
+    args.weight = packed;
+    args.k = w.in;
+    args.x = x;
+    args.x_bytes = w.in * 4;
+  } else {
+    by_depth = {packed, router.stride(), fth::linear::tiles::strip_bytes(w.type, w.in),
+                fth::linear::tiles::steps(w.type, w.in), w.in, x, w.in * 4, rows};
+  }
+  fth::linear::cuda::product(args, w.type, by_depth, ctx->device->workspace(), ctx->device->stream());
+}
+
 }  // namespace
 
 extern "C" {
 
 fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t* bytes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
   *bytes = Router(ctx, *shape).bytes();
@@ -101,7 +128,7 @@ fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t
 
 fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t depth, int32_t part,
                          int32_t source_type, const void* source, void* packed) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const Router router(ctx, *shape);
@@ -115,23 +142,25 @@ fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t 
   const int64_t out = is_inner ? router.inner.out : router.outputs;
   const int64_t elements = is_bias ? out : out * (is_inner ? router.inner.in : router.width);
   check.pointer("source", source, size_t(fth::element_bytes(source_type)));
-  check.pointer("packed", packed, 4);
+  check.pointer("packed", packed, router.alignment());
   check.disjoint("source", source, elements * fth::element_bytes(source_type), "packed", packed, router.bytes());
+  check.on_device({{"packed", packed}});
   if (!check.ok()) return check.status();
   char* at = static_cast<char*>(packed) + depth * router.stride();
+  bool done;
   if (is_inner && !is_bias) {
-    fth::pack_rows(ctx, router.inner, 0, out, 1.f, source_type, source, at);
+    done = fth::pack_rows(ctx, router.inner, 0, out, 1.f, source_type, source, at);
   } else {
     at += is_inner ? router.inner_bias_offset() : is_bias ? router.last_bias_offset() : router.last_offset();
-    fth::convert(source_type, source, elements, 1.f, reinterpret_cast<float*>(at));
+    done = fth::convert(ctx, source_type, source, elements, 1.f, reinterpret_cast<float*>(at));
   }
-  return FTH_OK;
+  return done ? fth::finish(ctx) : FTH_OUT_OF_MEMORY;
 }
 
 fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows, const float* x,
                     const void* packed, const float* choice_bias, float* logits, float* p, float* gate,
                     int32_t* choice) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
   const Router router(ctx, *shape);
@@ -140,7 +169,7 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
   if (router.depths == 1) rows = nullptr;
   check.array("rows", rows, any && router.depths > 1);
   check.array("x", x, any);
-  check.pointer("packed", packed, 4, any);
+  check.pointer("packed", packed, router.alignment(), any);
   check.array("choice_bias", choice_bias, false);
   check.array("logits", logits, false);
   check.array("p", p, false);
@@ -156,21 +185,26 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
        {"p", p, count * router.outputs * 4},
        {"gate", gate, count * 4},
        {"choice", choice, count * 4}});
+  check.on_host({{"rows", rows}});
+  check.on_device({{"x", x}, {"packed", packed}, {"choice_bias", choice_bias}, {"logits", logits}, {"p", p},
+                   {"gate", gate}, {"choice", choice}});
   if (rows != nullptr) check.depths(rows, count, router.depths);
-  if (!check.ok()) return check.status();
+  if (!check.ok() || !any) return check.status();
+  if (const fth_status status = fth::stage(ctx, {fth::staged("rows", rows, count)})) return status;
 
   // Long inputs go in slabs, so that scratch does not grow with them and stays about 16 MiB.
   constexpr int64_t kSlabFloats = 4 << 20, kLeast = 32, kMost = 1024;
+  const bool on_device = FTH_ON_DEVICE(ctx), stores_logits = logits == nullptr && !on_device;
   int64_t slab = kSlabFloats / (router.outputs + (router.mlp ? router.inner.in + router.width : 0));
   slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
-  if (slab > count) slab = count;
+  if (slab > count || (on_device && !router.mlp)) slab = count;
   fth::Layout layout;
-  const size_t logits_at = layout.add<float>(logits == nullptr ? slab * router.outputs : 0);
+  const size_t logits_at = layout.add<float>(stores_logits ? slab * router.outputs : 0);
   const size_t scaled_at = layout.add<float>(router.mlp && shape->temperature != 1 ? slab * shape->hidden_size : 0);
   const size_t inner_at = layout.add<float>(router.mlp ? slab * router.width : 0);
-  const size_t order_at = layout.add<int32_t>(router.mlp ? slab : 0);
-  const size_t begin_at = layout.add<int32_t>(router.mlp ? router.depths + 1 : 0);
-  char* scratch = ctx->reserve(layout.bytes());
+  const size_t order_at = layout.add<int32_t>(router.mlp && !on_device ? slab : 0);
+  const size_t begin_at = layout.add<int32_t>(router.mlp && !on_device ? router.depths + 1 : 0);
+  char* scratch = ctx->reserve_device(layout.bytes());
   if (scratch == nullptr && layout.bytes() > 0) return FTH_OUT_OF_MEMORY;
   float* inner = reinterpret_cast<float*>(scratch + inner_at);
   const char* weights = static_cast<const char*>(packed);
@@ -181,11 +215,16 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
     const int64_t n = count - first < slab ? count - first : slab;
     const fth_row* slab_rows = rows == nullptr ? nullptr : rows + first;
     const float* slab_x = x + first * shape->hidden_size;
-    if (router.mlp)
+    float* scaled = reinterpret_cast<float*>(scratch + scaled_at);
+    if (router.mlp && on_device)
+      enqueue_inner(ctx, router, *shape, n, slab_rows, slab_x, weights, scaled, inner);
+    else if (router.mlp)
       run_inner(ctx, router, *shape, n, slab_rows, slab_x, weights, reinterpret_cast<int32_t*>(scratch + order_at),
-                reinterpret_cast<int32_t*>(scratch + begin_at), reinterpret_cast<float*>(scratch + scaled_at), inner);
+                reinterpret_cast<int32_t*>(scratch + begin_at), scaled, inner);
     const int64_t out = first * router.outputs;
-    float* z = logits == nullptr ? reinterpret_cast<float*>(scratch + logits_at) : logits + out;
+    float* z = stores_logits       ? reinterpret_cast<float*>(scratch + logits_at)
+               : logits == nullptr ? nullptr
+                                   : logits + out;
     const fth::gate::Logits product{
         .x = router.mlp ? inner : slab_x,
         .rows = slab_rows,
@@ -205,12 +244,18 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
                                        .p = p == nullptr ? nullptr : p + out,
                                        .gate = gate + first,
                                        .choice = choice + first};
+    if (on_device) {
+      const float* bias =
+          router.mlp && router.bias ? reinterpret_cast<const float*>(weights + router.inner_bias_offset()) : nullptr;
+      fth::gate::cuda::rows(product, {bias, shape->activation}, decision, n, ctx->device->stream());
+      continue;
+    }
     fth::parallel(ctx, n, 65536 / (router.width * router.outputs), [&](int64_t begin, int64_t end, int) {
       kernel(product, begin, end);
       fth::gate::decide(decision, begin, end);
     });
   }
-  return FTH_OK;
+  return fth::finish(ctx);
 }
 
 }  // extern "C"
