@@ -103,16 +103,15 @@ void check_shape(Check& check, const fth_block_shape* s) {
 }
 
 // What a step knows of its rows, as offsets into the host's scratch.
-struct StepWords {
-  size_t writers, order, begin, writers_order, writers_begin, entry_words;
+struct WordsAt {
+  size_t writers, order, begin, writers_order, writers_begin;
 
-  StepWords(Layout& layout, const fth_block_shape& s, int64_t count)
+  WordsAt(Layout& layout, const fth_block_shape& s, int64_t count)
       : writers(layout.add<int32_t>(count)),
         order(layout.add<int32_t>(count)),
         begin(layout.add<int32_t>(s.depths + 1)),
         writers_order(layout.add<int32_t>(count)),
-        writers_begin(layout.add<int32_t>(s.depths + 1)),
-        entry_words(layout.add<int32_t>(check_distinct_words(count))) {}
+        writers_begin(layout.add<int32_t>(s.depths + 1)) {}
 };
 
 // Temporaries of one step, as offsets into the kernels' scratch.
@@ -152,47 +151,7 @@ struct StepScratch {
   }
 };
 
-// The rows of a step. All addresses are those that kernels read.
-struct StepRows {
-  int64_t count;
-  const fth_row *rows, *cross_rows;
-  const int32_t* entries;
-  const int32_t* writers;  // rows that store K and V
-  int64_t writer_count;
-  DepthGroups all, writing;  // with LoRA
-};
-
-// Finds the writers and the groups in checked arrays of the host, and stages what kernels read of them.
-fth_status step_rows(fth_context* ctx, const fth_block_shape& s, int64_t count, const fth_row* rows,
-                     const fth_row* cross_rows, const int32_t* entries, int64_t entry_count, const StepWords& at,
-                     char* host, StepRows* out) {
-  const auto words = [&](size_t offset) { return reinterpret_cast<int32_t*>(host + offset); };
-  int32_t* writers = words(at.writers);
-  int64_t writer_count = 0;
-  for (int64_t i = 0; i < count; i++)
-    if (rows[i].entry >= 0) writers[writer_count++] = int32_t(i);
-  *out = {count, rows, cross_rows, entries, writers, writer_count, {}, {}};
-  if (FTH_ON_DEVICE(ctx)) {
-    // A captured step takes its rows anew at every replay: who writes is not known, so K and V are computed of all.
-    if (writer_count > 0 && gpu::capturing(ctx->device->stream())) {
-      out->writers = nullptr;
-      out->writer_count = count;
-    }
-    const fth_status status =
-        stage(ctx, {staged("rows", out->rows, count), staged("cross_rows", out->cross_rows, count),
-                    staged("entries", out->entries, entry_count), staged("writers", out->writers, writer_count)});
-    out->all.rows = out->writing.rows = out->rows;
-    return status;
-  }
-  if (has_lora(s)) {
-    out->all = group_by_depth(rows, nullptr, count, s.depths, words(at.order), words(at.begin));
-    out->writing =
-        group_by_depth(rows, writers, writer_count, s.depths, words(at.writers_order), words(at.writers_begin));
-  }
-  return FTH_OK;
-}
-
-// One call of fth_block whose arguments are checked. Activations that enter a product with bf16 weights are stored in
+// One pass whose arguments are checked. Activations that enter a product with bf16 weights are stored in
 // bf16 by whoever makes them; codes for quantised weights are made from fp32.
 class Step {
  public:
@@ -389,6 +348,65 @@ class Step {
   Input input_{};
 };
 
+}  // namespace
+
+bool check_block(Check& check, const fth_block_shape* shape) {
+  check_shape(check, shape);
+  return check.ok();
+}
+
+size_t step_words(const fth_block_shape& s, int64_t count) {
+  Layout layout;
+  WordsAt(layout, s, count);
+  return layout.bytes();
+}
+
+size_t step_scratch(const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count) {
+  Layout layout;
+  StepScratch(layout, ctx, s, plan, count);
+  return layout.bytes();
+}
+
+fth_status step_rows(fth_context* ctx, const fth_block_shape& s, int64_t count, const fth_row* rows,
+                     const fth_row* cross_rows, const int32_t* entries, int64_t entry_count, char* host,
+                     StepRows* out) {
+  Layout layout;
+  const WordsAt at(layout, s, count);
+  const auto words = [&](size_t offset) { return reinterpret_cast<int32_t*>(host + offset); };
+  int32_t* writers = words(at.writers);
+  int64_t writer_count = 0;
+  for (int64_t i = 0; i < count; i++)
+    if (rows[i].entry >= 0) writers[writer_count++] = int32_t(i);
+  *out = {count, rows, cross_rows, entries, writers, writer_count, {}, {}};
+  if (FTH_ON_DEVICE(ctx)) {
+    // A captured step takes its rows anew at every replay: who writes is not known, so K and V are computed of all.
+    if (writer_count > 0 && gpu::capturing(ctx->device->stream())) {
+      out->writers = nullptr;
+      out->writer_count = count;
+    }
+    const fth_status status =
+        stage(ctx, {staged("rows", out->rows, count), staged("cross_rows", out->cross_rows, count),
+                    staged("entries", out->entries, entry_count), staged("writers", out->writers, writer_count)});
+    out->all.rows = out->writing.rows = out->rows;
+    return status;
+  }
+  if (has_lora(s)) {
+    out->all = group_by_depth(rows, nullptr, count, s.depths, words(at.order), words(at.begin));
+    out->writing =
+        group_by_depth(rows, writers, writer_count, s.depths, words(at.writers_order), words(at.writers_begin));
+  }
+  return FTH_OK;
+}
+
+void run_step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, const StepRows& rows,
+              const void* weights, const kv::Pool& pool, const int32_t* entry_position, float* hidden, char* scratch) {
+  Layout layout;
+  const StepScratch at(layout, ctx, shape, plan, rows.count);
+  Step(ctx, shape, plan, rows, static_cast<const char*>(weights), pool, entry_position, hidden, at, scratch).run();
+}
+
+namespace {
+
 // W's rows that a part fills, and where its weight lies among those of its product.
 struct Target {
   const LinearPart* part;
@@ -526,10 +544,10 @@ fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shap
   check.range("count", count, 0, fth::kMostRows);
   check.array("bytes", bytes);
   if (!check.ok()) return check.status();
-  fth::Layout host, kernels;
-  fth::StepWords(host, *shape, count);
-  fth::StepScratch(kernels, ctx, *shape, fth::BlockPlan(ctx, *shape), count);
-  *bytes = int64_t(fth_context::grown(FTH_ON_DEVICE(ctx) ? kernels.bytes() : host.bytes() + kernels.bytes()));
+  const fth::BlockPlan plan(ctx, *shape);
+  const size_t words = fth::step_words(*shape, count) + size_t(fth::check_distinct_words(count)) * sizeof(int32_t);
+  const size_t kernels = fth::step_scratch(ctx, *shape, plan, count);
+  *bytes = int64_t(fth_context::grown(FTH_ON_DEVICE(ctx) ? kernels : words + kernels));
   return FTH_OK;
 }
 
@@ -574,19 +592,18 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   if (!fth::check_entries(check, written, pool_entries)) return check.status();
 
   fth::Layout host, kernels;
-  const fth::StepWords words(host, *shape, count);
-  const fth::StepScratch at(kernels, ctx, *shape, plan, count);
+  const size_t distinct_at = host.add<int32_t>(fth::check_distinct_words(count));
+  const size_t words_at = host.add<char>(int64_t(fth::step_words(*shape, count)));
+  kernels.add<char>(int64_t(fth::step_scratch(ctx, *shape, plan, count)));
   fth::Scratch scratch;
   if (!fth::reserve(ctx, host, kernels, &scratch)) return FTH_OUT_OF_MEMORY;
-  if (!fth::check_distinct(check, written, reinterpret_cast<int32_t*>(scratch.host + words.entry_words)))
+  if (!fth::check_distinct(check, written, reinterpret_cast<int32_t*>(scratch.host + distinct_at)))
     return check.status();
   fth::StepRows step;
-  if (const fth_status status =
-          fth::step_rows(ctx, *shape, count, rows, cross_rows, entries, entry_count, words, scratch.host, &step))
-    return status;
-
-  fth::Step(ctx, *shape, plan, step, static_cast<const char*>(weights), fth::pool_of(kv, pool), entry_position, hidden,
-            at, scratch.kernels).run();
+  const fth_status status =
+      fth::step_rows(ctx, *shape, count, rows, cross_rows, entries, entry_count, scratch.host + words_at, &step);
+  if (status != FTH_OK) return status;
+  fth::run_step(ctx, *shape, plan, step, weights, fth::pool_of(kv, pool), entry_position, hidden, scratch.kernels);
   return fth::finish(ctx);
 }
 
