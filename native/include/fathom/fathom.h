@@ -220,10 +220,11 @@ FTH_API fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, int64
 
 /* ---- K,V pool ------------------------------------------------------------------------------------------------ */
 
-/* `entries` is a multiple of 64: entries 64p .. 64p+63 form page p. The inner layout is the library's own. A list whose
- * items 64i .. 64i+63 are one whole page in order is read without copying. FTH_I8: the head_dim elements x of one entry,
- * layer, head and side (K or V) are stored as one fp32 unit = max|x| / 127 and int8 n = x * (127 / max|x|), rounded to
- * nearest; they are read as unit * n. A side below 2^-100 is 0, one with a number that is not finite is not-a-number.
+/* `entries` is a multiple of 64: entries 64p .. 64p+63 form page p. The inner layout is the library's own; on CUDA a
+ * pool is aligned to 16 bytes. On the CPU a list whose items 64i .. 64i+63 are one whole page in order is read without
+ * copying. FTH_I8: the head_dim elements x of one entry, layer, head and side (K or V) are stored as one fp32
+ * unit = max|x| / 127 and int8 n = x * (127 / max|x|), rounded to nearest; they are read as unit * n. A side below 2^-100
+ * is 0, one with a number that is not finite is not-a-number.
  * With FTH_BF16 and FTH_I8 attention computes, all sums in fp32, bf16() rounding to nearest, units of bf16 being 1,
  *   s = k_unit * sum(bf16(scale * q) * k) + bias, w = exp(s - max s), out = sum(bf16(w * v_unit) * v) / sum(w). */
 typedef struct fth_kv_shape {
