@@ -70,9 +70,8 @@ struct Chains {
 // are the second half's. kWhole: the panel has all its features. Short where little is asked for: it runs in the shadow
 // of the products before it.
 template <class V, bool kWhole>
-[[gnu::noinline]] void finish(const Args& args, int64_t panel, int64_t place, int64_t count, Chains chains,
+[[gnu::noinline]] void finish(const Args& a, int64_t panel, int64_t place, int64_t count, Chains chains,
                               Chains values) {
-  const Args a = args;
   constexpr int64_t kVectors = Row<V>::kVectors;
   const int64_t first = panel * kPanel, columns = kWhole ? kPanel : a.n - first;
   const auto lanes = [&](int64_t n) { return kWhole ? V::kLanes : columns - n * V::kLanes; };
@@ -180,7 +179,8 @@ void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_b
                    [&](int64_t done, int64_t size) {
                      if (half + 1 < halves) return;
                      const auto end = (p + 1) * kPanel <= a.n ? finish<V, true> : finish<V, false>;
-                     end(a, p, first + done, size, {z[0] + done * kPanel, scales[0]}, {z[1] + done * kPanel, scales[1]});
+                     end(a, p, first + done, size, {z[0] + done * kPanel, scales[0]},
+                         {z[1] + done * kPanel, scales[1]});
                    });
       }
     }
