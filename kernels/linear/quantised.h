@@ -64,8 +64,8 @@ struct CodesTile {
   static int64_t pass_count(int rows) { return kPanel / I::kLanes / I::vectors(rows, Q::kScaled); }
   static constexpr int least(int rows) { return rows < kRows ? rows : kRows; }
 
-  // N vectors of the panel's features per pass. Passes with a share bring the next weights, one, two or four of the four
-  // lines of every step, so that they come in an even stream: a burst of prefetches holds up the loads behind it.
+  // N vectors of the panel's features per pass. Passes with a share bring the next weights, one, two or all four lines
+  // of every step, so that they come in an even stream: a burst of prefetches holds up the loads behind it.
   template <int R>
   static void passes(const CodesTask& task) {
     constexpr int N = I::vectors(R, Q::kScaled);
