@@ -455,15 +455,23 @@ size_t cuda::scratch_bytes(const Args& a, int64_t count, int32_t multiprocessors
   return size_t(divide(a, count, multiprocessors).bytes);
 }
 
+void cuda::plan(const Args& a, int64_t count, int32_t multiprocessors, char* scratch, Stream stream) {
+  const Division d = divide(a, count, multiprocessors);
+  PlanArgs p{};
+  p.rows = a.rows;
+  p.count = int32_t(count);
+  p.tile_rows = d.tile_rows;
+  p.states = d.states;
+  p.masked = a.masked;
+  p.items = reinterpret_cast<Item*>(scratch + d.items_at);
+  p.item_count = reinterpret_cast<int32_t*>(scratch + d.count_at);
+  p.tickets = reinterpret_cast<unsigned*>(scratch + d.tickets_at);
+  p.all_parts = a.kv_heads * d.parts;
+  launch(plan_items, {dim3(1), dim3(kPlanThreads), kPlanThreads / 32 * sizeof(int)}, stream, p);
+}
+
 void cuda::run(const Args& a, int64_t count, int32_t multiprocessors, char* scratch, Stream stream) {
   const Division d = divide(a, count, multiprocessors);
-  Item* items = reinterpret_cast<Item*>(scratch + d.items_at);
-  int32_t* item_count = reinterpret_cast<int32_t*>(scratch + d.count_at);
-  unsigned* tickets = reinterpret_cast<unsigned*>(scratch + d.tickets_at);
-  launch(plan_items, {dim3(1), dim3(kPlanThreads), kPlanThreads / 32 * sizeof(int)}, stream,
-         PlanArgs{a.rows, int32_t(count), d.tile_rows, d.states, a.masked, items, item_count, tickets,
-                  a.kv_heads * d.parts});
-
   Params p{};
   p.a = a;
   p.aligned = true;
@@ -477,10 +485,10 @@ void cuda::run(const Args& a, int64_t count, int32_t multiprocessors, char* scra
   }
   p.parts = d.parts;
   p.state_floats = d.state_floats;
-  p.items = items;
-  p.item_count = item_count;
+  p.items = reinterpret_cast<const Item*>(scratch + d.items_at);
+  p.item_count = reinterpret_cast<const int32_t*>(scratch + d.count_at);
   p.states = reinterpret_cast<float*>(scratch + d.states_at);
-  p.tickets = tickets;
+  p.tickets = reinterpret_cast<unsigned*>(scratch + d.tickets_at);
   const int64_t most_work = (count + d.states) * a.kv_heads * d.parts;
   if (a.kv_type == FTH_F32) launch_type<float>(p, most_work, multiprocessors, stream);
   else if (a.kv_type == FTH_BF16) launch_type<bf16>(p, most_work, multiprocessors, stream);
