@@ -402,6 +402,24 @@ TEST(what_a_row_does_not_see_does_not_reach_it) {
       EXPECT_OK(ctx, p.run(ctx, 100, rows, q, nullptr, out));
       EXPECT(memcmp(out, want, 70 * 3 * 64 * 4) == 0);
       for (int64_t i = 70 * 3 * 64; i < out.size(); i++) EXPECT(isnan(out[i]));
+
+      // Infinite in places: the rows that see it are what they are alone.
+      for (int d = 0; d < 64; d++) {
+        k[d] = 0;
+        v[d] = d % 3 == 0 ? -INFINITY : d % 3 == 1 ? 1.f : NAN;
+      }
+      EXPECT_OK(ctx, fth_kv_write(ctx, &p.kv, kLayer, 1, bad, k, v, p.pool));
+      EXPECT_OK(ctx, p.run(ctx, 100, rows, q, nullptr, out));
+      EXPECT(memcmp(out, want, 70 * 3 * 64 * 4) == 0);
+      for (int64_t i = 70; i < 100; i++) {
+        EXPECT_OK(ctx, p.run(ctx, 1, rows + i, q + i * 3 * 64, nullptr, want));
+        for (int64_t d = 0; d < 3 * 64; d++) {
+          const float in_step = out[i * 3 * 64 + d];
+          EXPECT(isnan(want[d]) ? isnan(in_step) : in_step == want[d], "row %lld dim %lld: %g, alone %g", (long long)i,
+                 (long long)d, in_step, want[d]);
+          if (type != FTH_I8) EXPECT(d % 64 % 3 == 0 ? in_step == -INFINITY : isnan(in_step) == (d % 64 % 3 == 2));
+        }
+      }
       p.pool.copy_from(kept);
     });
   }
