@@ -223,7 +223,7 @@ void each_case(F body) {
       for (int32_t update : {FTH_UPDATE_REPLACE, FTH_UPDATE_ADD, FTH_UPDATE_ADD_GATED})
         for (int options = 0; options < 8; options++) {
           const bool routed = options & 1, shared = options & 2, own = options & 4;
-          if (update == FTH_UPDATE_ADD_GATED && !routed) continue;
+          if ((update == FTH_UPDATE_ADD_GATED && !routed) || !test::sampled(5)) continue;
           const int32_t type = own ? FTH_BF16 : FTH_F32, going = update == FTH_UPDATE_REPLACE ? 0 : 1;
           body(ctx, Case(ctx, {depths, update, going, 0}, type, own, routed, shared));
         }

@@ -168,6 +168,6 @@ int main(int argc, char** argv) {
     if (test::failures() != before) { failed++; printf("FAILED %s\n", c->name); }
   }
   printf("%d passed, %d failed\n", cases - failed, failed);
-  return failed != 0;
+  return failed != 0 || cases == 0;
 }
 #endif
