@@ -1,0 +1,57 @@
+"""Fathom's CUDA kernels beside what torch offers, in one process, on torch's memory: a table and JSON.
+
+python3 bench/gpu/peers.py [--library FILE] [--part NAME]... [--only WORD]... [--ceilings FILE] [--json FILE]
+python3 bench/gpu/peers.py --smoke           tiny shapes on the CPU, results only: the emulated device
+python3 bench/gpu/peers.py --smoke --cpu     the same calls on a CPU context
+"""
+import argparse
+import importlib
+import json
+import sys
+import time
+
+try:
+    import torch
+except ImportError:
+    sys.exit("This Python has no torch: peers are left out.")
+
+import fathom
+from measure import Bench
+
+PARTS = ("attention", "linear", "head", "backfill", "small", "block")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--library")
+    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--only", action="append", default=[], help="cases whose name has the word")
+    parser.add_argument("--ceilings", help="JSON of ceilings.cu")
+    parser.add_argument("--json")
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
+    options = parser.parse_args()
+    if not options.smoke and not torch.cuda.is_available():
+        sys.exit("There is no CUDA device here: --smoke compares results without one.")
+    if options.cpu and not options.smoke:
+        sys.exit("--cpu goes with --smoke.")
+    device = "cpu" if options.smoke else "cuda"
+    torch.manual_seed(1)
+    library = fathom.Fathom(options.library or fathom.default_library(options.smoke and not options.cpu),
+                            fathom.CPU if options.cpu else fathom.CUDA, device)
+    ceilings = json.load(open(options.ceilings)) if options.ceilings else None
+    bench = Bench(device, library, ceilings, options.only, options.smoke)
+    about = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__,
+             "device": torch.cuda.get_device_name() if device == "cuda" else "none"}
+    with torch.inference_mode():
+        bench.measure_ceilings()
+        for part in options.part or PARTS:
+            importlib.import_module(part).run(bench)
+            if options.json:  # after each part, so that one that hangs loses only itself
+                bench.save(options.json, **about)
+    bad = [line for line in bench.lines if "wrong" in line or "failed" in line and "fth_" not in line["failed"]]
+    sys.exit(1 if bad and options.smoke else 0)
+
+
+if __name__ == "__main__":
+    main()
