@@ -79,7 +79,7 @@ class Bench:
         copy, gemm = self.ceilings.get("copy_bytes_per_second"), self.ceilings.get("gemm_flops_per_second")
         return max(line["bytes"] / copy, line["flops"] / gemm) if copy and gemm else 0.0
 
-    def run(self, case, ours, peers, check, prepare=lambda: None, warm=False):
+    def run(self, case, ours, peers, check, prepare=lambda: None, warm=False, most_error=None):
         """`ours` and the peers are functions of the number of an input set. prepare() poisons what ours(0) writes and
         check() gives its relative error; check(result) that of what a peer returned for set 0. What cannot be done is
         left out with its reason, what is wrong is not timed."""
@@ -98,7 +98,7 @@ class Bench:
 
         try:
             line["error"] = error()
-            if not line["error"] <= MOST_ERROR:
+            if not line["error"] <= (most_error or MOST_ERROR):
                 line["wrong"] = f"relative error {line['error']:.3g}"
             elif self.cuda:
                 line.update(time())
