@@ -62,8 +62,8 @@ class Decode:
         poison(self.out)
 
     def lists(self, compact=True):
-        """Ours, over lists of the tokens that are alive. Compact: the pool holds these alone, in whole runs; else it holds
-        all, and the items of a list are single entries."""
+        """Ours, over lists of the tokens that are alive. Compact: the pool holds these alone, in whole runs; else it
+        holds all, and the items of a list are single entries."""
         kept = self.alive if compact else torch.ones_like(self.alive)
         counts, places = self.alive.sum(1), torch.full(self.alive.shape, -1, dtype=torch.int64)
         if compact:  # every list begins on a page of its own
@@ -122,11 +122,12 @@ def decode(bench, sizes):
         name = f"decode, {sequences} of {tokens}, {heads}/{kv_heads} heads of {dim}"
         if not bench.wants("attention", name):
             continue
-        d = Decode(bench, sequences, tokens, heads, kv_heads, dim)
-        peers = d.torch_peers()
-        if d.bytes >= 64 << 20 or bench.smoke:
-            peers["flex"] = d.flex(False)
-        bench.run(Case("attention", name, d.bytes, **targets), d.lists(), peers, d.check, d.prepare)
+        with bench.trying("attention", name):
+            d = Decode(bench, sequences, tokens, heads, kv_heads, dim)
+            ours, peers = d.lists(), d.torch_peers()
+            if d.bytes >= 64 << 20 or bench.smoke:
+                peers["flex"] = d.flex(False)
+            bench.run(Case("attention", name, d.bytes, **targets), ours, peers, d.check, d.prepare)
 
 
 def masks(bench, sequences, tokens, heads, kv_heads, dim):
@@ -142,7 +143,9 @@ def masks(bench, sequences, tokens, heads, kv_heads, dim):
              "mask form, half of the pages alive": (pages, lambda d: d.masked(), {"flex": 1.5}),
              "mask form, half of the tokens alive": (half, lambda d: d.masked(), {})}
     for name, (alive, ours, targets) in cases.items():
-        if bench.wants("attention", name):
+        if not bench.wants("attention", name):
+            continue
+        with bench.trying("attention", name):
             d = Decode(bench, sequences, tokens, heads, kv_heads, dim, alive)
             case = Case("attention", f"{name}, {what}", d.bytes, **targets)
             bench.run(case, ours(d), {"flex": d.flex(alive is not None)}, d.check, d.prepare)
@@ -154,30 +157,31 @@ def prefill(bench, sizes):
         name = f"prefill, {tokens} causal, {heads}/{kv_heads} heads of {dim}"
         if not bench.wants("attention", name):
             continue
-        library = bench.library
-        q = bench.random(tokens, heads, dim)
-        k, v = (bench.random(tokens, kv_heads, dim, dtype=torch.bfloat16) for _ in range(2))
-        out = torch.empty_like(q)
-        entries = (tokens + 63) // 64 * 64
-        kv = f.KvShape(1, kv_heads, dim, f.BF16, entries)
-        pool = library.buffer(library.bytes("fth_kv_bytes", kv))
-        order = torch.arange(tokens, dtype=torch.int32)
-        library.call("fth_kv_write", kv, c.c_int32(0), tokens, library.rows(tokens, entry=order), k.float(), v.float(),
-                     pool)
-        rows, items = library.rows(tokens, visible=order + 1, position=order), library.host(order)
-        shape = f.AttentionShape(heads, 0, 0, 0, 1 / math.sqrt(dim), 0)
-        some = sorted({0, tokens // 3, tokens - 1})
-        seen = torch.arange(tokens, device=bench.device)
-        reference = torch.stack([exact(q[t], k, v, seen <= t) for t in some])
-        tq, tk, tv = (t.to(torch.bfloat16).transpose(0, 1).unsqueeze(0).contiguous() for t in (q, k, v))
-        bench.run(Case("attention", name, (2 * k.numel() + q.numel() + out.numel()) * 2,
-                       2 * heads * dim * tokens * (tokens + 1), **targets),
-                  lambda i: library.call("fth_attention", shape, kv, c.c_int32(0), tokens, rows, q, items, tokens, pool,
-                                         None, None, out),
-                  sdpa_peers(bench, lambda i, backend: sdpa(tq, tk, tv, backend, is_causal=True)),
-                  lambda result=None: relative_error(
-                      (out if result is None else result[0].transpose(0, 1))[some], reference),
-                  lambda: poison(out), warm=True)
+        with bench.trying("attention", name):
+            library = bench.library
+            q = bench.random(tokens, heads, dim)
+            k, v = (bench.random(tokens, kv_heads, dim, dtype=torch.bfloat16) for _ in range(2))
+            out = torch.empty_like(q)
+            entries = (tokens + 63) // 64 * 64
+            kv = f.KvShape(1, kv_heads, dim, f.BF16, entries)
+            pool = library.buffer(library.bytes("fth_kv_bytes", kv))
+            order = torch.arange(tokens, dtype=torch.int32)
+            library.call("fth_kv_write", kv, c.c_int32(0), tokens, library.rows(tokens, entry=order), k.float(),
+                         v.float(), pool)
+            rows, items = library.rows(tokens, visible=order + 1, position=order), library.host(order)
+            shape = f.AttentionShape(heads, 0, 0, 0, 1 / math.sqrt(dim), 0)
+            some = sorted({0, tokens // 3, tokens - 1})
+            seen = torch.arange(tokens, device=bench.device)
+            reference = torch.stack([exact(q[t], k, v, seen <= t) for t in some])
+            tq, tk, tv = (t.to(torch.bfloat16).transpose(0, 1).unsqueeze(0).contiguous() for t in (q, k, v))
+            bench.run(Case("attention", name, (2 * k.numel() + q.numel() + out.numel()) * 2,
+                           2 * heads * dim * tokens * (tokens + 1), **targets),
+                      lambda i: library.call("fth_attention", shape, kv, c.c_int32(0), tokens, rows, q, items, tokens,
+                                             pool, None, None, out),
+                      sdpa_peers(bench, lambda i, backend: sdpa(tq, tk, tv, backend, is_causal=True)),
+                      lambda result=None: relative_error(
+                          (out if result is None else result[0].transpose(0, 1))[some], reference),
+                      lambda: poison(out), warm=True)
 
 
 def run(bench):

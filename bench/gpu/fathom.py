@@ -132,6 +132,7 @@ class Fathom:
 
 def argument(value):
     if isinstance(value, torch.Tensor):
+        assert value.is_contiguous()
         return c.c_void_p(value.data_ptr())
     if isinstance(value, int):
         return c.c_int64(value)

@@ -22,8 +22,8 @@ def product(bench, name, shape, packed, rows, x, bytes, reference, peers, **opti
     targets = options.pop("targets", {})
     lora = options.pop("lora", None)
     case = Case("linear", name, bytes + x.numel() * 4 + y.numel() * 4, 2 * y.numel() * shape.in_features, **targets)
-    bench.run(case, lambda i: bench.library.call("fth_linear", shape, x.shape[0], rows, x, packed[i % len(packed)], None,
-                                                 lora, None, None, y),
+    bench.run(case, lambda i: bench.library.call("fth_linear", shape, x.shape[0], rows, x, packed[i % len(packed)],
+                                                 None, lora, None, None, y),
               peers, lambda result=None: relative_error(y if result is None else result, reference), lambda: poison(y),
               **options)
     return case.line
@@ -39,15 +39,16 @@ def few_rows(bench, sizes, counts, types):
                 name = f"{width} to {out}, {type_name}, {count} rows"
                 if not bench.wants("linear", name) or type_name != "bf16" and count not in (counts[0], counts[-2]):
                     continue
-                w = w or weights(bench, out, width)
-                packed = packed or [bench.library.linear(shape, m) for m in w]
-                x = bench.random(count, width)
-                tx = x.to(torch.bfloat16)
-                bar = {"floor": 0.80, "linear": 1.15 if count <= 16 else 1.0} if type_name == "bf16" and judged else {}
-                product(bench, name, shape, packed, None, x, int(out * width * bytes_each),
-                        (tx.double() @ w[0].double().t()),
-                        {"linear": lambda i, tx=tx: F.linear(tx, w[i % len(w)])}, targets=bar,
-                        most_error=MOST_ERROR.get(type_name))
+                with bench.trying("linear", name):
+                    w = w or weights(bench, out, width)
+                    packed = packed or [bench.library.linear(shape, m) for m in w]
+                    x = bench.random(count, width)
+                    tx = x.to(torch.bfloat16)
+                    bar = {"floor": 0.80, "linear": 1.15 if count <= 16 else 1.0} if judged else {}
+                    product(bench, name, shape, packed, None, x, int(out * width * bytes_each),
+                            (tx.double() @ w[0].double().t()),
+                            {"linear": lambda i, tx=tx: F.linear(tx, w[i % len(w)])}, targets=bar,
+                            most_error=MOST_ERROR.get(type_name))
 
 
 def many_rows(bench, sizes):
@@ -55,60 +56,66 @@ def many_rows(bench, sizes):
         name = f"{width} to {out}, bf16, {count} rows"
         if not bench.wants("linear", name):
             continue
-        w, x = weights(bench, out, width)[:1], bench.random(count, width)
-        shape, tx = f.LinearShape(width, out, f.BF16), x.to(torch.bfloat16)
-        packed = [bench.library.linear(shape, w[0])]
-        reference = tx[:64].double() @ w[0].double().t()
-        y = x.new_empty(count, out)
-        bench.run(Case("linear", name, w[0].numel() * 2 + x.numel() * 4 + y.numel() * 4, 2 * count * width * out,
-                       linear=least),
-                  lambda i: bench.library.call("fth_linear", shape, count, None, x, packed[0], None, None, None, None, y),
-                  {"linear": lambda i: F.linear(tx, w[0])},
-                  lambda result=None: relative_error((y if result is None else result)[:64], reference),
-                  lambda: poison(y), warm=True)
+        with bench.trying("linear", name):
+            w, x = weights(bench, out, width)[:1], bench.random(count, width)
+            shape, tx = f.LinearShape(width, out, f.BF16), x.to(torch.bfloat16)
+            packed = [bench.library.linear(shape, w[0])]
+            reference = tx[:64].double() @ w[0].double().t()
+            y = x.new_empty(count, out)
+            bench.run(Case("linear", name, w[0].numel() * 2 + x.numel() * 4 + y.numel() * 4, 2 * count * width * out,
+                           linear=least),
+                      lambda i: bench.library.call("fth_linear", shape, count, None, x, packed[0], None, None, None, None,
+                                                       y),
+                      {"linear": lambda i: F.linear(tx, w[0])},
+                      lambda result=None: relative_error((y if result is None else result)[:64], reference),
+                      lambda: poison(y), warm=True)
 
 
 def lora(bench, width, out, counts, ranks, depths=3):
     """Each row has the pair of its depth; beside the same product without."""
     for count in counts:
-        if not bench.wants("linear", f"{width} to {out}, LoRA, {count} rows"):
+        name = f"{width} to {out}, LoRA, {count} rows"
+        if not bench.wants("linear", name):
             continue
-        w, x = weights(bench, out, width), bench.random(count, width)
-        base = f.LinearShape(width, out, f.BF16)
-        packed = [bench.library.linear(base, m) for m in w]
-        tx = x.to(torch.bfloat16)
-        depth = torch.arange(count, dtype=torch.int32) * depths // count
-        there = depth.long().to(bench.device)
-        exact = tx.double() @ w[0].double().t()
-        plain = product(bench, f"{width} to {out}, no LoRA, {count} rows", base, packed, None, x, out * width * 2, exact, {})
-        for rank, most in ranks:
-            shape = f.LinearShape(width, out, f.BF16, f.IDENTITY, 0, f.RESIDUAL_NONE, rank, depths)
-            pairs = [(bench.random(rank, width, scale=1 / math.sqrt(width), dtype=torch.bfloat16),
-                      bench.random(out, rank, scale=1 / math.sqrt(rank), dtype=torch.bfloat16)) for _ in range(depths)]
-            both = bench.library.lora(shape, pairs)
-            a, b = (torch.stack(t) for t in zip(*pairs))
-            u = torch.einsum("nrk,nk->nr", a[there].double(), tx.double())
-            reference = exact + torch.einsum("nor,nr->no", b[there].double(), u)
+        with bench.trying("linear", name):
+            w, x = weights(bench, out, width), bench.random(count, width)
+            base = f.LinearShape(width, out, f.BF16)
+            packed = [bench.library.linear(base, m) for m in w]
+            tx = x.to(torch.bfloat16)
+            depth = torch.arange(count, dtype=torch.int32) * depths // count
+            there = depth.long().to(bench.device)
+            exact = tx.double() @ w[0].double().t()
+            plain = product(bench, f"{width} to {out}, no LoRA, {count} rows", base, packed, None, x, out * width * 2,
+                            exact, {})
+            for rank, most in ranks:
+                shape = f.LinearShape(width, out, f.BF16, f.IDENTITY, 0, f.RESIDUAL_NONE, rank, depths)
+                pairs = [(bench.random(rank, width, scale=1 / math.sqrt(width), dtype=torch.bfloat16),
+                          bench.random(out, rank, scale=1 / math.sqrt(rank), dtype=torch.bfloat16))
+                         for _ in range(depths)]
+                both = bench.library.lora(shape, pairs)
+                a, b = (torch.stack(t) for t in zip(*pairs))
+                u = torch.einsum("nrk,nk->nr", a[there].double(), tx.double())
+                reference = exact + torch.einsum("nor,nr->no", b[there].double(), u)
 
-            def gathered(i):
-                y = F.linear(tx, w[i % len(w)])
-                return y + torch.bmm(b[there], torch.bmm(a[there], tx.unsqueeze(2))).squeeze(2)
+                def gathered(i):
+                    y = F.linear(tx, w[i % len(w)])
+                    return y + torch.bmm(b[there], torch.bmm(a[there], tx.unsqueeze(2))).squeeze(2)
 
-            def by_depth(i):
-                y = F.linear(tx, w[i % len(w)])
-                for d in range(depths):  # rows are sorted by depth
-                    part = slice(-(-count * d // depths), -(-count * (d + 1) // depths))
-                    y[part] += F.linear(F.linear(tx[part], a[d]), b[d])
-                return y
+                def by_depth(i):
+                    y = F.linear(tx, w[i % len(w)])
+                    for d in range(depths):  # rows are sorted by depth
+                        part = slice(-(-count * d // depths), -(-count * (d + 1) // depths))
+                        y[part] += F.linear(F.linear(tx[part], a[d]), b[d])
+                    return y
 
-            line = product(bench, f"{width} to {out}, LoRA of rank {rank}, {depths} depths, {count} rows", shape, packed,
-                           bench.library.rows(count, depth=depth), x,
-                           out * width * 2 + depths * rank * (width + out) * 2, reference,
-                           {"bmm": gathered, "loop": by_depth}, lora=both, targets={"best": 3.0})
-            if "seconds" in line and "seconds" in plain:
-                line["times_without"] = line["seconds"] / plain["seconds"]
-                line["met"]["without"] = line["times_without"] <= most
-                print(f"    {line['times_without']:.3f} times the product without LoRA, at most {most}", flush=True)
+                line = product(bench, f"{width} to {out}, LoRA of rank {rank}, {depths} depths, {count} rows", shape,
+                               packed, bench.library.rows(count, depth=depth), x,
+                               out * width * 2 + depths * rank * (width + out) * 2, reference,
+                               {"bmm": gathered, "loop": by_depth}, lora=both, targets={"best": 3.0})
+                if "seconds" in line and "seconds" in plain:
+                    line["times_without"] = line["seconds"] / plain["seconds"]
+                    line["met"]["without"] = line["times_without"] <= most
+                    print(f"    {line['times_without']:.3f} times the product without LoRA, at most {most}", flush=True)
 
 
 def run(bench):

@@ -1,9 +1,9 @@
-"""How a case is measured: both sides captured into CUDA graphs, inputs rotated so that none is found in the second-level
-cache, medians with spread, results against float64. Without a GPU nothing is timed and only results are compared."""
+"""How a case is measured: both sides captured into CUDA graphs, inputs rotated so that none is found in the cache,
+medians with spread, results against float64. Without a GPU nothing is timed and only results are compared."""
+import contextlib
 import json
 import math
 import statistics
-import time
 
 import torch
 
@@ -34,6 +34,15 @@ class Bench:
     def wants(self, *words):
         name = " ".join(words)
         return all(word in name for word in self.only)
+
+    @contextlib.contextmanager
+    def trying(self, part, name):
+        """What fails while a case is prepared becomes its line, and the table goes on."""
+        try:
+            yield
+        except Exception as e:
+            self.lines.append({"part": part, "case": name, "failed": reason(e)})
+            print(sentence(self.lines[-1]), flush=True)
 
     def random(self, *shape, scale=1.0, dtype=torch.float32):
         return (torch.randn(*shape, device=self.device) * scale).to(dtype)

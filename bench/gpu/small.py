@@ -1,5 +1,5 @@
-"""What stands between products: norm, rotation, moving rows, routers, distances, top k. Bound by memory at many rows, by
-the launch at few."""
+"""What stands between products: norm, rotation, moving rows, routers, distances, top k. Bound by memory at many rows,
+by the launch at few."""
 import math
 
 import torch
@@ -54,7 +54,8 @@ class Small:
         reference = rotated(heads.double(), there.double(), frequency.double()).reshape(self.x.shape)
         self.case("rope, in place", 2 * self.x.numel() * 4,
                   lambda i: self.library.call("fth_rope", shape, self.count, rows, frequency, self.out), by_torch,
-                  lambda result=None: relative_error(self.out if result is None else result.view(self.x.shape), reference),
+                  lambda result=None: relative_error((self.out if result is None else result).view(self.x.shape),
+                                                     reference),
                   lambda: self.out.copy_(self.x))
 
     def move(self):
@@ -84,8 +85,8 @@ class Small:
         by_torch = lambda i: (self.x @ w[0]).sigmoid()
         reference = (self.x.double() @ w[0].double()).sigmoid()
         self.case("router, sigmoid", self.x.numel() * 4,
-                  lambda i: self.library.call("fth_gate", shape, self.count, None, self.x, packed, None, None, None, gate,
-                                              choice),
+                  lambda i: self.library.call("fth_gate", shape, self.count, None, self.x, packed, None, None, None,
+                                              gate, choice),
                   by_torch, lambda result=None: relative_error(gate if result is None else result, reference),
                   lambda: poison(gate))
 
@@ -124,7 +125,8 @@ class Small:
 
     def run(self):
         for part in (self.norm, self.rope, self.move, self.route, self.delta, self.top_k):
-            part()
+            with self.bench.trying("small", f"{part.__name__}, {self.count} rows of {self.width}"):
+                part()
 
 
 def run(bench):
