@@ -1,5 +1,5 @@
 // Rows back to their places: x[index[i]] += gate[i] * y[i]. The product is rounded before it is added, so all targets
-// give the same bits. (Gathering rows, and storing them, is a memory copy and needs no kernel.)
+// give the same bits. (On the CPU gathering rows, and storing them, is a memory copy and needs no kernel.)
 #pragma once
 #include <cstdint>
 
@@ -18,5 +18,11 @@ using ScatterAdd = void(const Args&, int64_t begin, int64_t end);
 namespace scalar { ScatterAdd scatter_add; }
 namespace avx2 { ScatterAdd scatter_add; }
 namespace avx512 { ScatterAdd scatter_add; }
+// All pointers on the device.
+namespace cuda {
+void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, void* stream);
+void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, void* stream);
+void scatter_add(const Args&, int64_t count, void* stream);
+}  // namespace cuda
 
 }  // namespace fth::compact

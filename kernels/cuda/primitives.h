@@ -60,6 +60,11 @@ __device__ __forceinline__ void copy16_if(bool there, void* to, const void* from
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
+// The same with four bytes.
+__device__ __forceinline__ void copy4_if(bool there, void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
+}
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most `Pending` of the calling thread's groups are under way.
 template <int Pending>
@@ -272,6 +277,14 @@ __device__ __forceinline__ float warp_sum(float v) {
 }
 __device__ __forceinline__ float warp_max(float v) {
   for (int x = 16; x > 0; x /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, x));
+  return v;
+}
+// The sum over this lane and those before it.
+__device__ __forceinline__ int warp_scan(int v) {
+  for (int x = 1; x < 32; x *= 2) {
+    const int before = __shfl_up_sync(~0u, v, x);
+    if (threadIdx.x % 32 >= unsigned(x)) v += before;
+  }
   return v;
 }
 // `threads` threads, whole warps, meet at barrier `id` (1 .. 15) of their block.

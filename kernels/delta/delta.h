@@ -22,5 +22,11 @@ using Rows = void(const Args&, int64_t begin, int64_t end);
 namespace scalar { Rows rows; }
 namespace avx2 { Rows rows; }
 namespace avx512 { Rows rows; }
+// All pointers on the device. partial [count][parts(width)], not used if that is 1.
+namespace cuda {
+constexpr int64_t kPart = 16384;  // elements of a row that one block sums
+constexpr int64_t parts(int64_t width) { return (width + kPart - 1) / kPart; }
+void rows(const Args&, int64_t count, fth_delta_stats* partial, void* stream);
+}  // namespace cuda
 
 }  // namespace fth::delta

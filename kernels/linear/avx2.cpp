@@ -152,14 +152,8 @@ void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_s
   }
 }
 
-void panels_i8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, I8>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q8_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, Q8>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q4_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, Q4>>(a, panel_begin, panel_end, row_begin, row_end);
+void panels_quantised(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  codes_panels<Vector, Integers>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {

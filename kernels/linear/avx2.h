@@ -1,39 +1,10 @@
-// AVX2 vectors, and what both dot products of quantised weights share.
+// What both dot products of quantised weights share on AVX2.
 #pragma once
 #include "../simd/avx2.h"
 #include "quantised.h"
 
 namespace fth::linear {
 namespace {
-
-struct Vector {
-  using F = __m256;
-  static constexpr int64_t kLanes = 8;
-  static F load(const float* p, int64_t n) {  // the rest is 0
-    return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, lanes8(n));
-  }
-  static void store(float* p, int64_t n, F v) {
-    if (n >= 8) _mm256_storeu_ps(p, v);
-    else _mm256_maskstore_ps(p, lanes8(n), v);
-  }
-  static void store_bf16(uint16_t* p, int64_t n, F v) {
-    alignas(16) uint16_t eight[8];
-    _mm_store_si128(reinterpret_cast<__m128i*>(eight), bf16_of_8(v));
-    memcpy(p, eight, size_t(n < 8 ? n : 8) * 2);
-  }
-  static F set(float x) { return _mm256_set1_ps(x); }
-  static F add(F a, F b) { return _mm256_add_ps(a, b); }
-  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F div(F a, F b) { return _mm256_div_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), a); }
-  static F exp(F a) { return exp8(a); }
-  static F select_below(F z, float limit, F below, F otherwise) {
-    return _mm256_blendv_ps(otherwise, below, _mm256_cmp_ps(z, set(limit), _CMP_LT_OQ));
-  }
-};
 
 struct IntegersBase {
   using V = __m256i;

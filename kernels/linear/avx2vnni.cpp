@@ -15,14 +15,8 @@ struct Integers : IntegersBase {
 
 }  // namespace
 
-void panels_i8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, I8>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q8_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, Q8>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q4_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, Q4>>(a, panel_begin, panel_end, row_begin, row_end);
+void panels_quantised(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  codes_panels<Vector, Integers>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 }  // namespace fth::linear::avx2vnni

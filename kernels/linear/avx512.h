@@ -1,35 +1,10 @@
-// AVX-512 vectors and the register tile, over the arithmetic of one step.
+// The register tile of AVX-512, over the arithmetic of one step.
 #pragma once
 #include "../simd/avx512.h"
 #include "panels.h"
 
 namespace fth::linear {
 namespace {
-
-struct Vector {
-  using F = __m512;
-  static constexpr int64_t kLanes = 16;
-  static F load(const float* p, int64_t n) {  // the rest is 0
-    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes16(n), p);
-  }
-  static void store(float* p, int64_t n, F v) {
-    if (n >= 16) _mm512_storeu_ps(p, v);
-    else _mm512_mask_storeu_ps(p, lanes16(n), v);
-  }
-  static void store_bf16(uint16_t* p, int64_t n, F v) { _mm256_mask_storeu_epi16(p, lanes16(n), bf16_of_16(v)); }
-  static F set(float x) { return _mm512_set1_ps(x); }
-  static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F div(F a, F b) { return _mm512_div_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static F abs(F a) { return _mm512_abs_ps(a); }
-  static F exp(F a) { return exp16(a); }
-  static F select_below(F z, float limit, F below, F otherwise) {
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(z, set(limit), _CMP_LT_OQ), otherwise, below);
-  }
-};
 
 inline __m512 load_step(const char* p) { return _mm512_loadu_ps(reinterpret_cast<const float*>(p)); }
 inline __m512 broadcast_step(const char* p) {

@@ -10,8 +10,8 @@ struct Integers {
   using F = __m512;
   using Weights = V;
   static constexpr int64_t kLanes = 16;
-  static constexpr int kRows = 6, kScaledRows = 3;
-  static constexpr int vectors(int) { return 4; }
+  static constexpr int kRows = 6, kScaledRows = 6;
+  static constexpr int vectors(int rows) { return rows <= 3 ? 4 : 2; }
 
   static V load_bytes(const char* p) {
     V w = _mm512_loadu_si512(p);
@@ -40,14 +40,8 @@ struct Integers {
 
 }  // namespace
 
-void panels_i8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, I8>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q8_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, Q8>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q4_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Vector, CodesPanel<Integers, Q4>>(a, panel_begin, panel_end, row_begin, row_end);
+void panels_quantised(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  codes_panels<Vector, Integers>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 }  // namespace fth::linear::avx512vnni

@@ -54,6 +54,7 @@ struct Codes {
 constexpr int64_t kGroups = Codes::kSize / kGroup;
 
 struct Args {
+  int32_t type;         // of the weights: FTH_F32 ...
   const void* weight;   // packed
   int64_t k;            // input features
   int64_t n;            // output features
@@ -76,6 +77,7 @@ struct Args {
 };
 
 // Features 64 * panel_begin .. 64 * panel_end - 1 (of n) for the rows at places row_begin .. row_end - 1 of args.rows.
+// A kernel takes the weights of its name; those of the quantised types look at args.type.
 using Panels = void(const Args&, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end);
 // Rows [begin, end) of x, [.., k], rounded to bf16; odd k: a zero is written behind the row.
 using Round = void(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin,
@@ -87,17 +89,17 @@ using Quantise = void(const float* x, int64_t k, Codes* y, int64_t begin, int64_
 constexpr int64_t kRowChunk = 96;
 
 namespace scalar {
-Panels panels_f32, panels_bf16, panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_f32, panels_bf16, panels_quantised;
 Round round;
 Quantise quantise;
 }  // namespace scalar
 namespace avx2 {
-Panels panels_f32, panels_bf16, panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_f32, panels_bf16, panels_quantised;
 Round round;
 Quantise quantise;
 }  // namespace avx2
 namespace avx2vnni {
-Panels panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_quantised;
 }  // namespace avx2vnni
 namespace avx512 {
 Panels panels_f32, panels_bf16;
@@ -105,10 +107,56 @@ Round round;
 Quantise quantise;
 }  // namespace avx512
 namespace avx512vnni {
-Panels panels_i8, panels_q8_0, panels_q4_0;
+Panels panels_quantised;
 }  // namespace avx512vnni
 namespace avx512bf16 {
 Panels panels_bf16;
 }  // namespace avx512bf16
+
+// Weights of which each row takes those of its depth: D_d x, d = rows[row].depth.
+struct ByDepth {
+  const void* weight;  // of depth 0, packed (tiles.h); null: none
+  int64_t depth_bytes, strip_bytes, steps;
+  int64_t k;
+  const void* x;  // as Args::x
+  int64_t x_bytes;
+  const fth_row* rows;
+};
+
+// What blocks of one product share: sums of theirs, tickets that are zero between launches.
+struct Workspace {
+  float* partials;
+  int64_t partial_bytes;
+  unsigned* tickets;
+  int64_t ticket_count;
+  bool wgmma;  // a device of compute capability 9.0
+};
+
+// Rows of W into strips: `count` rows of the source become features first, first + 1, ... of one half (glu: 0 gates, 1
+// values; else 0) and `padding` more become zero.
+struct Packing {
+  int32_t type, source_type;
+  int64_t k, first, count, padding;
+  int32_t half;
+  bool glu;
+  float scale;
+  const void* source;
+  void* packed;
+};
+
+// All pointers are to memory of the device. Weights are packed as tiles.h says; rows of bf16 begin at multiples of 16
+// bytes and are zero up to a multiple of 8.
+namespace cuda {
+// z = W x + bias + addend + D_d u for W of `type`; D is fp32 with fp32 weights, else bf16. Without args.weight there is
+// no W x and D is of `type`, fp32 or bf16.
+void product(const Args& args, int32_t type, const ByDepth& by_depth, const Workspace& space, void* stream);
+// As Round and Quantise for rows 0 .. count - 1, x without gaps; minus_sum is not set.
+void round(const float* x, int64_t k, uint16_t* y, int64_t y_stride, int64_t count, void* stream);
+void quantise(const float* x, int64_t k, Codes* y, int64_t count, void* stream);
+
+void pack(const Packing& packing, void* stream);
+// Elements of a checkpoint's tensor as fp32, times scale.
+void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out, void* stream);
+}  // namespace cuda
 
 }  // namespace fth::linear

@@ -1,5 +1,5 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
-//   V   vectors of a target: see Vector in avx2.h and avx512.h
+//   V   vectors of a target: Vector of ../simd
 //   T   its register tile: T::run advances the chains of up to T::kRows rows over a block of T::kBlockSteps of a panel
 // Both float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
 // The quantised types have a walk of their own in quantised.h.
@@ -13,7 +13,8 @@ namespace {
 template <class V>
 typename V::F sigmoid(typename V::F z) {
   const typename V::F one = V::set(1.f);
-  return V::select_below(z, -88.f, V::set(0.f), V::div(one, V::add(one, V::exp(V::sub(V::set(0.f), z)))));
+  const typename V::F y = V::div(one, V::add(one, V::exp(V::sub(V::set(0.f), z))));
+  return V::select(V::below(z, V::set(-88.f)), V::set(0.f), y);
 }
 
 // erfc(|z| / sqrt 2) / 2 = exp(-z^2 / 2) u P(u), u = 1 / (1 + |z| / sqrt 8): a fit of erfcx(t) / 2 over t < 10 with a
@@ -26,71 +27,96 @@ typename V::F gelu(typename V::F z) {
   typename V::F p = V::set(kP[8]);
   for (int i = 7; i >= 0; i--) p = V::fma(p, u, V::set(kP[i]));
   p = V::mul(V::mul(p, u), V::exp(V::mul(V::mul(z, z), V::set(-0.5f))));
-  return V::mul(z, V::select_below(z, 0.f, p, V::sub(one, p)));
+  return V::mul(z, V::select(V::below(z, V::set(0.f)), p, V::sub(one, p)));
 }
 
 // The vectors of a panel's features, for one row.
 template <class V>
 struct Row {
-  typename V::F v[kPanel / V::kLanes];
+  static constexpr int64_t kVectors = kPanel / V::kLanes;
+  typename V::F v[kVectors];
 };
 
 template <class V>
-void activate(int32_t activation, Row<V>& z, int64_t vectors) {
+[[gnu::noinline]] Row<V> activate(int32_t activation, Row<V> z) {
   switch (activation) {
     case FTH_RELU:
-      for (int64_t n = 0; n < vectors; n++) z.v[n] = V::max(V::set(0.f), z.v[n]);
+      for (auto& v : z.v) v = V::max(V::set(0.f), v);
       break;
     case FTH_GELU:
-      for (int64_t n = 0; n < vectors; n++) z.v[n] = gelu<V>(z.v[n]);
+      for (auto& v : z.v) v = gelu<V>(v);
       break;
     case FTH_GELU_TANH:  // (1 + tanh(w)) / 2 = sigmoid(2 w)
-      for (int64_t n = 0; n < vectors; n++) {
-        const typename V::F x = z.v[n], cubic = V::fma(V::mul(x, x), V::set(0.0713548163f), V::set(1.59576912f));
-        z.v[n] = V::mul(x, sigmoid<V>(V::mul(x, cubic)));
+      for (auto& v : z.v) {
+        const typename V::F cubic = V::fma(V::mul(v, v), V::set(0.0713548163f), V::set(1.59576912f));
+        v = V::mul(v, sigmoid<V>(V::mul(v, cubic)));
       }
       break;
     case FTH_SILU:
-      for (int64_t n = 0; n < vectors; n++) z.v[n] = V::mul(z.v[n], sigmoid<V>(z.v[n]));
+      for (auto& v : z.v) v = V::mul(v, sigmoid<V>(v));
       break;
     default: break;
   }
+  return z;
 }
 
-// From 64 finished chains of a row (128 with glu) to the output. kWhole: the panel has all its features.
+// Finished chains of some rows over a panel, [rows][kPanel], which `scales` [kPanel], if there are any, multiply.
+struct Chains {
+  const float* z;
+  const float* scales;
+};
+
+// From finished chains to the output: of a panel's features, for the rows at `place` and behind it. With glu `values`
+// are the second half's. kWhole: the panel has all its features. Short where little is asked for: it runs in the shadow
+// of the products before it.
 template <class V, bool kWhole>
-void finish(const Args& a, int64_t row, int64_t panel, const float* chains, const float* value_chains) {
-  const float* addend = a.addend == nullptr ? nullptr : a.addend + row * a.addend_stride;
+[[gnu::noinline]] void finish(const Args& args, int64_t panel, int64_t place, int64_t count, Chains chains,
+                              Chains values) {
+  const Args a = args;
+  constexpr int64_t kVectors = Row<V>::kVectors;
   const int64_t first = panel * kPanel, columns = kWhole ? kPanel : a.n - first;
-  const int64_t vectors = (columns + V::kLanes - 1) / V::kLanes;
   const auto lanes = [&](int64_t n) { return kWhole ? V::kLanes : columns - n * V::kLanes; };
-  const auto add = [&](Row<V>& to, const float* x) {
-    for (int64_t n = 0; n < vectors; n++) to.v[n] = V::add(to.v[n], V::load(x + n * V::kLanes, lanes(n)));
+  const auto each = [&](auto body) {
+#pragma GCC unroll 8
+    for (int64_t n = 0; n < kVectors; n++)
+      if (lanes(n) > 0) body(n);
   };
-  const auto preactivation = [&](const float* z, int64_t feature) {
+  const auto add = [&](Row<V>& to, const float* x) {
+    each([&](int64_t n) { to.v[n] = V::add(to.v[n], V::load(x + n * V::kLanes, lanes(n))); });
+  };
+  const auto preactivation = [&](Chains& of, int64_t row, int64_t feature) {
     Row<V> to;
-    for (int64_t n = 0; n < vectors; n++) to.v[n] = V::load(z + n * V::kLanes, V::kLanes);
+#pragma GCC unroll 8
+    for (int64_t n = 0; n < kVectors; n++) to.v[n] = V::load(of.z + n * V::kLanes, V::kLanes);
+    of.z += kPanel;
+    if (of.scales != nullptr)
+      each([&](int64_t n) { to.v[n] = V::mul(to.v[n], V::load(of.scales + n * V::kLanes, V::kLanes)); });
     if (a.bias != nullptr) add(to, a.bias + feature);
-    if (addend != nullptr) add(to, addend + feature);
+    if (a.addend != nullptr) add(to, a.addend + row * a.addend_stride + feature);
     return to;
   };
-  Row<V> y = preactivation(chains, first);
-  activate<V>(a.activation, y, vectors);
-  if (a.glu) {
-    const Row<V> value = preactivation(value_chains, a.n + first);
-    for (int64_t n = 0; n < vectors; n++) y.v[n] = V::mul(y.v[n], value.v[n]);
-  }
-  if (a.gate != nullptr)
-    for (int64_t n = 0; n < vectors; n++) y.v[n] = V::mul(y.v[n], V::set(a.gate[row]));
-  if (a.residual != nullptr) add(y, a.residual + row * a.residual_stride + first);
-  if (a.y != nullptr) {
-    float* to = a.y + row * a.y_stride + first;
-    for (int64_t n = 0; n < vectors; n++) V::store(to + n * V::kLanes, lanes(n), y.v[n]);
-  }
-  if (a.y_bf16 != nullptr) {
-    uint16_t* to = a.y_bf16 + row * a.y_bf16_stride + first;
-    for (int64_t n = 0; n < vectors; n++) V::store_bf16(to + n * V::kLanes, lanes(n), y.v[n]);
-    if (first + columns == a.n && a.n % 2 != 0) to[columns] = 0;
+  for (int64_t end = place + count; place < end; place++) {
+    const int64_t row = a.rows == nullptr ? place : a.rows[place];
+    Row<V> y = preactivation(chains, row, first);
+    if (a.activation != FTH_IDENTITY) y = activate<V>(a.activation, y);
+    if (a.glu) {
+      const Row<V> value = preactivation(values, row, a.n + first);
+      each([&](int64_t n) { y.v[n] = V::mul(y.v[n], value.v[n]); });
+    }
+    if (a.gate != nullptr) {
+      const typename V::F gate = V::set(a.gate[row]);
+      each([&](int64_t n) { y.v[n] = V::mul(y.v[n], gate); });
+    }
+    if (a.residual != nullptr) add(y, a.residual + row * a.residual_stride + first);
+    if (a.y != nullptr) {
+      float* to = a.y + row * a.y_stride + first;
+      each([&](int64_t n) { V::store(to + n * V::kLanes, lanes(n), y.v[n]); });
+    }
+    if (a.y_bf16 != nullptr) {
+      uint16_t* to = a.y_bf16 + row * a.y_bf16_stride + first;
+      each([&](int64_t n) { V::store_bf16(to + n * V::kLanes, lanes(n), y.v[n]); });
+      if (first + columns == a.n && a.n % 2 != 0) to[columns] = 0;
+    }
   }
 }
 
@@ -146,14 +172,17 @@ void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_b
     const int64_t rows = row_end - first < kRowChunk ? row_end - first : kRowChunk;
     for (int64_t r = 0; r < rows; r++) x[r] = static_cast<const char*>(a.x) + row_at(first + r) * a.x_bytes;
     for (int64_t p = panel_begin; p < panel_end; p++) {
-      for (int64_t half = 0; half < halves; half++)
-        P::product(x, rows, static_cast<const char*>(a.weight) + (p * halves + half) * panel_bytes, a.k, z[half],
+      const float* scales[2] = {};
+      for (int64_t half = 0; half < halves; half++) {
+        const char* w = static_cast<const char*>(a.weight) + (p * halves + half) * panel_bytes;
+        scales[half] = P::scales(w, a.k);
+        P::product(x, rows, w, a.k, z[half],
                    [&](int64_t done, int64_t size) {
                      if (half + 1 < halves) return;
-                     const auto end_row = (p + 1) * kPanel <= a.n ? finish<V, true> : finish<V, false>;
-                     for (int64_t r = done; r < done + size; r++)
-                       end_row(a, row_at(first + r), p, z[0] + r * kPanel, z[1] + r * kPanel);
+                     const auto end = (p + 1) * kPanel <= a.n ? finish<V, true> : finish<V, false>;
+                     end(a, p, first + done, size, {z[0] + done * kPanel, scales[0]}, {z[1] + done * kPanel, scales[1]});
                    });
+      }
     }
   }
 }
@@ -163,6 +192,7 @@ template <class T, int kPerStep>
 struct Steps {
   static int64_t steps(int64_t k) { return (k + kPerStep - 1) / kPerStep; }
   static int64_t panel_bytes(int64_t k) { return steps(k) * kStepBytes; }
+  static const float* scales(const char*, int64_t) { return nullptr; }
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
     fth::linear::product<T>(x, rows, w, steps(k), z, done);

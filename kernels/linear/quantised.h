@@ -36,11 +36,12 @@ struct CodesTask {
   const Codes* x[6];
   const char* w;
   int64_t groups;     // of 32 k; a multiple of kGroups but at the end of a row
-  bool fresh;         // z starts here at zero; else it continues
-  const char* fetch;  // weights to bring to the L2 cache meanwhile; null: none
-  const float* scale; // i8: of the features, at the end of a row; else null
-  float* z;           // [rows][kPanel]
+  int64_t fetch, fetch_lines;  // from each group on, what to bring to the L2 cache meanwhile, in lines of 64 bytes
+  const float* from;           // what z is so far, or zeros
+  float* z;                    // [rows][kPanel]
 };
+
+alignas(64) constexpr float kZeros[6 * kPanel] = {};
 
 template <class I, class Q>
 struct CodesTile {
@@ -57,77 +58,69 @@ struct CodesTile {
       default: return passes<least(6)>(task);
     }
   }
+  static int64_t pass_count(int rows) { return kPanel / I::kLanes / I::vectors(rows); }
   static constexpr int least(int rows) { return rows < kRows ? rows : kRows; }
 
   // N vectors of the panel's features per pass.
   template <int R>
   static void passes(const CodesTask& task) {
     constexpr int N = I::vectors(R);
-    for (int64_t first = 0; first < kPanel; first += N * I::kLanes)
-      tile<R, N>(task, first, first == 0 ? task.fetch : nullptr);
+    for (int64_t first = 0; first < kPanel; first += N * I::kLanes) tile<R, N>(task, first);
   }
 
   template <int R, int N>
-  [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first, const char* fetch) {
-    typename I::F t[R][N];  // the chains over the groups of one Codes
+  [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first) {
     const Codes* x[R];
-    for (int r = 0; r < R; r++) x[r] = task.x[r];
-    const char* w = task.w;
-    bool fresh = task.fresh;
-    for (int64_t group = 0; group < task.groups; group += kGroups) {
-      const int64_t groups = task.groups - group < kGroups ? task.groups - group : kGroups;
-      typename I::V sum[R][N];
-      if constexpr (!Q::kScaled) {
 #pragma GCC unroll 6
-        for (int r = 0; r < R; r++) {
-          const int32_t* s = x[r]->minus_sum;
-          start<N>(sum[r], s[0] + s[1] + s[2] + s[3]);
-        }
-      }
+    for (int r = 0; r < R; r++) x[r] = task.x[r];
+    const char* w = task.w + first * (Q::kScaled ? 2 : 4);
+    const float* from = task.from + first;
+    float* z = task.z + first;
+    const int64_t lines = task.fetch_lines, fetch = task.fetch + first / (N * I::kLanes) * lines * 64;
+    for (int64_t left = task.groups; left > 0; left -= kGroups) {
+      const int64_t groups = left < kGroups ? left : kGroups;
+      typename I::V sum[R][N];
+      typename I::F t[R][N];  // the chains over the groups of one Codes
       if constexpr (Q::kScaled) {
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) t[r][n] = I::zero();
-      }
-      for (int64_t g = 0; g < groups; g++, w += Q::kGroupBytes) {
-        if (fetch != nullptr) {
-          for (int64_t i = 0; i < Q::kGroupBytes; i += 64) _mm_prefetch(fetch + i, _MM_HINT_T1);
-          fetch += Q::kGroupBytes;
-        }
-        if constexpr (Q::kScaled) {
+        for (int64_t g = 0; g < groups; g++, w += Q::kGroupBytes) {
+          prefetch(w + fetch, lines);
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) start<N>(sum[r], x[r]->minus_sum[g]);
-        }
-        dots<R, N>(sum, x, g * kGroup, w + (Q::kScaled ? kScaleBytes : 0) + first * 4);
-        if constexpr (Q::kScaled) {
+          dots<R, N>(sum, x, g * kGroup, 1, w + kScaleBytes + first * 2);
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) {
-            const typename I::F d = I::scales(w + (first + n * I::kLanes) * 2);
+            const typename I::F d = I::scales(w + n * I::kLanes * 2);
 #pragma GCC unroll 6
             for (int r = 0; r < R; r++) t[r][n] = I::fma(I::to_float(sum[r][n]), d, t[r][n]);
           }
         }
+      } else {
+        prefetch(w + fetch, lines);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+          const int32_t* s = x[r]->minus_sum;
+          start<N>(sum[r], s[0] + s[1] + s[2] + s[3]);
+        }
+        dots<R, N>(sum, x, 0, groups, w);
+        w += groups * Q::kGroupBytes;
       }
 #pragma GCC unroll 6
       for (int r = 0; r < R; r++) {
         const typename I::F scale = I::set(x[r]->scale);
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) {
-          float* z = task.z + r * kPanel + first + n * I::kLanes;
+          const int64_t at = r * kPanel + n * I::kLanes;
           const typename I::F link = Q::kScaled ? t[r][n] : I::to_float(sum[r][n]);
-          I::store(z, I::fma(scale, link, fresh ? I::zero() : I::load(z)));
+          I::store(z + at, I::fma(scale, link, I::load(from + at)));
         }
         x[r]++;
       }
-      fresh = false;
+      from = z;
     }
-    if (task.scale == nullptr) return;
-    for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) {
-        float* z = task.z + r * kPanel + first + n * I::kLanes;
-        I::store(z, I::mul(I::load(z), I::load_scale(task.scale + first + n * I::kLanes)));
-      }
   }
 
   template <int N>
@@ -136,11 +129,15 @@ struct CodesTile {
     for (int n = 0; n < N; n++) sum[n] = offset;
   }
 
-  // Adds the products of one group.
+  [[gnu::always_inline]] static void prefetch(const char* p, int64_t lines) {
+    for (; lines > 0; lines--, p += 64) _mm_prefetch(p, _MM_HINT_T1);
+  }
+
+  // Adds the products of some groups.
   template <int R, int N>
   [[gnu::always_inline]] static void dots(typename I::V (&sum)[R][N], const Codes* const (&x)[R], int64_t k,
-                                          const char* w) {
-    for (int s = 0; s < kGroup / 4 / Q::kHalves; s++, w += kPanel * 4)
+                                          int64_t groups, const char* w) {
+    for (int64_t s = 0; s < groups * (kGroup / 4 / Q::kHalves); s++, w += kPanel * 4)
 #pragma GCC unroll 2
       for (int half = 0; half < Q::kHalves; half++, k += 4) {
         typename I::Weights b[N];
@@ -165,6 +162,9 @@ template <class I, class Q>
 struct CodesPanel {
   static constexpr int64_t kRows = CodesTile<I, Q>::kRows;
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
+  static const float* scales(const char* w, int64_t k) {
+    return Q::kScaled ? nullptr : reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
+  }
 
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
@@ -180,16 +180,29 @@ struct CodesPanel {
           task.x[r] = reinterpret_cast<const Codes*>(x[first + r]) + begin / kGroups;
         task.w = w + begin * Q::kGroupBytes;
         task.groups = end - begin;
-        task.fresh = begin == 0;
-        task.fetch = tile == 1 && tiles > 1 ? w + end * Q::kGroupBytes : nullptr;
-        task.scale = !Q::kScaled && end == groups ? reinterpret_cast<const float*>(w + end * kCodesBytes) : nullptr;
+        // Each pass of the tiles behind the first brings some lines of every group of the next block.
+        if (tile > 0) {
+          const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), shares = (tiles - 1) * passes;
+          task.fetch_lines = (Q::kGroupBytes * (Q::kScaled ? 1 : kGroups) / 64 + shares - 1) / shares;
+          task.fetch = (end - begin) * Q::kGroupBytes + (tile - 1) * passes * task.fetch_lines * 64;
+        }
         task.z = z + first * kPanel;
+        task.from = begin == 0 ? kZeros : task.z;
         CodesTile<I, Q>::run(int(size), task);
         if (end == groups) done(first, size);
       }
     }
   }
 };
+
+template <class V, class I>
+void codes_panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  switch (a.type) {
+    case FTH_I8: return panels<V, CodesPanel<I, I8>>(a, panel_begin, panel_end, row_begin, row_end);
+    case FTH_Q8_0: return panels<V, CodesPanel<I, Q8>>(a, panel_begin, panel_end, row_begin, row_end);
+    default: return panels<V, CodesPanel<I, Q4>>(a, panel_begin, panel_end, row_begin, row_end);
+  }
+}
 
 }  // namespace
 }  // namespace fth::linear

@@ -119,14 +119,12 @@ void panels_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t r
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   panels<Bf16>(a, panel_begin, panel_end, row_begin, row_end);
 }
-void panels_i8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<I8>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q8_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Groups<FTH_Q8_0, dot_bytes>>(a, panel_begin, panel_end, row_begin, row_end);
-}
-void panels_q4_0(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
-  panels<Groups<FTH_Q4_0, dot_nibbles>>(a, panel_begin, panel_end, row_begin, row_end);
+void panels_quantised(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  switch (a.type) {
+    case FTH_I8: return panels<I8>(a, panel_begin, panel_end, row_begin, row_end);
+    case FTH_Q8_0: return panels<Groups<FTH_Q8_0, dot_bytes>>(a, panel_begin, panel_end, row_begin, row_end);
+    default: return panels<Groups<FTH_Q4_0, dot_nibbles>>(a, panel_begin, panel_end, row_begin, row_end);
+  }
 }
 
 void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin, int64_t end) {

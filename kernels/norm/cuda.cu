@@ -1,6 +1,7 @@
 // One block per row. Every thread takes four neighbouring elements in turn, so loads are of 16 bytes where the row allows
 // and the order of the sums does not depend on whether it does.
 #include "cuda/block_sum.h"
+#include "cuda/four.h"
 #include "norm/norm.h"
 
 namespace fth::norm {
@@ -10,22 +11,6 @@ using namespace gpu;
 
 constexpr int kThreads = 128;
 
-// Elements k .. k + 3 of the row, zero behind its end.
-struct Four {
-  float v[4];
-};
-__device__ __forceinline__ Four load_four(const float* row, int64_t k, int64_t width) {
-  Four r{};
-  if (k + 4 <= width && reinterpret_cast<uintptr_t>(row + k) % 16 == 0) {
-    const float4 all = *reinterpret_cast<const float4*>(row + k);
-    r = {{all.x, all.y, all.z, all.w}};
-  } else {
-    for (int i = 0; i < 4; i++)
-      if (k + i < width) r.v[i] = row[k + i];
-  }
-  return r;
-}
-
 __global__ void __launch_bounds__(kThreads) norm_rows(const __grid_constant__ Args a) {
   const int64_t row = blockIdx.x, width = a.width, first = int64_t(threadIdx.x) * 4;
   const float* x = a.x + row * width;
@@ -33,14 +18,14 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const __grid_constant__ Ar
   if (a.layer) {
     float sum = 0;
     for (int64_t k = first; k < width; k += kThreads * 4) {
-      const Four v = load_four(x, k, width);
+      const Four v = load_four(x + k, width - k);
       for (int i = 0; i < 4; i++) sum += v.v[i];
     }
     mean = block_sum<kThreads>(sum) / float(width);
   }
   float squares = 0;
   for (int64_t k = first; k < width; k += kThreads * 4) {
-    const Four v = load_four(x, k, width);
+    const Four v = load_four(x + k, width - k);
     for (int i = 0; i < 4; i++) {
       const float d = k + i < width ? v.v[i] - mean : 0.f;
       squares = fmaf(d, d, squares);
@@ -55,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const __grid_constant__ Ar
   float* y = a.y == nullptr ? nullptr : a.y + row * width;
   bf16* rounded = a.y_bf16 == nullptr ? nullptr : reinterpret_cast<bf16*>(a.y_bf16) + row * a.stride_bf16;
   for (int64_t k = first; k < width; k += kThreads * 4) {
-    const Four v = load_four(x, k, width);
+    const Four v = load_four(x + k, width - k);
     for (int i = 0; i < 4 && k + i < width; i++) {
       float out = (v.v[i] - mean) * scale;
       if (gain != nullptr) out *= gain[k + i];
@@ -65,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const __grid_constant__ Ar
       if (rounded != nullptr) rounded[k + i] = to_bf16(out);
     }
   }
-  if (rounded != nullptr && width % 2 == 1 && threadIdx.x == 0) rounded[width] = {0};
+  if (rounded != nullptr && width + threadIdx.x < a.stride_bf16) rounded[width + threadIdx.x] = {0};
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ struct Args {
   const float* bias;      // [depths, width] or null
   const float* residual;  // [rows, width] or null
   float* y;               // [rows, width] or null; may be x or residual
-  uint16_t* y_bf16;       // [rows, stride_bf16] or null: the result rounded to bf16; width odd: a zero behind the row
+  uint16_t* y_bf16;       // [rows, stride_bf16] or null: the result rounded to bf16; width odd: a zero behind the row,
+                          // on a device zeros up to the next (fewer than 128)
   int64_t width;
   int64_t stride_bf16;
   float eps;

@@ -19,7 +19,7 @@ struct Args {
   bool interleaved;    // pairs (2i, 2i + 1), else (i, i + pairs)
 };
 
-// Row i's part of the table, i in [begin, end): angle = float(position) * frequency in fp32. The same for all targets.
+// Row i's part of the table, i in [begin, end): angle = float(position) * frequency in fp32. The same for all CPU targets.
 void angles(const fth_row* rows, const float* frequency, int64_t pairs, float* table, int64_t begin, int64_t end);
 
 // Rows [begin, end).
@@ -27,5 +27,10 @@ using Rows = void(const Args&, int64_t begin, int64_t end);
 namespace scalar { Rows rows; }
 namespace avx2 { Rows rows; }
 namespace avx512 { Rows rows; }
+// All pointers on the device. There an angle of 2^52 and more is not-a-number.
+namespace cuda {
+void angles(const fth_row* rows, const float* frequency, int64_t pairs, float* table, int64_t count, void* stream);
+void rows(const Args&, int64_t count, void* stream);
+}  // namespace cuda
 
 }  // namespace fth::rope

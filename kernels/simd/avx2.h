@@ -60,4 +60,45 @@ inline __m256 float_of_8_bf16(__m128i x) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
 
+// Eight floats. M: a choice of lanes.
+struct Vector {
+  using F = __m256;
+  using M = __m256;
+  static constexpr int64_t kLanes = 8;
+  static F load(const float* p, int64_t n) {  // the rest is 0
+    return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, lanes8(n));
+  }
+  static void store(float* p, int64_t n, F v) {
+    if (n >= 8) _mm256_storeu_ps(p, v);
+    else _mm256_maskstore_ps(p, lanes8(n), v);
+  }
+  static void store_bf16(uint16_t* p, int64_t n, F v) {
+    alignas(16) uint16_t eight[8];
+    _mm_store_si128(reinterpret_cast<__m128i*>(eight), bf16_of_8(v));
+    memcpy(p, eight, size_t(n < 8 ? n : 8) * 2);
+  }
+  static F set(float x) { return _mm256_set1_ps(x); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }  // b if one is not a number, as max
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), a); }
+  static F exp(F a) { return exp8(a); }
+  static float sum(F a) { return sum8(a); }
+  static float largest(F a) { return max8(a); }
+
+  static M first(int64_t n) { return _mm256_castsi256_ps(lanes8(n)); }
+  static M below(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static M at_least(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
+  static M equal(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static M differ(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_NEQ_UQ); }  // NaN from all
+  static M both(M a, M b) { return _mm256_and_ps(a, b); }
+  static uint32_t bits(M m) { return uint32_t(_mm256_movemask_ps(m)); }
+  static F select(M m, F a, F otherwise) { return _mm256_blendv_ps(otherwise, a, m); }
+  static F keep(M m, F a) { return _mm256_and_ps(a, m); }  // 0 elsewhere
+};
+
 }  // namespace

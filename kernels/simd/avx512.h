@@ -47,4 +47,41 @@ inline __m512 float_of_16_bf16(__m256i x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
+// Sixteen floats. M: a choice of lanes.
+struct Vector {
+  using F = __m512;
+  using M = __mmask16;
+  static constexpr int64_t kLanes = 16;
+  static F load(const float* p, int64_t n) {  // the rest is 0
+    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes16(n), p);
+  }
+  static void store(float* p, int64_t n, F v) {
+    if (n >= 16) _mm512_storeu_ps(p, v);
+    else _mm512_mask_storeu_ps(p, lanes16(n), v);
+  }
+  static void store_bf16(uint16_t* p, int64_t n, F v) { _mm256_mask_storeu_epi16(p, lanes16(n), bf16_of_16(v)); }
+  static F set(float x) { return _mm512_set1_ps(x); }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }  // b if one is not a number, as max
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F abs(F a) { return _mm512_abs_ps(a); }
+  static F exp(F a) { return exp16(a); }
+  static float sum(F a) { return sum16(a); }
+  static float largest(F a) { return max16(a); }
+
+  static M first(int64_t n) { return lanes16(n); }
+  static M below(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static M at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+  static M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static M differ(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }  // NaN from all
+  static M both(M a, M b) { return a & b; }
+  static uint32_t bits(M m) { return m; }
+  static F select(M m, F a, F otherwise) { return _mm512_mask_blend_ps(m, otherwise, a); }
+  static F keep(M m, F a) { return _mm512_maskz_mov_ps(m, a); }  // 0 elsewhere
+};
+
 }  // namespace

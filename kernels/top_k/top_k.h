@@ -20,5 +20,7 @@ using Segments = void(const Args&, int64_t begin, int64_t end);
 namespace scalar { Segments segments; }
 namespace avx2 { Segments segments; }
 namespace avx512 { Segments segments; }
+// All pointers on the device; keys are not used. `longest`: about the size of the longest segment, for speed alone.
+namespace cuda { void segments(const Args&, int64_t count, int64_t longest, void* stream); }
 
 }  // namespace fth::top_k

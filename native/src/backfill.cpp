@@ -14,10 +14,10 @@ struct Product {
   int64_t row, targets;  // floats of a K or V row
   fth::WeightShape weight;
 
-  Product(const fth_backfill_shape& s, const fth_kv_shape& kv)
+  Product(const fth_context* ctx, const fth_backfill_shape& s, const fth_kv_shape& kv)
       : row(int64_t(kv.kv_heads) * kv.head_dim),
         targets(int64_t(s.depths) * kv.layers),
-        weight{s.hidden_size, targets * 2 * row, s.weight_type, false} {}
+        weight{s.hidden_size, targets * 2 * row, s.weight_type, false, FTH_ON_DEVICE(ctx)} {}
   int64_t bias_offset() const { return fth::round_up(weight.bytes(), 4); }
   int64_t bytes() const { return bias_offset() + weight.out * 4; }
 };
@@ -74,7 +74,7 @@ fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape,
   FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv) || !check.array("bytes", bytes)) return check.status();
-  *bytes = Product(*shape, *kv).bytes();
+  *bytes = Product(ctx, *shape, *kv).bytes();
   return FTH_OK;
 }
 
@@ -84,7 +84,7 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
   FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
-  const Product product(*shape, *kv);
+  const Product product(ctx, *shape, *kv);
   check.range("depth", depth, 0, shape->depths - 1);
   check.range("layer", layer, 0, kv->layers - 1);
   check.range("source_type", source_type, FTH_F32, FTH_F16);
@@ -125,7 +125,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
-  const Product product(*shape, *kv);
+  const Product product(ctx, *shape, *kv);
   const fth::WeightShape& weight = product.weight;
   check.range("count", count, 0, fth::kMostRows / shape->depths);
   const bool any = count > 0, turns = shape->rope_style != FTH_ROPE_NONE && shape->rotary_dim > 0;
@@ -170,7 +170,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     norm.eps = shape->norm_eps;
     norm.layer = shape->norm == FTH_LAYER_NORM;
     fth::LinearCall linear{};
-    linear.weight_type = weight.type;
+    linear.product.type = weight.type;
     linear.product.weight = packed;
     linear.product.k = weight.in;
     linear.product.n = weight.out;

@@ -10,7 +10,7 @@
 
 namespace fth {
 
-BlockPlan::BlockPlan(const fth_block_shape& s) {
+BlockPlan::BlockPlan(const fth_context* ctx, const fth_block_shape& s) {
   const int64_t d = s.hidden_size, f = s.intermediate_size, q_size = int64_t(s.heads) * s.head_dim,
                 kv_size = int64_t(s.kv_heads) * s.head_dim;
   int64_t at = 0;
@@ -20,8 +20,8 @@ BlockPlan::BlockPlan(const fth_block_shape& s) {
     return begin;
   };
   const auto linear = [&](int64_t in, int64_t out, bool glu, int64_t rank) {
-    LinearPart part{
-        {in, out, s.weight_type, glu}, {in, rank, glu ? 2 * out : out, s.weight_type, s.depths}, -1, -1, -1};
+    const WeightShape weight{in, out, s.weight_type, glu, FTH_ON_DEVICE(ctx)};
+    LinearPart part{weight, {weight, rank, s.depths}, -1, -1, -1};
     part.weight = take(part.shape.bytes());
     if (s.bias) part.bias = take(part.shape.rows() * 4);
     if (rank > 0) part.lora = take(part.lora_shape.bytes());
@@ -273,7 +273,7 @@ class Step {
   // Product number `index` of input_ on all rows, its output still open.
   LinearCall call(const LinearPart& part, int index) const {
     LinearCall c{};
-    c.weight_type = s_.weight_type;
+    c.product.type = s_.weight_type;
     c.product.weight = layer_ + part.weight;
     c.product.k = part.shape.in;
     c.product.n = part.shape.out;
@@ -407,7 +407,7 @@ fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64
   fth::check_shape(check, shape);
   check.array("bytes", bytes);
   if (!check.ok()) return check.status();
-  *bytes = fth::BlockPlan(*shape).bytes;
+  *bytes = fth::BlockPlan(ctx, *shape).bytes;
   return FTH_OK;
 }
 
@@ -446,7 +446,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
     check.that(part != FTH_RELATIVE_BIAS || shape->relative_width > 0, "part %d needs shape.relative_width > 0", part);
   }
   if (!check.ok()) return check.status();
-  const fth::BlockPlan plan(*shape);
+  const fth::BlockPlan plan(ctx, *shape);
   const fth::Target t = linear ? fth::target_of(plan, *shape, part) : fth::Target{};
   if (weight && !fth::check_source(check, source_type, t.part->shape.in)) return check.status();
   const int64_t elements = part == FTH_ROPE_FREQUENCY  ? shape->rotary_dim / 2
@@ -497,7 +497,7 @@ fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shap
   check.array("bytes", bytes);
   if (!check.ok()) return check.status();
   fth::Layout layout;
-  fth::StepScratch(layout, ctx, *shape, fth::BlockPlan(*shape), count);
+  fth::StepScratch(layout, ctx, *shape, fth::BlockPlan(ctx, *shape), count);
   *bytes = int64_t(fth_context::grown(layout.bytes()));
   return FTH_OK;
 }
@@ -525,7 +525,7 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   if (!check.ok()) return check.status();
   const fth_kv_shape kv{shape->layers, shape->kv_heads, shape->head_dim, shape->kv_type, pool_entries};
   if (!fth::check_kv(check, "pool", kv)) return check.status();
-  const fth::BlockPlan plan(*shape);
+  const fth::BlockPlan plan(ctx, *shape);
   const int64_t row_bytes = count * int64_t(sizeof(fth_row));
   check.disjoint({{"rows", rows, row_bytes},
                   {"cross_rows", cross_rows, row_bytes},

@@ -14,7 +14,7 @@ struct LinearPart {
 // What all layers share comes first, then the layers, all of one size. Gate and up are one glu product, and their LoRA
 // pairs one of rank gate + up: A stacks both, B is block-diagonal.
 struct BlockPlan {
-  explicit BlockPlan(const fth_block_shape& shape);
+  BlockPlan(const fth_context* ctx, const fth_block_shape& shape);
 
   // How many vectors of a norm there are, one per depth or one for all.
   static int32_t norm_sets(const fth_block_shape& s) { return s.norm_per_depth ? s.depths : 1; }

@@ -26,9 +26,10 @@ bool check_distinct(fth::Check& check, const int32_t* index, int64_t count, int6
   return true;
 }
 
-// What both scatters ask of their arguments; every target row is written at most once. False with the status set.
+// What both scatters ask of their arguments; every target row is written at most once. True with the index staged if
+// there is something to do, else the call ends with the status.
 bool check_scatter(fth_context* ctx, fth::Check& check, int32_t width, int64_t target_count, int64_t count,
-                   const int32_t* index, const float* gate, const float* y, const float* x, fth_status* status) {
+                   const int32_t*& index, const float* gate, const float* y, const float* x, fth_status* status) {
   check.range("width", width, 1, fth::kMostFeatures);
   check.range("target_count", target_count, 0, fth::kMostRows);
   check.range("count", count, 0, fth::kMostRows);
@@ -42,6 +43,8 @@ bool check_scatter(fth_context* ctx, fth::Check& check, int32_t width, int64_t t
     check.disjoint("index", index, count * 4, "x", x, x_bytes);
     check.disjoint("gate", gate, count * 4, "x", x, x_bytes);
     check.disjoint("y", y, count * row_bytes, "x", x, x_bytes);
+    check.on_host({{"index", index}});
+    check.on_device({{"gate", gate}, {"y", y}, {"x", x}});
     check.indices("index", index, count, target_count);
   }
   if (check.ok() && !ascending(index, count)) {
@@ -55,7 +58,8 @@ bool check_scatter(fth_context* ctx, fth::Check& check, int32_t width, int64_t t
     check_distinct(check, index, count, target_count, reinterpret_cast<uint64_t*>(seen));
   }
   *status = check.status();
-  return check.ok();
+  if (check.ok() && any) *status = fth::stage(ctx, {fth::staged("index", index, count)});
+  return *status == FTH_OK && any;
 }
 
 }  // namespace
@@ -64,7 +68,7 @@ extern "C" {
 
 fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int64_t count, const int32_t* index,
                       const float* x, float* y) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   check.range("width", width, 1, fth::kMostFeatures);
   check.range("source_count", source_count, 0, fth::kMostRows);
@@ -77,9 +81,16 @@ fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int
   const int64_t row_bytes = int64_t(width) * 4;
   check.disjoint("index", index, count * 4, "y", y, count * row_bytes);
   check.disjoint("x", x, source_count * row_bytes, "y", y, count * row_bytes);
+  check.on_host({{"index", index}});
+  check.on_device({{"x", x}, {"y", y}});
   check.indices("index", index, count, source_count);
-  if (!check.ok()) return check.status();
+  if (!check.ok() || !any) return check.status();
+  if (const fth_status status = fth::stage(ctx, {fth::staged("index", index, count)})) return status;
 
+  if (FTH_ON_DEVICE(ctx)) {
+    fth::compact::cuda::gather(index, x, y, width, count, ctx->device->stream());
+    return fth::finish(ctx);
+  }
   fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) memcpy(y + i * width, x + int64_t(index[i]) * width, size_t(row_bytes));
   });
@@ -88,11 +99,15 @@ fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int
 
 fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                        const float* y, float* x) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, nullptr, y, x, &status)) return status;
 
+  if (FTH_ON_DEVICE(ctx)) {
+    fth::compact::cuda::scatter(index, y, x, width, count, ctx->device->stream());
+    return fth::finish(ctx);
+  }
   fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) memcpy(x + int64_t(index[i]) * width, y + i * width, size_t(width) * 4);
   });
@@ -101,12 +116,16 @@ fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, in
 
 fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
                            const float* gate, const float* y, float* x) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, gate, y, x, &status)) return status;
 
   const fth::compact::Args args{index, gate, y, x, width};
+  if (FTH_ON_DEVICE(ctx)) {
+    fth::compact::cuda::scatter_add(args, count, ctx->device->stream());
+    return fth::finish(ctx);
+  }
   const auto kernel = fth::for_isa(ctx, fth::compact::scalar::scatter_add, fth::compact::avx2::scatter_add,
                                    fth::compact::avx512::scatter_add);
   fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });

@@ -284,6 +284,7 @@ fth_status fth_reserve(fth_context* ctx, int64_t bytes) {
   FTH_ENTER(ctx);
   fth::Check check(ctx);
   if (!check.range("bytes", bytes, 0, int64_t(1) << 46)) return check.status();
+  if (FTH_ON_DEVICE(ctx)) ctx->device->workspace();
   return bytes == 0 || ctx->reserve_device(size_t(bytes)) != nullptr ? FTH_OK : FTH_OUT_OF_MEMORY;
 }
 

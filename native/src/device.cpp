@@ -59,6 +59,7 @@ void Device::close() {
     if (event != nullptr) gpu::event_destroy(event);
   if (scratch_ != nullptr) gpu::release(scratch_);
   if (tickets_ != nullptr) gpu::release(tickets_);
+  if (partials_ != nullptr) gpu::release(partials_);
   if (image_ != nullptr) gpu::release(image_);
   if (pinned_ != nullptr) gpu::release_pinned(pinned_);
   gpu::use_device(before);
@@ -96,6 +97,13 @@ unsigned* Device::tickets(size_t count) {
   tickets_ = fresh;
   ticket_count_ = 2 * count;
   return tickets_;
+}
+
+linear::Workspace Device::workspace() {
+  constexpr size_t kBytes = size_t(16) << 20;
+  if (partials_ == nullptr && !gpu::capturing(stream_)) partials_ = static_cast<float*>(gpu::allocate(kBytes));
+  return {partials_, partials_ == nullptr ? 0 : int64_t(kBytes), tickets_, int64_t(ticket_count_),
+          properties_.compute_capability == 90};
 }
 
 bool Device::grow_staging(size_t part_bytes) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "gpu.h"
+#include "linear/linear.h"
 
 namespace fth {
 
@@ -30,6 +31,9 @@ class Device {
   // Blocks that count one another use these: zero between calls.
   unsigned* tickets(size_t count);
 
+  // For products of few rows; without its memory, which is had at the first use, they take longer.
+  linear::Workspace workspace();
+
   // Replaces pointers to arrays of the host by addresses at which the kernels of this call find copies of them. While the
   // stream is being captured an array stays where it is, in pinned memory, and each replay reads it anew. False with a
   // sentence in `why`.
@@ -54,6 +58,7 @@ class Device {
   size_t scratch_bytes_ = 0;
   unsigned* tickets_ = nullptr;
   size_t ticket_count_ = 0;
+  float* partials_ = nullptr;
   // Parts of pinned memory that are used in turn, and their images on the device. Images are written in stream order; a
   // part of the pinned memory is written again only after the copies out of it, which its event follows, are done.
   char *pinned_ = nullptr, *image_ = nullptr;

@@ -5,7 +5,7 @@
 
 extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, int64_t count, const int32_t* id,
                                 const void* table, float* out) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.vocab_size", shape->vocab_size, 1, fth::kMostFeatures);
@@ -21,16 +21,26 @@ extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, 
   const bool any = count > 0;
   const int64_t width = shape->hidden_size, element = fth::element_bytes(shape->type);  // without packing
   check.array("id", id, any);
-  check.pointer("table", table, fth::alignment(shape->type), any);
+  const fth::WeightShape weight{width, shape->vocab_size, shape->type, false, FTH_ON_DEVICE(ctx)};
+  check.pointer("table", table, shape->packed ? weight.alignment() : fth::alignment(shape->type), any);
   check.array("out", out, any);
-  const fth::WeightShape weight{width, shape->vocab_size, shape->type, false};
   const int64_t table_bytes = shape->packed ? weight.bytes() : shape->vocab_size * width * element;
   check.disjoint("id", id, count * 4, "out", out, count * width * 4);
   check.disjoint("table", table, table_bytes, "out", out, count * width * 4);
+  check.on_host({{"id", id}});
+  check.on_device({{"table", table}, {"out", out}});
   check.indices("id", id, count, shape->vocab_size);
-  if (!check.ok()) return check.status();
+  if (!check.ok() || !any) return check.status();
 
   using namespace fth::embed;
+  if (FTH_ON_DEVICE(ctx)) {
+    if (const fth_status status = fth::stage(ctx, {fth::staged("id", id, count)})) return status;
+    namespace tiles = fth::linear::tiles;
+    const Args args{table, shape->type, shape->packed != 0, tiles::strip_bytes(shape->type, width),
+                    tiles::steps(shape->type, width), width, shape->scale, id, out};
+    cuda::rows(args, count, ctx->device->stream());
+    return fth::finish(ctx);
+  }
   const auto f32 = fth::for_isa(ctx, scalar::f32, avx2::f32, avx512::f32);
   const auto bf16 = fth::for_isa(ctx, scalar::bf16, avx2::bf16, avx512::bf16);
   fth::parallel(ctx, count, 8192 / width, [&](int64_t begin, int64_t end, int) {

@@ -14,8 +14,8 @@ struct Router {
   int32_t depths;
   bool mlp, bias;
 
-  explicit Router(const fth_gate_shape& s)
-      : inner{s.hidden_size, s.inner_size, FTH_F32, false},
+  Router(const fth_context* ctx, const fth_gate_shape& s)
+      : inner{s.hidden_size, s.inner_size, FTH_F32, false, FTH_ON_DEVICE(ctx)},
         width(s.router == FTH_ROUTER_MLP ? s.inner_size : s.hidden_size),
         outputs(s.outputs),
         depths(s.depths),
@@ -66,6 +66,7 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
   for (int32_t d = 0; d < router.depths; d++) {
     fth::linear::Args args{};
     const char* weights = packed + d * router.stride();
+    args.type = FTH_F32;
     args.weight = weights;
     args.k = router.inner.in;
     args.n = router.inner.out;
@@ -78,7 +79,7 @@ void run_inner(fth_context* ctx, const Router& router, const fth_gate_shape& sha
     args.y = inner;
     args.y_stride = router.inner.out;
     if (alone) kernel(args, 0, fth::ceil_div(args.n, fth::linear::kPanel), 0, args.count);
-    else if (args.count > 0) calls[ready++] = {args, FTH_F32, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+    else if (args.count > 0) calls[ready++] = {args, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
     if (ready == kTogether || d + 1 == router.depths) {
       fth::run_linears(ctx, calls, ready);
       ready = 0;
@@ -94,7 +95,7 @@ fth_status fth_gate_bytes(fth_context* ctx, const fth_gate_shape* shape, int64_t
   FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
-  *bytes = Router(*shape).bytes();
+  *bytes = Router(ctx, *shape).bytes();
   return FTH_OK;
 }
 
@@ -103,7 +104,7 @@ fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, int32_t 
   FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
-  const Router router(*shape);
+  const Router router(ctx, *shape);
   check.range("depth", depth, 0, router.depths - 1);
   check.range("part", part, FTH_GATE_W1, router.mlp ? FTH_GATE_B2 : FTH_GATE_B1);
   const bool is_bias = part == FTH_GATE_B1 || part == FTH_GATE_B2;
@@ -133,7 +134,7 @@ fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count
   FTH_ENTER_CPU(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
-  const Router router(*shape);
+  const Router router(ctx, *shape);
   check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
   if (router.depths == 1) rows = nullptr;

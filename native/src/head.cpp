@@ -6,7 +6,11 @@
 
 namespace {
 
+using fth::ceil_div;
 using fth::head::kChunk;
+using fth::linear::kPanel;
+
+constexpr int64_t kPiece = 64 << 10;  // bytes of weights that are worth handing to another thread
 
 // A slab of rows whose inputs are ready: chunk after chunk of the vocabulary, each on all rows.
 struct Sweep {
@@ -22,13 +26,10 @@ struct Sweep {
   float* tile;               // per worker [linear::kRowChunk][kChunk]
   fth::head::Partial* partials;  // [count][chunks()]
 
-  int64_t chunks() const { return fth::ceil_div(weight.out, kChunk); }
+  int64_t chunks() const { return ceil_div(weight.out, kChunk); }
 
   void run() const {
-    const auto products = fth::panels_kernel(ctx, weight.type);
-    const auto statistics =
-        fth::for_isa(ctx, fth::head::scalar::statistics, fth::head::avx2::statistics, fth::head::avx512::statistics);
-    const int64_t tile_rows = fth::ceil_div(count, fth::ceil_div(count, fth::linear::kRowChunk));
+    const int64_t tile_rows = ceil_div(count, ceil_div(count, fth::linear::kRowChunk));
     fth::parallel(ctx, chunks(), 1, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t chunk = begin; chunk < end; chunk++)
         for (int64_t row = 0; row < count; row += tile_rows) {
@@ -37,21 +38,42 @@ struct Sweep {
           float* z = logits == nullptr ? tile + worker * fth::linear::kRowChunk * kChunk
                                        : logits + row * weight.out + first;
           const int64_t stride = logits == nullptr ? kChunk : weight.out;
-          fth::linear::Args product{};
-          product.weight = packed + first / fth::linear::kPanel * weight.panel_bytes();
-          product.k = weight.in;
-          product.n = columns;
-          product.x_bytes = fth::x_bytes(weight.in, weight.type);
-          product.x = static_cast<const char*>(input) + row * product.x_bytes;
-          product.count = rows;
-          product.y = z;
-          product.y_stride = stride;
-          products(product, 0, fth::ceil_div(columns, fth::linear::kPanel), 0, rows);
-          statistics({z, stride, columns, first, shape.logit_scale, shape.softcap, partials + row * chunks() + chunk,
-                      chunks()}, 0, rows);
+          compute(row, rows, {z, stride, columns, first, shape.logit_scale, shape.softcap,
+                              partials + row * chunks() + chunk, chunks()});
           for (int64_t i = 0; i < rows; i++) choose(row + i, z + i * stride, first, columns);
         }
     });
+  }
+
+  // The chosen logits and no others, but for those that share a panel of W with them.
+  void run_chosen() const {
+    const int64_t grain = ceil_div(kPiece, weight.panel_bytes());
+    fth::parallel(ctx, count * shape.chosen, grain, [&](int64_t begin, int64_t end, int) {
+      alignas(64) float z[kPanel];
+      fth::head::Partial partial;
+      for (int64_t c = begin; c < end; c++) {
+        const int64_t first = chosen_id[c] / kPanel * kPanel, columns = least(weight.out - first, kPanel);
+        compute(c / shape.chosen, 1, {z, kPanel, columns, first, shape.logit_scale, shape.softcap, &partial, 1});
+        chosen_logit[c] = z[chosen_id[c] - first];
+      }
+    });
+  }
+
+  // Logits of some rows, whose places `a` names, and their partials.
+  void compute(int64_t row, int64_t rows, const fth::head::Args& a) const {
+    fth::linear::Args product{};
+    product.type = weight.type;
+    product.weight = packed + a.first / kPanel * weight.panel_bytes();
+    product.k = weight.in;
+    product.n = a.columns;
+    product.x_bytes = fth::x_bytes(weight.in, weight.type);
+    product.x = static_cast<const char*>(input) + row * product.x_bytes;
+    product.count = rows;
+    product.y = a.z;
+    product.y_stride = a.stride;
+    fth::panels_kernel(ctx, weight.type)(product, 0, ceil_div(a.columns, kPanel), 0, rows);
+    fth::for_isa(ctx, fth::head::scalar::statistics, fth::head::avx2::statistics,
+                 fth::head::avx512::statistics)(a, 0, rows);
   }
 
   // The chosen logits of a row that lie in this chunk.
@@ -83,14 +105,15 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   check.range("shape.chosen", shape->chosen, 0, 65536);
   check.range("count", count, 0, fth::kMostRows);
   if (!check.ok()) return check.status();
-  const fth::WeightShape weight{shape->hidden_size, shape->vocab_size, shape->weight_type, false};
+  const fth::WeightShape weight{shape->hidden_size, shape->vocab_size, shape->weight_type, false, FTH_ON_DEVICE(ctx)};
   const bool any = count > 0, chooses = any && shape->chosen > 0;
+  const bool only_chosen = chooses && stats == nullptr && logits == nullptr;
   check.array("h", h, any);
   check.array("gain", gain, false);
   check.array("norm_bias", norm_bias, false);
-  check.pointer("packed", packed, fth::alignment(weight.type), any);
+  check.pointer("packed", packed, weight.alignment(), any);
   check.array("chosen_id", chosen_id, chooses);
-  check.array("stats", stats, any);
+  check.array("stats", stats, any && !only_chosen);
   check.array("chosen_logit", chosen_logit, chooses);
   check.array("logits", logits, false);
   if (!check.ok()) return check.status();
@@ -109,11 +132,14 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   // Long inputs go in slabs, so that scratch does not grow with them.
   constexpr int64_t kSlab = 1024;
   const int64_t slab = count < kSlab ? count : kSlab;
-  const int64_t chunks = fth::ceil_div(weight.out, kChunk);
+  const int64_t chunks = ceil_div(weight.out, kChunk);
+  // A whole pass reads W and takes a twelfth of that time for each row, as measured; a chosen logit reads its panel.
+  const bool few = only_chosen && 12 * count * shape->chosen < (12 + count) * ceil_div(weight.out, kPanel);
   fth::Layout layout;
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
-  const size_t tile_at = layout.add<float>(logits == nullptr ? ctx->info.workers * fth::linear::kRowChunk * kChunk : 0);
-  const size_t partials_at = layout.add<fth::head::Partial>(slab * chunks);
+  const size_t tile_at =
+      layout.add<float>(logits == nullptr && !few ? ctx->info.workers * fth::linear::kRowChunk * kChunk : 0);
+  const size_t partials_at = layout.add<fth::head::Partial>(few ? 0 : slab * chunks);
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr && layout.bytes() > 0) return FTH_OUT_OF_MEMORY;
   auto* partials = reinterpret_cast<fth::head::Partial*>(scratch + partials_at);
@@ -139,7 +165,9 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
                       .logits = logits == nullptr ? nullptr : logits + first * weight.out,
                       .tile = reinterpret_cast<float*>(scratch + tile_at),
                       .partials = partials};
-    sweep.run();
+    if (few) sweep.run_chosen();
+    else sweep.run();
+    if (stats == nullptr) continue;
     fth::parallel(ctx, n, 1 + 1024 / chunks, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; i++) stats[first + i] = fth::head::merge(partials + i * chunks, chunks);
     });

@@ -13,13 +13,13 @@ class Region {
  public:
   explicit Region(fth_context* ctx) : ctx_(ctx) {}
 
-  void add(const linear::Args& args, int32_t weight_type) {
+  void add(const linear::Args& args) {
     if (args.count <= 0) return;
     if (size_ == kMost) run();
     const int64_t workers = ctx_->info.workers, panels = ceil_div(args.n, linear::kPanel);
     Part& part = parts_[size_++];
     part.args = args;
-    part.kernel = panels_kernel(ctx_, weight_type);
+    part.kernel = panels_kernel(ctx_, args.type);
     int64_t chunks = ceil_div(args.count, linear::kRowChunk);
     if (workers > 1 && panels * chunks < 4 * workers) chunks = ceil_div(4 * workers, panels);
     part.rows = round_up(ceil_div(args.count, chunks), kTile);
@@ -28,7 +28,7 @@ class Region {
     part.width = part.chunks == 1 ? 1 : clamp(panels * part.chunks / (8 * workers), 1, 8);
     items_ += ceil_div(panels, part.width) * part.chunks;
     part.end = items_;
-    const int64_t panel_bytes = linear::panel_bytes(weight_type, args.k) * (args.glu ? 2 : 1);
+    const int64_t panel_bytes = linear::panel_bytes(args.type, args.k) * (args.glu ? 2 : 1);
     cost_ += double(panel_bytes) * double(panels * ceil_div(args.count, kTile));
   }
 
@@ -69,6 +69,41 @@ class Region {
   double cost_ = 0;
 };
 
+// A_d x of all rows in one launch, then the product, to which it adds B_d (A_d x) itself.
+void enqueue_linears(fth_context* ctx, LinearCall* calls, int count) {
+  const linear::Workspace space = ctx->device->workspace();
+  const gpu::Stream stream = ctx->device->stream();
+  for (int c = 0; c < count; c++) {
+    LinearCall& call = calls[c];
+    if (call.product.count <= 0) continue;
+    linear::ByDepth expand{};
+    if (call.lora != nullptr) {
+      const LoraShape& lora = call.lora_shape;
+      const auto by_depth = [&](const WeightShape& w, int64_t offset, const void* x) {
+        return linear::ByDepth{static_cast<const char*>(call.lora) + offset,
+                               lora.a_offset(1),
+                               linear::tiles::strip_bytes(w.type, w.in),
+                               linear::tiles::steps(w.type, w.in),
+                               w.in,
+                               x,
+                               x_bytes(w.in, w.type),
+                               call.groups->rows};
+      };
+      linear::Args inner{};
+      inner.n = lora.rank;
+      inner.rows = call.product.rows;
+      inner.count = call.product.count;
+      if (lora.type == FTH_BF16) inner.y_bf16 = static_cast<uint16_t*>(call.lora_inner);
+      else inner.y = static_cast<float*>(call.lora_inner);
+      inner.y_stride = lora.rank;
+      inner.y_bf16_stride = x_bytes(lora.rank, FTH_BF16) / 2;
+      linear::cuda::product(inner, lora.type, by_depth(lora.a(), 0, call.lora_x), space, stream);
+      expand = by_depth(lora.b(), lora.b_offset(0), call.lora_inner);
+    }
+    linear::cuda::product(call.product, call.product.type, expand, space, stream);
+  }
+}
+
 }  // namespace
 
 DepthGroups group_by_depth(const fth_row* rows, const int32_t* subset, int64_t count, int32_t depths, int32_t* order,
@@ -80,10 +115,11 @@ DepthGroups group_by_depth(const fth_row* rows, const int32_t* subset, int64_t c
   for (int64_t i = 0; i < count; i++) order[begin[rows[row(i)].depth]++] = row(i);
   for (int32_t d = depths; d > 0; d--) begin[d] = begin[d - 1];  // the loop above moved each to its group's end
   begin[0] = 0;
-  return {order, begin, depths};
+  return {order, begin, depths, nullptr};
 }
 
 void run_linears(fth_context* ctx, LinearCall* calls, int count) {
+  if (FTH_ON_DEVICE(ctx)) return enqueue_linears(ctx, calls, count);
   // A_d x, then B_d (A_d x) into the addend, depth by depth; then the products themselves.
   Region region(ctx);
   for (int stage = 0; stage < 2; stage++) {
@@ -97,6 +133,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
         const int32_t* begin = call.groups->begin + d;
         if (begin[0] == begin[1]) continue;
         linear::Args args{};
+        args.type = lora.type;
         args.rows = call.groups->order + begin[0];
         args.count = begin[1] - begin[0];
         if (stage == 0) {
@@ -118,7 +155,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
           args.y = call.lora_addend;
           args.y_stride = lora.w_rows;
         }
-        region.add(args, lora.type);
+        region.add(args);
       }
     }
     region.run();
@@ -128,7 +165,7 @@ void run_linears(fth_context* ctx, LinearCall* calls, int count) {
       calls[c].product.addend = calls[c].lora_addend;
       calls[c].product.addend_stride = calls[c].lora_shape.w_rows;
     }
-    region.add(calls[c].product, calls[c].weight_type);
+    region.add(calls[c].product);
   }
   region.run();
 }
@@ -138,6 +175,13 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
   if (weight_type == FTH_F32) return {x, x};
   const bool codes = quantised(weight_type);
   uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch + (codes ? at.rounded : at.x));
+  linear::Codes* to = reinterpret_cast<linear::Codes*>(scratch + at.x);
+  if (FTH_ON_DEVICE(ctx)) {
+    const gpu::Stream stream = ctx->device->stream();
+    if (!codes || at.lora) linear::cuda::round(x, in, rounded, x_bytes(in, FTH_BF16) / 2, count, stream);
+    if (codes) linear::cuda::quantise(x, in, to, count, stream);
+    return {codes ? static_cast<const void*>(to) : rounded, rounded};
+  }
   if (!codes || at.lora) {
     const auto round = for_isa(ctx, linear::scalar::round, linear::avx2::round, linear::avx512::round);
     parallel(ctx, count, kLeastElements / in, [&](int64_t begin, int64_t end, int) {
@@ -145,7 +189,6 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
     });
   }
   if (!codes) return {rounded, rounded};
-  linear::Codes* to = reinterpret_cast<linear::Codes*>(scratch + at.x);
   const auto quantise = for_isa(ctx, linear::scalar::quantise, linear::avx2::quantise, linear::avx512::quantise);
   parallel(ctx, count, kLeastElements / in,
            [&](int64_t begin, int64_t end, int) { quantise(x, in, to, begin, end); });
@@ -154,22 +197,14 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
 
 linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
   using namespace linear;
-  const auto with_dot = [&](Panels* with_scalar, Panels* with_avx2, Panels* with_avx2vnni, Panels* with_avx512vnni) {
-    if (ctx->info.isa == FTH_ISA_SCALAR) return with_scalar;
-    if (!ctx->info.int8_dot) return with_avx2;
-    return ctx->info.isa == FTH_ISA_AVX2 ? with_avx2vnni : with_avx512vnni;
-  };
-  switch (weight_type) {
-    case FTH_F32: return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
-    case FTH_BF16:
-      if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
-      return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
-    case FTH_I8: return with_dot(scalar::panels_i8, avx2::panels_i8, avx2vnni::panels_i8, avx512vnni::panels_i8);
-    case FTH_Q8_0:
-      return with_dot(scalar::panels_q8_0, avx2::panels_q8_0, avx2vnni::panels_q8_0, avx512vnni::panels_q8_0);
-    default:
-      return with_dot(scalar::panels_q4_0, avx2::panels_q4_0, avx2vnni::panels_q4_0, avx512vnni::panels_q4_0);
+  if (weight_type == FTH_F32) return for_isa(ctx, scalar::panels_f32, avx2::panels_f32, avx512::panels_f32);
+  if (weight_type == FTH_BF16) {
+    if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
+    return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
   }
+  if (ctx->info.int8_dot)
+    return for_isa(ctx, scalar::panels_quantised, avx2vnni::panels_quantised, avx512vnni::panels_quantised);
+  return for_isa(ctx, scalar::panels_quantised, avx2::panels_quantised, avx2::panels_quantised);
 }
 
 }  // namespace fth
@@ -179,11 +214,11 @@ namespace {
 using fth::Check;
 using fth::WeightShape;
 
-WeightShape weight_of(const fth_linear_shape* s) {
-  return {s->in_features, s->out_features, s->weight_type, s->glu != 0};
+WeightShape weight_of(const fth_context* ctx, const fth_linear_shape* s) {
+  return {s->in_features, s->out_features, s->weight_type, s->glu != 0, FTH_ON_DEVICE(ctx)};
 }
-fth::LoraShape lora_of(const fth_linear_shape* s) {
-  return {s->in_features, s->lora_rank, weight_of(s).rows(), s->weight_type, s->lora_depths};
+fth::LoraShape lora_of(const fth_context* ctx, const fth_linear_shape* s) {
+  return {weight_of(ctx, s), s->lora_rank, s->lora_depths};
 }
 
 bool check_shape(Check& check, const fth_linear_shape* shape) {
@@ -209,78 +244,81 @@ bool check_lora(Check& check, const fth_linear_shape* shape) {
 extern "C" {
 
 fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape) || !check.array("bytes", bytes)) return check.status();
-  *bytes = weight_of(shape).bytes();
+  *bytes = weight_of(ctx, shape).bytes();
   return FTH_OK;
 }
 
 fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int64_t first, int64_t count,
                            int32_t source_type, const void* source, void* packed) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
-  const WeightShape weight = weight_of(shape);
+  const WeightShape weight = weight_of(ctx, shape);
   fth::check_source(check, source_type, weight.in);
   check.range("first", first, 0, weight.rows());
   check.range("count", count, 0, weight.rows() - first);
   if (!check.ok()) return check.status();
   check.pointer("source", source, fth::alignment(source_type), count > 0);
-  check.pointer("packed", packed, fth::alignment(weight.type), count > 0);
+  check.pointer("packed", packed, weight.alignment(), count > 0);
   check.disjoint("source", source, fth::source_bytes(source_type, count * weight.in), "packed", packed,
                  weight.bytes());
+  check.on_device({{"packed", packed}});
   if (!check.ok()) return check.status();
-  fth::pack_rows(ctx, weight, first, count, 1.f, source_type, source, packed);
-  return FTH_OK;
+  if (!fth::pack_rows(ctx, weight, first, count, 1.f, source_type, source, packed)) return FTH_OUT_OF_MEMORY;
+  return fth::finish(ctx);
 }
 
 fth_status fth_lora_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_lora(check, shape) || !check.array("bytes", bytes)) return check.status();
-  *bytes = lora_of(shape).bytes();
+  *bytes = lora_of(ctx, shape).bytes();
   return FTH_OK;
 }
 
 fth_status fth_lora_pack(fth_context* ctx, const fth_linear_shape* shape, int32_t depth, float scale,
                          int32_t source_type, const void* a, const void* b, void* packed) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_lora(check, shape)) return check.status();
-  const fth::LoraShape lora = lora_of(shape);
+  const fth::LoraShape lora = lora_of(ctx, shape);
   check.range("depth", depth, 0, lora.depths - 1);
   check.finite("scale", scale);
   check.range("source_type", source_type, FTH_F32, FTH_F16);
   if (!check.ok()) return check.status();
   check.pointer("a", a, fth::alignment(source_type));
   check.pointer("b", b, fth::alignment(source_type));
-  check.pointer("packed", packed, fth::alignment(lora.type));
+  check.pointer("packed", packed, lora.a().alignment());
   check.disjoint("a", a, fth::source_bytes(source_type, lora.rank * lora.in), "packed", packed, lora.bytes());
   check.disjoint("b", b, fth::source_bytes(source_type, lora.w_rows * lora.rank), "packed", packed, lora.bytes());
+  check.on_device({{"packed", packed}});
   if (!check.ok()) return check.status();
   char* bytes = static_cast<char*>(packed);
-  fth::pack_rows(ctx, lora.a(), 0, lora.rank, 1.f, source_type, a, bytes + lora.a_offset(depth));
-  fth::pack_rows(ctx, lora.b(), 0, lora.w_rows, scale, source_type, b, bytes + lora.b_offset(depth));
-  return FTH_OK;
+  if (!fth::pack_rows(ctx, lora.a(), 0, lora.rank, 1.f, source_type, a, bytes + lora.a_offset(depth)) ||
+      !fth::pack_rows(ctx, lora.b(), 0, lora.w_rows, scale, source_type, b, bytes + lora.b_offset(depth)))
+    return FTH_OUT_OF_MEMORY;
+  return fth::finish(ctx);
 }
 
 fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t count, const fth_row* rows,
                       const float* x, const void* packed, const float* bias, const void* lora, const float* residual,
                       const float* gate, float* y) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape)) return check.status();
-  const WeightShape weight = weight_of(shape);
-  const fth::LoraShape lora_shape = lora_of(shape);
+  const WeightShape weight = weight_of(ctx, shape);
+  const fth::LoraShape lora_shape = lora_of(ctx, shape);
   const bool with_lora = shape->lora_rank > 0 && lora != nullptr;
   check.range("count", count, 0, fth::kMostRows);
   const bool any = count > 0;
   check.array("rows", rows, any && with_lora);
   check.array("x", x, any);
-  check.pointer("packed", packed, fth::alignment(weight.type), any);
+  check.pointer("packed", packed, weight.alignment(), any);
   check.array("bias", bias, false);
-  check.pointer("lora", lora, fth::alignment(lora_shape.type), false);
+  check.pointer("lora", lora, lora_shape.a().alignment(), false);
   check.array("residual", residual, any && shape->residual != FTH_RESIDUAL_NONE);
   check.array("gate", gate, any && shape->residual == FTH_RESIDUAL_GATED);
   check.array("y", y, any);
@@ -299,28 +337,36 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
   }
   if (residual != y) check.disjoint("residual", residual, y_bytes, "y", y, y_bytes);
   check.disjoint("gate", gate, count * 4, "y", y, y_bytes);
-  if (!check.ok()) return check.status();
+  if (with_lora) check.on_host({{"rows", rows}});
+  check.on_device({{"x", x}, {"packed", packed}, {"bias", bias}, {"lora", lora}, {"residual", residual},
+                   {"gate", gate}, {"y", y}});
+  if (!check.ok() || !any) return check.status();
+  const bool on_device = FTH_ON_DEVICE(ctx);
 
   // Long inputs go in slabs, so that scratch does not grow with them.
   constexpr int64_t kSlab = 4096;
   const int64_t slab = count < kSlab ? count : kSlab;
   fth::Layout layout;
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, false, with_lora);
-  const size_t order_at = layout.add<int32_t>(with_lora ? slab : 0);
-  const size_t begin_at = layout.add<int32_t>(with_lora ? shape->lora_depths + 1 : 0);
+  const size_t order_at = layout.add<int32_t>(with_lora && !on_device ? slab : 0);
+  const size_t begin_at = layout.add<int32_t>(with_lora && !on_device ? shape->lora_depths + 1 : 0);
   const fth::LoraScratch lora_at(layout, lora_shape, with_lora ? slab : 0);
-  char* scratch = ctx->reserve(layout.bytes());
+  char* scratch = ctx->reserve_device(layout.bytes());
   if (scratch == nullptr && layout.bytes() > 0) return FTH_OUT_OF_MEMORY;
+  if (with_lora)
+    if (const fth_status status = fth::stage(ctx, {fth::staged("rows", rows, count)})) return status;
 
   for (int64_t first = 0; first < count; first += slab) {
     const int64_t n = count - first < slab ? count - first : slab;
     const fth::Input input = fth::input_of(ctx, x + first * weight.in, weight.in, weight.type, n, input_at, scratch);
     fth::DepthGroups groups{};
-    if (with_lora)
+    if (with_lora && on_device) groups.rows = rows + first;
+    else if (with_lora)
       groups = fth::group_by_depth(rows + first, nullptr, n, shape->lora_depths,
                                    reinterpret_cast<int32_t*>(scratch + order_at),
                                    reinterpret_cast<int32_t*>(scratch + begin_at));
     fth::linear::Args args{};
+    args.type = weight.type;
     args.weight = packed;
     args.k = weight.in;
     args.n = weight.out;
@@ -336,7 +382,6 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
     args.y = y + first * weight.out;
     args.y_stride = weight.out;
     fth::LinearCall linear{args,
-                           weight.type,
                            with_lora ? lora : nullptr,
                            input.lora_x,
                            lora_shape,
@@ -345,7 +390,7 @@ fth_status fth_linear(fth_context* ctx, const fth_linear_shape* shape, int64_t c
                            &groups};
     fth::run_linears(ctx, &linear, 1);
   }
-  return FTH_OK;
+  return fth::finish(ctx);
 }
 
 }  // extern "C"

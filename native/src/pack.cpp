@@ -153,6 +153,54 @@ void pack_codes(const WeightShape& shape, Column to, int64_t row, float scale, i
   }
 }
 
+// ---- devices -------------------------------------------------------------------------------------------------------
+
+// body(source, row, rows) for all rows of a source, as the device reaches it: as it is, or copied there in pieces.
+template <class F>
+bool in_pieces(fth_context* ctx, int32_t type, const void* source, int64_t rows, int64_t columns, F body) {
+  if (rows == 0) return true;
+  if (ctx->device->device_reaches(source)) {
+    body(source, int64_t(0), rows);
+    return true;
+  }
+  constexpr int64_t kPiece = 16 << 20;
+  const int64_t row_bytes = source_bytes(type, columns), fit = kPiece / row_bytes;
+  const int64_t most = fit < 1 ? 1 : fit < rows ? fit : rows;
+  char* piece = ctx->reserve_device(size_t(most * row_bytes));
+  if (piece == nullptr) return false;
+  for (int64_t row = 0; row < rows; row += most) {
+    const int64_t n = rows - row < most ? rows - row : most;
+    gpu::copy(piece, static_cast<const char*>(source) + row * row_bytes, size_t(n * row_bytes), ctx->device->stream());
+    body(piece, row, n);
+  }
+  return true;
+}
+
+bool enqueue_packing(fth_context* ctx, const WeightShape& shape, int64_t first, int64_t count, float scale,
+                     int32_t source_type, const void* source, void* packed) {
+  linear::Packing p{};
+  p.type = shape.type;
+  p.source_type = source_type;
+  p.k = shape.in;
+  p.glu = shape.glu;
+  p.scale = scale;
+  p.packed = packed;
+  return in_pieces(ctx, source_type, source, count, shape.in, [&](const void* piece, int64_t row, int64_t rows) {
+    for (int32_t half = 0; half < (shape.glu ? 2 : 1); half++) {
+      const int64_t begin = first + row - half * shape.out, end = begin + rows;
+      p.half = half;
+      p.first = begin < 0 ? 0 : begin;
+      p.count = (end < shape.out ? end : shape.out) - p.first;
+      if (p.count <= 0) continue;
+      // Whoever packs the last row zeroes those behind it.
+      const int64_t features = linear::tiles::features(shape.glu);
+      p.padding = p.first + p.count == shape.out ? round_up(shape.out, features) - shape.out : 0;
+      p.source = static_cast<const char*>(piece) + source_bytes(source_type, (p.first - begin) * shape.in);
+      linear::cuda::pack(p, ctx->device->stream());
+    }
+  });
+}
+
 }  // namespace
 
 bool check_weight_type(Check& check, int32_t type, const char* name) {
@@ -168,8 +216,9 @@ bool check_source(Check& check, int32_t type, int64_t columns) {
                     (long long)columns);
 }
 
-void pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_t count, float scale,
+bool pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_t count, float scale,
                int32_t source_type, const void* source, void* packed) {
+  if (FTH_ON_DEVICE(ctx)) return enqueue_packing(ctx, shape, first, count, scale, source_type, source, packed);
   constexpr int64_t kBlock = 64;  // a block of a panel stays in the L1 cache
   const int64_t panels = ceil_div(shape.out, kPanel), halves = shape.glu ? 2 : 1;
   parallel(ctx, panels * halves, 1, [&](int64_t panel_begin, int64_t panel_end, int) {
@@ -200,6 +249,7 @@ void pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_
           }
     }
   });
+  return true;
 }
 
 void packed_row(const WeightShape& shape, const void* packed, int64_t row, float* out) {
@@ -226,6 +276,18 @@ void packed_row(const WeightShape& shape, const void* packed, int64_t row, float
 
 void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out) {
   for (int64_t i = 0; i < count; i++) out[i] = load(source_type, source, i) * scale;
+}
+
+bool convert(fth_context* ctx, int32_t source_type, const void* source, int64_t count, float scale, float* out) {
+  if (!FTH_ON_DEVICE(ctx)) {
+    convert(source_type, source, count, scale, out);
+    return true;
+  }
+  return in_pieces(ctx, source_type, source, ceil_div(count, kGroup), kGroup, [&](const void* piece, int64_t group,
+                                                                                 int64_t groups) {
+    const int64_t begin = group * kGroup, elements = groups * kGroup < count - begin ? groups * kGroup : count - begin;
+    linear::cuda::convert(source_type, piece, elements, scale, out + begin, ctx->device->stream());
+  });
 }
 
 }  // namespace fth

@@ -5,6 +5,7 @@ namespace fth {
 void rope_table(fth_context* ctx, int64_t count, const fth_row* rows, const float* frequency, int64_t rotary_dim,
                 float* table) {
   const int64_t pairs = rotary_dim / 2;
+  if (FTH_ON_DEVICE(ctx)) return rope::cuda::angles(rows, frequency, pairs, table, count, ctx->device->stream());
   // A pair takes about 20 ns; 20 us are worth handing to another thread.
   parallel(ctx, count, 1024 / (pairs + 1), [&](int64_t begin, int64_t end, int) {
     rope::angles(rows, frequency, pairs, table, begin, end);
@@ -12,6 +13,7 @@ void rope_table(fth_context* ctx, int64_t count, const fth_row* rows, const floa
 }
 
 void run_rope(fth_context* ctx, int64_t count, const rope::Args& args) {
+  if (FTH_ON_DEVICE(ctx)) return rope::cuda::rows(args, count, ctx->device->stream());
   const auto kernel = rope_kernel(ctx);
   parallel(ctx, count, 16384 / (args.heads * args.head_dim),
            [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
@@ -21,7 +23,7 @@ void run_rope(fth_context* ctx, int64_t count, const rope::Args& args) {
 
 extern "C" fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, int64_t count, const fth_row* rows,
                                const float* frequency, float* x) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.style", shape->style, FTH_ROPE_NONE, FTH_ROPE_INTERLEAVED);
@@ -38,16 +40,18 @@ extern "C" fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, in
   const int64_t width = int64_t(shape->heads) * shape->head_dim;
   check.disjoint("rows", rows, count * int64_t(sizeof(fth_row)), "x", x, count * width * 4);
   check.disjoint("frequency", frequency, shape->rotary_dim / 2 * 4, "x", x, count * width * 4);
-  if (!check.ok()) return check.status();
-  if (!any || !turns) return FTH_OK;
+  check.on_host({{"rows", rows}});
+  check.on_device({{"frequency", frequency}, {"x", x}});
+  if (!check.ok() || !any || !turns) return check.status();
+  if (const fth_status status = fth::stage(ctx, {fth::staged("rows", rows, count)})) return status;
 
   fth::Layout layout;
   const size_t table_at = layout.add<float>(fth::rope_table_floats(shape->rotary_dim, count));
-  char* scratch = ctx->reserve(layout.bytes());
+  char* scratch = ctx->reserve_device(layout.bytes());
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
   float* table = reinterpret_cast<float*>(scratch + table_at);
   fth::rope_table(ctx, count, rows, frequency, shape->rotary_dim, table);
   fth::run_rope(ctx, count, {table, x, width, shape->heads, shape->head_dim, shape->rotary_dim / 2,
                              shape->style == FTH_ROPE_INTERLEAVED});
-  return FTH_OK;
+  return fth::finish(ctx);
 }

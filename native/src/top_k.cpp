@@ -1,5 +1,7 @@
 #include "top_k/top_k.h"
 
+#include <algorithm>
+
 #include "context.h"
 
 namespace {
@@ -25,7 +27,7 @@ bool check_segments(fth::Check& check, int64_t count, int64_t segments, const in
 
 extern "C" fth_status fth_top_k(fth_context* ctx, int64_t count, const float* values, int64_t segments,
                                 const int32_t* begin, const int32_t* k, int32_t* index) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   check.range("count", count, 0, fth::kMostRows);
   check.range("segments", segments, 0, fth::kMostRows);
@@ -36,8 +38,19 @@ extern "C" fth_status fth_top_k(fth_context* ctx, int64_t count, const float* va
   if (!check.ok() || segments == 0) return check.status();
   check.disjoint({{"values", values, count * 4}, {"begin", begin, (segments + 1) * 4}, {"k", k, segments * 4}},
                  {{"index", index, count * 4}});
+  check.on_host({{"begin", begin}, {"k", k}});
+  check.on_device({{"values", values}, {"index", index}});
   if (!check.ok() || !check_segments(check, count, segments, begin, k)) return check.status();
 
+  if (FTH_ON_DEVICE(ctx)) {
+    int32_t longest = 0;
+    for (int64_t s = 0; s < segments; s++) longest = std::max(longest, begin[s + 1] - begin[s]);
+    if (const fth_status status =
+            fth::stage(ctx, {fth::staged("begin", begin, segments + 1), fth::staged("k", k, segments)}))
+      return status;
+    fth::top_k::cuda::segments({values, begin, k, nullptr, index}, segments, longest, ctx->device->stream());
+    return fth::finish(ctx);
+  }
   fth::Layout layout;
   layout.add<int32_t>(count);
   char* scratch = ctx->reserve(layout.bytes());

@@ -1,10 +1,11 @@
 // A CUDA runtime for kernels that run on the CPU (simt.h): one device, whose memory is the heap and whose streams are
 // empty at the end of every launch. FATHOM_EMULATED_PAGEABLE=0 makes it a device that reaches only its own and pinned
-// memory, as most do.
+// memory, as most do, FATHOM_EMULATED_CAPABILITY=80 one of that compute capability rather than 90.
 #include "gpu.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <map>
 #include <mutex>
@@ -24,18 +25,16 @@ std::map<uintptr_t, Memory>& memories() {
 
 void* allocate(size_t bytes, Reach reach) {
   if (bytes > size_t(1) << 40) return nullptr;
-  const size_t whole = (bytes + 1023) / 1024 * 1024 + (bytes == 0 ? 1024 : 0);
-  void* p = nullptr;
-  if (posix_memalign(&p, 1024, whole) != 0) return nullptr;
-  memset(p, 0, bytes);
+  void* p = mmap(nullptr, bytes + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return nullptr;
   std::lock_guard<std::mutex> lock(mutex);
   memories()[uintptr_t(p)] = {bytes, reach};
   return p;
 }
 void forget(void* p) {
   std::lock_guard<std::mutex> lock(mutex);
+  munmap(p, memories()[uintptr_t(p)].bytes + 1);
   memories().erase(uintptr_t(p));
-  free(p);
 }
 
 int stream, event;  // their addresses are the handles
@@ -45,7 +44,8 @@ int stream, event;  // their addresses are the handles
 int32_t device_count(char*, size_t) { return 1; }
 bool properties(int32_t device, Properties* out) {
   const char* pageable = getenv("FATHOM_EMULATED_PAGEABLE");
-  *out = {4, 90, 50 << 20, int64_t(8) << 30, pageable == nullptr || strcmp(pageable, "0") != 0};
+  const char* capability = getenv("FATHOM_EMULATED_CAPABILITY");
+  *out = {4, capability == nullptr ? 90 : atoi(capability), 50 << 20, int64_t(8) << 30, pageable == nullptr || strcmp(pageable, "0") != 0};
   return device == 0;
 }
 int32_t use_device(int32_t) { return 0; }

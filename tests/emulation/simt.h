@@ -170,6 +170,23 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   });
   return arg.out;
 }
+template <class Better>
+unsigned reduce(const char* op, unsigned mask, unsigned v, Better better) {
+  simt::meet_warp(op, mask, &v, [better](unsigned** lanes) {
+    unsigned* best = nullptr;
+    for (int i = 0; i < simt::kWarp; i++)
+      if (lanes[i] != nullptr && (best == nullptr || better(*lanes[i], *best))) best = lanes[i];
+    const unsigned all = *best;
+    for (int i = 0; i < simt::kWarp; i++) if (lanes[i] != nullptr) *lanes[i] = all;
+  });
+  return v;
+}
+inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
+  return reduce("__reduce_max_sync", mask, v, [](unsigned a, unsigned b) { return a > b; });
+}
+inline unsigned __reduce_min_sync(unsigned mask, unsigned v) {
+  return reduce("__reduce_min_sync", mask, v, [](unsigned a, unsigned b) { return a < b; });
+}
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }

@@ -30,7 +30,7 @@ static void near(const char* what, float got, double want, double n, double extr
 
 TEST(sums_match_the_formula) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
-    for (int64_t width : {1, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 100, 1000, 4099})
+    for (int64_t width : {1, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 100, 1000, 4099, 40001})
       for (int64_t count : {1, 3, 17})
         for (bool second : {false, true}) {
           test::Context ctx(isa, 2);
@@ -61,7 +61,7 @@ TEST(sums_match_the_formula) {
 
 TEST(a_state_that_stands_still) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
-    for (int64_t width : {1, 19, 64, 777}) {
+    for (int64_t width : {1, 19, 64, 777, 20000}) {
       test::Context ctx(isa);
       States s(width, 2);
       s.now.copy_from(s.before);

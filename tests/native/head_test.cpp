@@ -218,6 +218,29 @@ TEST(logits_are_norm_and_linear_and_need_not_be_stored) {
         }
 }
 
+TEST(chosen_logits_alone_have_the_bits_of_a_whole_pass) {
+  for (int32_t isa = 0; isa <= fth_isa_best(); isa++)
+    for (int32_t type : kTypes)
+      for (int32_t chosen : {1, 5, 70})  // few of the panels, or so many that the pass is a whole one
+        for (int64_t count : {1, 7, 1100}) {
+          if (count > 7 && (chosen > 5 || isa == FTH_ISA_SCALAR)) continue;
+          const int32_t hidden = 61, vocab = 1501;
+          Model m(isa, 2, hidden, vocab, type, FTH_RMS_NORM, count, chosen);
+          m.shape.logit_scale = 0.5f;
+          m.shape.softcap = 3;
+          test::Random random(8);
+          Guarded<float> want(count * chosen), got(count * chosen);
+          Guarded<int32_t> id(count * chosen);
+          Guarded<fth_head_stats> stats(count);
+          for (int64_t i = 0; i < id.size(); i++) id[i] = int32_t(random.below(vocab));
+          id[0] = vocab - 1;
+          EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, m.gain, m.bias, m.packed, id, stats, want, nullptr));
+          EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, m.gain, m.bias, m.packed, id, nullptr, got, nullptr));
+          EXPECT(memcmp(got, want, sizeof(float) * size_t(count * chosen)) == 0, "isa %d type %d chosen %d", isa, type,
+                 chosen);
+        }
+}
+
 TEST(bits_do_not_depend_on_workers_or_company) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t type : kTypes) {
@@ -265,6 +288,10 @@ TEST(keeps_to_its_arguments) {
           return fth_head(ctx, shape, count, h, gain, norm_bias, packed, id, stats, picked, nullptr);
         };
         a.guards();
+        a.call = [&](fth_context* ctx) {
+          return fth_head(ctx, shape, count, h, gain, norm_bias, packed, id, nullptr, picked, nullptr);
+        };
+        a.guards();
         if (hidden != 7 || vocab != 67) continue;
         a.call = [&](fth_context* ctx) {
           return fth_head(ctx, shape, count, h, gain, norm_bias, packed, id, stats, picked, logits);
@@ -283,5 +310,7 @@ TEST(keeps_to_its_arguments) {
         a.range("chosen_id[3]", id[3], 0, 66);
         shape->chosen = 0;
         EXPECT_OK(a.ctx, fth_head(a.ctx, shape, count, h, gain, norm_bias, packed, nullptr, stats, nullptr, logits));
+        EXPECT_REFUSED_AS(a.ctx, "stats must not be null",
+                          fth_head(a.ctx, shape, count, h, gain, norm_bias, packed, nullptr, nullptr, nullptr, nullptr));
       }
 }

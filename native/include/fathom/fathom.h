@@ -427,7 +427,8 @@ typedef struct fth_head_stats {
 
 /* W is packed with fth_linear_pack under {hidden_size, vocab_size, weight_type}. h [count, hidden_size]; gain,
  * norm_bias [hidden_size] or null; chosen_id [count, chosen] or null; stats [count]; chosen_logit [count, chosen] or
- * null; logits [count, vocab_size] or null (null: no logits are stored). */
+ * null; logits [count, vocab_size] or null (null: no logits are stored). With chosen logits and without `logits`, stats
+ * may be null: then only the chosen ones are computed, to the same bits. */
 FTH_API fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, int64_t count, const float* h,
                             const float* gain, const float* norm_bias, const void* packed, const int32_t* chosen_id,
                             fth_head_stats* stats, float* chosen_logit, float* logits);

@@ -55,11 +55,14 @@ T load_fresh(const T* p) { return *p; }
 
 // ---- asynchronous copies of a thread: they land when waited for ----------------------------------------------------
 
-inline void copy16_if(bool there, void* to, const void* from) {
-  if (uintptr_t(to) % 16 != 0 || uintptr_t(from) % 16 != 0) simt::fail("cp.async: address not 16-byte aligned");
-  memset(to, 0xff, 16);
-  simt::self->open.push_back({to, there ? from : nullptr, 16});
+template <size_t Bytes>
+void copy_if(bool there, void* to, const void* from) {
+  if (uintptr_t(to) % Bytes != 0 || uintptr_t(from) % Bytes != 0) simt::fail("cp.async: address not aligned");
+  memset(to, 0xff, Bytes);
+  simt::self->open.push_back({to, there ? from : nullptr, Bytes});
 }
+inline void copy16_if(bool there, void* to, const void* from) { copy_if<16>(there, to, from); }
+inline void copy4_if(bool there, void* to, const void* from) { copy_if<4>(there, to, from); }
 inline void copy16(void* to, const void* from) { copy16_if(true, to, from); }
 inline void copy_commit() {
   simt::self->copies.push_back(std::move(simt::self->open));
@@ -257,6 +260,12 @@ inline float warp_sum(float v) {
 }
 inline float warp_max(float v) {
   return warp_reduce("warp_max", v, [](float a, float b) { return fmaxf(a, b); });
+}
+inline int warp_scan(int v) {
+  simt::meet_warp("warp_scan", ~0u, &v, [](int** lanes) {
+    for (int i = 1; i < 32; i++) *lanes[i] += *lanes[i - 1];
+  });
+  return v;
 }
 inline void group_barrier(int id, int threads) {
   simt::meet("bar.sync", uint64_t(1) << 63 | uint64_t(id), threads, nullptr, [](simt::Arrival*, int) {});

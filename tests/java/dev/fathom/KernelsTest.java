@@ -334,6 +334,10 @@ class KernelsTest {
         Buffer chosenLogit = floats(4), logits = floats(140);
         context.head(shape, 2, buffer(h), buffer(gain), null, packed, buffer(chosen), stats, chosenLogit, logits);
 
+        Buffer alone = floats(4);
+        context.head(shape, 2, buffer(h), buffer(gain), null, packed, buffer(chosen), null, alone, null);
+        for (int i = 0; i < 4; i++) assertEquals(chosenLogit.getFloat(i), alone.getFloat(i));
+
         double[] z = product(rmsNorm(doubles(h), gain), w, 12);
         for (int i = 0; i < z.length; i++) z[i] = 3 * Math.tanh(2 * z[i] / 3);
         close(z, logits);

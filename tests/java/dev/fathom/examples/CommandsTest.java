@@ -20,6 +20,8 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -205,11 +207,14 @@ class CommandsTest {
         assertFails("--prompt must not be empty", "generate", "--model", MODEL, "--prompt", "");
         assertFails("the model's context holds 512", "generate", "--model", MODEL, "--prompt", "x".repeat(600));
         assertFails("--dtype must be f32, bf16, i8, q8_0 or q4_0", "generate", "--model", MODEL, "--dtype", "f64");
+        assertFails("--kv must be f32, bf16 or i8, got q8_0", "generate", "--model", MODEL, "--kv", "q8_0");
         assertFails("--router-threshold: threshold must be a finite number, got NaN", "generate",
                 "--router-threshold", "NaN");
         assertFails("--router-threshold: the model has no router with expert choice", "score", "--router-threshold",
                 "1", "--model", TestModel.GOLDEN.resolve("vanilla").toString(), "--ids", "-");
         assertFails("--threads must be at least 0, got -1", "generate", "--model", MODEL, "--threads", "-1");
+        assertFails("--device must be cpu, cuda or cuda:N, got tpu", "generate", "--model", MODEL, "--device", "tpu");
+        assertFails("--device cuda:99: ", "generate", "--model", MODEL, "--device", "cuda:99");
         assertFails("workers must be in 0..1024, got 2000", "generate", "--model", MODEL, "--threads", "2000");
         assertFails("is not a directory", "generate", "--model", directory.resolve("none").toString());
         assertFails("config.json does not exist", "generate", "--model", directory.toString());
@@ -238,6 +243,42 @@ class CommandsTest {
             assertEquals(0, ran.code, ran.err);
             assertTrue(ran.out.contains(" bytes, " + type.toLowerCase(Locale.ROOT) + " "), ran.out);
         }
+    }
+
+    @Test
+    void theTypeOfKeysAndValuesCanBeChosen() throws IOException {
+        int headDim = TestModel.read("mor_expert").config.get("head_dim").intValue();
+        long f32 = kvBytes("f32", "f32");
+        assertEquals(f32, kvBytes("f32", null));
+        assertEquals(f32 / 2, kvBytes("f32", "bf16"));
+        assertEquals(f32 / 2, kvBytes("i8", null));
+        assertEquals(f32, kvBytes("i8", "F32"));
+        assertEquals(f32 / (4 * headDim) * (headDim + 4), kvBytes("bf16", "i8"));
+    }
+
+    /** Of two tokens and what they followed, with one pass each. */
+    private static long kvBytes(String weights, String kv) {
+        String[] options = {"generate", "--model", MODEL, "--tokens", "2", "--router-threshold", "1e30", "--dtype",
+                weights};
+        Ran ran = run("", kv == null ? options : concat(options, "--kv", kv));
+        assertEquals(0, ran.code, ran.err);
+        Matcher bytes = Pattern.compile("K,V ([0-9,]+) bytes").matcher(ran.out);
+        assertTrue(bytes.find(), ran.out);
+        return Long.parseLong(bytes.group(1).replace(",", ""));
+    }
+
+    @Test
+    void eightBitsOfKeysAndValuesHardlyChangeLikelihoods() throws IOException {
+        String ids = IntStream.range(0, 200).mapToObj(i -> Integer.toString(97 + i * i % 26))
+                .collect(Collectors.joining(" "));
+        double[] sums = new double[2];
+        for (int i = 0; i < 2; i++) {
+            Ran ran = run(ids, "score", "--json", "--dtype", "f32", "--kv", i == 0 ? "f32" : "i8", "--ids", "-");
+            assertEquals(0, ran.code, ran.err);
+            for (JsonNode nll : TestModel.json(ran.out).get("nll")) sums[i] += nll.doubleValue();
+        }
+        assertTrue(sums[0] != sums[1]);
+        assertEquals(1, sums[1] / sums[0], 0.01);
     }
 
     @Test

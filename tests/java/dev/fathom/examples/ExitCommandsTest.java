@@ -76,6 +76,9 @@ class ExitCommandsTest {
         assertEquals(0, full.code(), full.err());
         String greedy = ids(expected.get("greedy").get(0)) + "\n" + ids(expected.get("greedy").get(1));
         assertTrue(full.out().startsWith(greedy), full.out());
+        String[] eightBits = Arrays.copyOf(options, options.length + 2);
+        System.arraycopy(new String[] {"--kv", "i8"}, 0, eightBits, options.length, 2);
+        assertEquals(0, CommandsTest.run("", eightBits).code());
         String[] verified = Arrays.copyOf(options, options.length + 7);
         System.arraycopy(new String[] {"--exit-layers", "2", "--exit-signal", "margin", "--exit-threshold", "0.03",
             "--verify"}, 0, verified, options.length, 7);

@@ -67,7 +67,7 @@ class T5GoldenTest {
     }
 
     private static EncoderDecoder open(Path kind, List<Integer> exits, Isa isa) {
-        return EncoderDecoder.open(ModelFiles.directory(kind), DType.F32, Context.cpu(2, isa), exits, true);
+        return EncoderDecoder.open(ModelFiles.directory(kind), DType.F32, null, Context.cpu(2, isa), exits, true);
     }
 
     private static Limits limits(int sequences) {

@@ -154,9 +154,10 @@ public final class Context implements AutoCloseable {
 
     @Override
     public String toString() {
-        String device = info.cuda ? "cuda" : "cpu " + info.isa + (info.bf16Dot ? " (bf16 dot)" : "");
-        return device + ", " + info.workers + (info.workers == 1 ? " worker" : " workers")
-                + (isClosed() ? ", closed" : "");
+        String what = info.cuda ? "cuda " + info.device.ordinal()
+                : "cpu " + info.isa + (info.bf16Dot ? " (bf16 dot)" : "") + ", " + info.workers
+                        + (info.workers == 1 ? " worker" : " workers");
+        return what + (isClosed() ? ", closed" : "");
     }
 
     // ---- memory --------------------------------------------------------------------------------------------------
@@ -596,7 +597,8 @@ public final class Context implements AutoCloseable {
      * @param normBias    [hiddenSize], or null for 0
      * @param packed      W, packed under {@link HeadShape#weights}
      * @param chosenId    [count, chosen] of int; null if the shape has none
-     * @param stats       room for {@code count} rows
+     * @param stats       room for {@code count} rows; null with chosen logits and without {@code logits}: then only the
+     *                    chosen ones are computed, to the same bits
      * @param chosenLogit [count, chosen]; null if the shape has none
      * @param logits      [count, vocabSize], or null: none are stored
      */
@@ -608,7 +610,9 @@ public final class Context implements AutoCloseable {
         MemorySegment weights = Check.input("packed", packed, 1, linearBytes(shape.weights));
         boolean choosing = shape.chosenBytes > 0;
         MemorySegment ids = Check.controlIf(choosing, "chosenId", chosenId, count, shape.chosenBytes);
-        MemorySegment told = Check.output("stats", Check.notNull("stats", stats).buffer(), count, HeadStats.BYTES);
+        boolean onlyChosen = choosing && stats == null && logits == null;
+        MemorySegment told = onlyChosen ? MemorySegment.NULL
+                : Check.output("stats", Check.notNull("stats", stats).buffer(), count, HeadStats.BYTES);
         MemorySegment picked = Check.outputIf(choosing, "chosenLogit", chosenLogit, count, shape.chosenBytes);
         MemorySegment all = Check.optionalOutput("logits", logits, count, shape.logitBytes);
         check(Fathom.fth_head(handle(), shape.struct, count, states, scale, added, weights, ids, told, picked, all));

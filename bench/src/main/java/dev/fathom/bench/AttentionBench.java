@@ -56,7 +56,7 @@ public class AttentionBench extends KernelBench {
     @State(Scope.Benchmark)
     public static class Ours {
         /** Of K and V. */
-        @Param({"F32", "BF16"})
+        @Param({"F32", "BF16", "I8"})
         public DType type;
 
         private Context context;
@@ -102,7 +102,8 @@ public class AttentionBench extends KernelBench {
     @Override
     Work work(Case c) {
         double rows = c.rows(), seen = rows * (c.context() - (rows - 1) / 2), queries = rows * c.model().queryWidth();
-        return new Work(c.type(), 4 * seen * c.model().queryWidth(),
-                2.0 * c.context() * c.model().kvWidth() * c.type().bytes() + queries * 4, queries * 4);
+        DType computed = c.type() == DType.I8 ? DType.BF16 : c.type(); // integers are widened
+        return new Work(computed, 4 * seen * c.model().queryWidth(),
+                2 * c.context() * Work.kvBytes(c.type(), c.model()) + queries * 4, queries * 4);
     }
 }

@@ -2,6 +2,8 @@ package dev.fathom.bench;
 
 import java.lang.foreign.Arena;
 import java.util.Arrays;
+import java.util.EnumMap;
+import java.util.Map;
 
 import dev.fathom.BlockShape;
 import dev.fathom.Buffer;
@@ -59,8 +61,8 @@ public class BlockBench extends KernelBench {
 
     @State(Scope.Benchmark)
     public static class Ours {
-        /** Of the weights, K and V. */
-        @Param({"F32", "BF16"})
+        /** Of the weights; K and V: see {@link #kvType}. */
+        @Param({"F32", "BF16", "I8", "Q8_0", "Q4_0"})
         public DType type;
 
         private Context context;
@@ -77,7 +79,7 @@ public class BlockBench extends KernelBench {
             context = cpu.context;
             Model model = plain.model;
             shape = BlockShape.builder(1, model.hidden, model.intermediate, model.heads).kvHeads(model.kvHeads)
-                    .weightType(type).kvType(type).norm(NormKind.RMS, EPS).build();
+                    .weightType(type).kvType(kvType(type)).norm(NormKind.RMS, EPS).build();
             entries = (long) plain.rows * plain.context;
             rows = Rows.allocate(context, plain.rows);
             for (int r = 0; r < plain.rows; r++) {
@@ -113,6 +115,10 @@ public class BlockBench extends KernelBench {
         }
     }
 
+    private static DType kvType(DType weights) {
+        return weights.quantised() ? DType.BF16 : weights;
+    }
+
     @Benchmark
     public void fathom(Ours ours) {
         ours.call();
@@ -126,10 +132,13 @@ public class BlockBench extends KernelBench {
     @Override
     Work work(Case c) {
         Model m = c.model();
-        double rows = c.rows(), bytes = c.type().bytes();
-        double weights = m.hidden * (2.0 * m.queryWidth() + 2.0 * m.kvWidth() + 3.0 * m.intermediate);
-        double kv = 2 * rows * c.context() * m.kvWidth(), hidden = rows * m.hidden * 4;
-        return new Work(c.type(), 2 * rows * weights + 4 * rows * c.context() * m.queryWidth(),
-                (weights + kv) * bytes + hidden, hidden + 2 * rows * m.kvWidth() * bytes);
+        DType kvType = kvType(c.type());
+        double rows = c.rows(), hidden = rows * m.hidden * 4, token = 2 * Work.kvBytes(kvType, m);
+        double in = m.hidden, out = 2.0 * m.queryWidth() + 2.0 * m.kvWidth() + 3.0 * m.intermediate;
+        Map<DType, Double> flops = new EnumMap<>(DType.class);
+        flops.put(c.type(), 2 * rows * in * out);
+        flops.merge(kvType, 4 * rows * c.context() * m.queryWidth(), Double::sum);
+        return new Work(flops, Work.weightBytes(c.type(), in, out) + rows * c.context() * token + hidden,
+                hidden + rows * token);
     }
 }

@@ -9,16 +9,21 @@ import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.Comparator;
 import java.util.List;
+
+import dev.fathom.DType;
 
 /**
  * What this machine does at best with so many threads, measured by the loops of {@code bench/native/limits.cpp}.
  *
  * @param f32Flops  fused multiply-adds, FLOP/s
  * @param bf16Flops bf16 dot products, FLOP/s; those of fp32 where there are none
+ * @param i8Flops   8-bit dot products, op/s
  * @param memory    by size, since small buffers come from a cache
  */
-record Limits(int workers, double f32Flops, double bf16Flops, List<Memory> memory) {
+record Limits(int workers, double f32Flops, double bf16Flops, double i8Flops, List<Memory> memory) {
     /**
      * Bytes/s of a buffer that is used again and again.
      *
@@ -35,22 +40,22 @@ record Limits(int workers, double f32Flops, double bf16Flops, List<Memory> memor
         MemorySegment function = SymbolLookup.libraryLookup(library, Arena.global()).findOrThrow("fathom_limits");
         MethodHandle measure = Linker.nativeLinker().downcallHandle(function, FunctionDescriptor.of(
                 ValueLayout.JAVA_INT, ValueLayout.JAVA_INT, ValueLayout.JAVA_INT, ValueLayout.ADDRESS,
-                ValueLayout.ADDRESS, ValueLayout.ADDRESS, ValueLayout.ADDRESS, ValueLayout.ADDRESS));
+                ValueLayout.ADDRESS, ValueLayout.ADDRESS, ValueLayout.ADDRESS));
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment bytes = arena.allocate(ValueLayout.JAVA_LONG, SIZES);
             for (int i = 0; i < SIZES; i++) bytes.setAtIndex(ValueLayout.JAVA_LONG, i, SMALLEST << i);
-            MemorySegment f32 = arena.allocate(ValueLayout.JAVA_DOUBLE);
-            MemorySegment bf16 = arena.allocate(ValueLayout.JAVA_DOUBLE);
+            MemorySegment peaks = arena.allocate(ValueLayout.JAVA_DOUBLE, 3);
             MemorySegment read = arena.allocate(ValueLayout.JAVA_DOUBLE, SIZES);
             MemorySegment copy = arena.allocate(ValueLayout.JAVA_DOUBLE, SIZES);
-            int used = (int) measure.invokeExact(workers, SIZES, bytes, f32, bf16, read, copy);
+            int used = (int) measure.invokeExact(workers, SIZES, bytes, peaks, read, copy);
             if (used < 0) throw new IllegalStateException("The limits of " + workers + " workers cannot be measured.");
             List<Memory> memory = new ArrayList<>();
             for (int i = 0; i < SIZES; i++) {
                 memory.add(new Memory(SMALLEST << i, read.getAtIndex(ValueLayout.JAVA_DOUBLE, i),
                         copy.getAtIndex(ValueLayout.JAVA_DOUBLE, i)));
             }
-            return new Limits(used, f32.get(ValueLayout.JAVA_DOUBLE, 0), bf16.get(ValueLayout.JAVA_DOUBLE, 0), memory);
+            return new Limits(used, peaks.getAtIndex(ValueLayout.JAVA_DOUBLE, 0),
+                    peaks.getAtIndex(ValueLayout.JAVA_DOUBLE, 1), peaks.getAtIndex(ValueLayout.JAVA_DOUBLE, 2), memory);
         } catch (RuntimeException | Error e) {
             throw e;
         } catch (Throwable e) {
@@ -65,15 +70,27 @@ record Limits(int workers, double f32Flops, double bf16Flops, List<Memory> memor
             Memory a = memory.get(i), b = other.memory.get(i);
             best.add(new Memory(a.bytes, Math.max(a.read, b.read), Math.max(a.copy, b.copy)));
         }
-        return new Limits(workers, Math.max(f32Flops, other.f32Flops), Math.max(bf16Flops, other.bf16Flops), best);
+        return new Limits(workers, Math.max(f32Flops, other.f32Flops), Math.max(bf16Flops, other.bf16Flops),
+                Math.max(i8Flops, other.i8Flops), best);
     }
 
     /** The least that arithmetic takes. */
     double arithmeticSeconds(Work work) {
-        return work.flops() / switch (work.type()) {
+        return work.flops().keySet().stream().mapToDouble(type -> arithmeticSeconds(work, type)).sum();
+    }
+
+    /** The type whose arithmetic takes longest. */
+    DType slowest(Work work) {
+        return Collections.max(work.flops().keySet(),
+                Comparator.comparingDouble(type -> arithmeticSeconds(work, type)));
+    }
+
+    private double arithmeticSeconds(Work work, DType type) {
+        return work.flops().get(type) / switch (type) {
             case F32 -> f32Flops;
             case BF16 -> bf16Flops;
-            default -> throw new IllegalArgumentException("no peak is measured for " + work.type());
+            case I8, Q8_0, Q4_0 -> i8Flops;
+            case F16 -> throw new IllegalArgumentException("nothing computes with F16");
         };
     }
 

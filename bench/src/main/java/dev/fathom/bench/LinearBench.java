@@ -16,7 +16,7 @@ public class LinearBench extends KernelBench {
     public static class Plain {
         @Param({"MOR_360M", "TINYLLAMA"})
         public Model model;
-        @Param({"1", "4", "16", "128"})
+        @Param({"1", "4", "16", "128", "512"})
         public int rows;
 
         float[][] x;
@@ -39,8 +39,8 @@ public class LinearBench extends KernelBench {
 
     @State(Scope.Benchmark)
     public static class Ours {
-        /** Of the weights; plain Java, which has no bf16, reads the same numbers as floats. */
-        @Param({"F32", "BF16"})
+        /** Of the weights; plain Java reads the same numbers as floats. */
+        @Param({"F32", "BF16", "I8", "Q8_0", "Q4_0"})
         public DType type;
 
         private Context context;
@@ -59,7 +59,7 @@ public class LinearBench extends KernelBench {
             packed = cpu.pack(shape, plain.w);
             y = cpu.floats((long) rows * plain.model.intermediate);
             call();
-            Agreement.require(plain.run(), y, Agreement.F32);
+            Agreement.require(plain.run(), y, type == DType.BF16 ? Agreement.F32 : Agreement.of(type));
         }
 
         void call() {
@@ -80,7 +80,7 @@ public class LinearBench extends KernelBench {
     @Override
     Work work(Case c) {
         double in = c.model().hidden, out = c.model().intermediate;
-        return new Work(c.type(), 2 * c.rows() * in * out, in * out * c.type().bytes() + c.rows() * in * 4,
+        return new Work(c.type(), 2 * c.rows() * in * out, Work.weightBytes(c.type(), in, out) + c.rows() * in * 4,
                 c.rows() * out * 4);
     }
 }

@@ -7,8 +7,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 
-import dev.fathom.DType;
 import org.openjdk.jmh.infra.BenchmarkParams;
+import org.openjdk.jmh.results.Result;
 import org.openjdk.jmh.results.RunResult;
 import org.openjdk.jmh.util.Statistics;
 
@@ -35,12 +35,22 @@ record Report(Machine machine, String date, String arguments, List<Limits> limit
         }
         Work work = bench.work(new Case(params));
         double arithmetic = limits.arithmeticSeconds(work), memory = limits.memorySeconds(work);
-        String limit = memory >= arithmetic ? "memory" : work.type() == DType.F32 ? "f32" : "bf16";
+        String limit = memory >= arithmetic ? "memory" : switch (limits.slowest(work)) {
+            case F32 -> "f32";
+            case BF16 -> "bf16";
+            default -> "i8";
+        };
         Statistics times = run.getPrimaryResult().getStatistics();
         double ns = median(run), ofLimit = Math.max(memory, arithmetic) * 1e9 / ns;
         Double plain = companion(run, runs, "plainJava"), empty = companion(run, runs, "emptyCall");
         return new Row(kernel, shape, limits.workers(), ns, times.getMin(), times.getMax(), work.bytes() / ns,
-                work.flops() / ns, limit, ofLimit, plain, plain == null ? null : plain / ns, empty);
+                work.allFlops() / ns, limit, ofLimit, allocated(run), plain, plain == null ? null : plain / ns, empty);
+    }
+
+    /** The least of the iterations, since JMH itself allocates in some; null: it was not told to measure it. */
+    private static Double allocated(RunResult run) {
+        Result<?> bytes = run.getSecondaryResults().get("gc.alloc.rate.norm");
+        return bytes == null ? null : bytes.getStatistics().getMin();
     }
 
     /** The time of another method of the same class, which has some of the parameters or none. */

@@ -32,6 +32,7 @@ final class Table {
         lines.add(line("limit", limits, l -> l.workers() + (l.workers() == 1 ? " worker" : " workers")));
         lines.add(line("f32, GFLOP/s", limits, l -> number(l.f32Flops() * 1e-9)));
         lines.add(line("bf16, GFLOP/s", limits, l -> number(l.bf16Flops() * 1e-9)));
+        lines.add(line("int8, Gop/s", limits, l -> number(l.i8Flops() * 1e-9)));
         for (int i = 0; i < limits.getFirst().memory().size(); i++) {
             int size = i;
             String name = "read / copy " + limits.getFirst().memory().get(i).bytes() / 1024 + " KiB, GB/s";
@@ -47,12 +48,12 @@ final class Table {
 
     private static List<List<String>> rows(List<Row> rows) {
         List<List<String>> lines = new ArrayList<>();
-        lines.add(List.of("kernel", "case", "workers", "ns/op", "GB/s", "GFLOP/s", "limit", "of limit", "plain Java ns",
-                "times plain Java", "empty call ns"));
+        lines.add(List.of("kernel", "case", "workers", "ns/op", "GB/s", "GFLOP/s", "limit", "of limit", "heap B/op",
+                "plain Java ns", "times plain Java", "empty call ns"));
         for (Row row : rows) {
             lines.add(List.of(row.kernel(), row.phrase(), "" + row.workers(), number(row.ns()),
                     number(row.gbPerSecond()), number(row.gflopPerSecond()), row.limit(),
-                    number(100 * row.ofLimit()) + " %", number(row.plainJavaNs()), number(row.timesPlainJava()),
+                    number(100 * row.ofLimit()) + " %", number(row.heapBytes()), number(row.plainJavaNs()), number(row.timesPlainJava()),
                     number(row.emptyCallNs())));
         }
         return lines;

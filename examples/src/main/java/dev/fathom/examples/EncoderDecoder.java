@@ -21,13 +21,14 @@ final class EncoderDecoder implements AutoCloseable {
     }
 
     /** As {@link LanguageModel#open}; the context is closed with the model. */
-    static EncoderDecoder open(ModelFiles files, DType type, Context context, List<Integer> exits, boolean propagates) {
+    static EncoderDecoder open(ModelFiles files, DType type, DType kv, Context context, List<Integer> exits,
+            boolean propagates) {
         try {
             T5Config config = T5Config.parse(ModelConfig.json(files));
             if (exits != null) config = config.withExits(exits);
             TextCodec codec = TextCodec.of(files, config.vocabSize());
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
-                WeightTypes types = WeightTypes.of(checkpoint, type, note -> { });
+                WeightTypes types = WeightTypes.of(checkpoint, type, note -> { }).withKv(kv);
                 return new EncoderDecoder(context, config,
                         T5Loader.load(context, config, checkpoint, types, propagates), codec);
             }

@@ -130,8 +130,9 @@ final class GenerateCommand implements Runnable {
         long passes = transcripts.stream().mapToLong(Transcript::passes).sum();
         Context.Info info = opened.context().info();
         return String.format(Locale.ROOT,
-                "%d tokens, %.0f tokens/s, mean depth %.2f of %d, K,V %,d bytes, %s %s, %d threads",
+                "%d tokens, %.0f tokens/s, mean depth %.2f of %d, K,V %,d bytes, %s %s",
                 (long) tokens * transcripts.size(), rate, (double) passes / taken, depths, kvBytes,
-                opened.type().name().toLowerCase(Locale.ROOT), info.isa(), info.workers());
+                opened.type().name().toLowerCase(Locale.ROOT),
+                info.cuda() ? "cuda:" + info.device().ordinal() : info.isa() + ", " + info.workers() + " threads");
     }
 }

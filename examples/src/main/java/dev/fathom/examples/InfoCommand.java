@@ -56,10 +56,13 @@ final class InfoCommand implements Runnable {
     }
 
     private static String gpu() {
-        int devices = Context.cudaDevices();
-        try (Context ignored = Context.cuda(0)) {
-            return devices + (devices == 1 ? " CUDA device" : " CUDA devices");
-        } catch (KernelException | IllegalArgumentException e) {
+        try (Context context = Context.cuda(0)) {
+            int devices = Context.cudaDevices();
+            Context.Device device = context.info().device();
+            return String.format(Locale.ROOT, "CUDA, %d multiprocessors, compute capability %d.%d, %s, L2 %s%s",
+                    device.multiprocessors(), device.computeCapability() / 10, device.computeCapability() % 10,
+                    size(device.bytes()), size(context.info().l2Bytes()), devices == 1 ? "" : ", first of " + devices);
+        } catch (KernelException e) {
             return "none used: " + e.getMessage();
         }
     }

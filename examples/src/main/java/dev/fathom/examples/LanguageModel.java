@@ -45,7 +45,7 @@ public final class LanguageModel implements AutoCloseable {
      */
     public static LanguageModel open(Path model, DType type, int workers, List<Integer> exits,
             boolean propagates) {
-        return open(ModelFiles.of(model), type, workers, exits, propagates, warning -> { });
+        return open(ModelFiles.of(model), type, null, Context.cpu(workers), exits, propagates, warning -> { });
     }
 
     /** The model that comes with the library. */
@@ -55,24 +55,24 @@ public final class LanguageModel implements AutoCloseable {
 
     /** With the exits of config.json, which do not propagate. */
     static LanguageModel open(ModelFiles files, DType type, int workers, Consumer<String> warnings) {
-        return open(files, type, workers, null, false, warnings);
+        return open(files, type, null, Context.cpu(workers), null, false, warnings);
     }
 
     /**
      * @param type       of weights; null: as {@link WeightTypes#of} chooses
-     * @param workers    0: one per core
+     * @param kv         type of K and V; null: as that of the weights has it
+     * @param context    belongs to the model from now on
      * @param exits      layers behind which a token may exit; null: as config.json says
      * @param propagates whether exits may propagate their states
      */
-    static LanguageModel open(ModelFiles files, DType type, int workers, List<Integer> exits, boolean propagates,
-            Consumer<String> warnings) {
-        Context context = Context.cpu(workers);
+    static LanguageModel open(ModelFiles files, DType type, DType kv, Context context, List<Integer> exits,
+            boolean propagates, Consumer<String> warnings) {
         try {
             ModelConfig config = ModelConfig.read(files);
             if (exits != null) config = config.withExits(exits);
             TextCodec codec = TextCodec.of(files, config.vocabSize());
             try (Checkpoint checkpoint = new Checkpoint(files)) { // the weights belong to the context
-                WeightTypes types = WeightTypes.of(checkpoint, type, warnings);
+                WeightTypes types = WeightTypes.of(checkpoint, type, warnings).withKv(kv);
                 ModelLoader.Loaded loaded = ModelLoader.load(context, config, checkpoint, types, propagates, warnings);
                 return new LanguageModel(context, config, loaded.model(), loaded.exits(), types.layers(), codec,
                         files.withoutTokenizer());

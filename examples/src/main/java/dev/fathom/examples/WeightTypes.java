@@ -11,17 +11,21 @@ import dev.fathom.DType;
 
 /**
  * The types that weights are held in: those of the layers' linears, which a block has in one type, of the embeddings,
- * of the head. Everything else is held in fp32 whatever it is stored in.
+ * of the head; and that of K and V. Everything else is held in fp32 whatever it is stored in.
  */
-record WeightTypes(DType layers, DType table, DType head) {
-    /** The same for all. */
+record WeightTypes(DType layers, DType table, DType head, DType kv) {
+    private WeightTypes(DType layers, DType table, DType head) {
+        this(layers, table, head, layers.quantised() ? DType.BF16 : layers);
+    }
+
+    /** The same for all; K and V in bf16 beside integers. */
     static WeightTypes all(DType type) {
         return new WeightTypes(type, type, type);
     }
 
-    /** K and V have no types of blocks. */
-    DType kv() {
-        return layers.quantised() ? DType.BF16 : layers;
+    /** With K and V in another type; null: as they are. */
+    WeightTypes withKv(DType type) {
+        return type == null ? this : new WeightTypes(layers, table, head, type);
     }
 
     /**

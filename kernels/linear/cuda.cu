@@ -1,0 +1,197 @@
+// y = r + g * act(z), z = W x + bias + addend + D_d u, for any rows of x: see linear.h. A block computes one strip of W
+// (64 rows, tiles.h) for N rows of x and finishes those features; the floor is the bytes of W at the speed of memory
+// up to some 200 rows, then the products at that of the tensor cores.
+//
+// The chain over k is cut into splits, a function of the shape of W alone: z is the sum of the splits' chains in order.
+// With few rows every split has a block of its own, and the last of a strip to finish adds their sums; with many one
+// block computes them all, one after the other. The bits are the same.
+#include "cuda/activation.h"
+#include "cuda_products.h"
+
+namespace fth::linear {
+namespace {
+
+constexpr int kMostSplits = 16, kLeastSteps = 4, kBlocks = 264;  // what fills the chip; not a count of processors
+
+struct Params {
+  Args a;
+  ByDepth d;
+  int64_t first;  // place of the first row
+  int64_t strip_bytes;
+  unsigned row_tiles;  // of N rows
+  int steps, splits;
+  int parts;  // blocks that share a strip and its rows: splits, or 1
+  float* partials;
+  unsigned* tickets;
+};
+
+// In front of the ring.
+template <int N>
+struct Header {
+  int row[N], depth[N];  // of the columns; -1: none
+  unsigned ticket;
+};
+constexpr int kRing = 1024, kPitch = 68;
+
+template <class P, int N>
+constexpr int shared_bytes() {
+  static_assert(sizeof(Header<N>) <= kRing && N * kPitch * 4 <= ring_bytes<P, N>());
+  constexpr int own = ring_bytes<P, N>(), other = ring_bytes<typename P::Lora, N>();
+  return kRing + (own > other ? own : other);
+}
+
+// sum += D_d x, each column by its depth.
+template <class P, int N>
+__device__ __forceinline__ void multiply_by_depth(float (&sum)[N / 2], const ByDepth& d, int64_t strip, int64_t begin,
+                                                  int64_t end, const Header<N>& header, unsigned char* ring) {
+  const Columns x{static_cast<const char*>(d.x), d.x_bytes, d.k, header.row};
+  for (int depth = -1;;) {
+    int next = INT_MAX;
+    for (int i = 0; i < N; i++)
+      if (header.depth[i] > depth && header.depth[i] < next) next = header.depth[i];
+    if (next == INT_MAX) return;
+    depth = next;
+    float mine[N / 2] = {};
+    const unsigned char* weight = static_cast<const unsigned char*>(d.weight) + depth * d.depth_bytes;
+    multiply<P, N>(mine, weight + strip * d.strip_bytes, x, begin, end, ring);
+#pragma unroll
+    for (int i = 0; i < N / 2; i++)
+      if (header.depth[column_of(i)] == depth) sum[i] += mine[i];
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void finish(const Args& a, int64_t strip, const Header<N>& header, const float* z) {
+  const int features = a.glu ? 32 : 64;
+  for (int i = int(threadIdx.x); i < N * features; i += kThreads) {
+    const int column = i / features, f = i % features;
+    const int64_t row = header.row[column], feature = strip * features + f;
+    if (row < 0) continue;
+    if (feature >= a.n) {
+      if (a.y_bf16 != nullptr && feature < (a.n + 7) / 8 * 8) a.y_bf16[row * a.y_bf16_stride + feature] = 0;
+      continue;
+    }
+    const auto product = [&](int at, int64_t w_row) {
+      float v = z[column * kPitch + at];
+      if (a.bias != nullptr) v += a.bias[w_row];
+      if (a.addend != nullptr) v += a.addend[row * a.addend_stride + w_row];
+      return v;
+    };
+    const int at = a.glu ? f / 8 * 16 + f % 8 : f;
+    float y = activate(a.activation, product(at, feature));
+    if (a.glu) y *= product(at + 8, a.n + feature);
+    if (a.gate != nullptr) y *= a.gate[row];
+    if (a.residual != nullptr) y += a.residual[row * a.residual_stride + feature];
+    if (a.y != nullptr) a.y[row * a.y_stride + feature] = y;
+    if (a.y_bf16 != nullptr) a.y_bf16[row * a.y_bf16_stride + feature] = to_bf16(y).bits;
+  }
+}
+
+// Sole: there is no W, all of z is D_d x.
+template <class P, int N, bool Sole>
+__global__ void __launch_bounds__(kThreads) linear_strip(const __grid_constant__ Params p) {
+  Header<N>& header = *shared_memory<Header<N>>();
+  unsigned char* ring = shared_memory<unsigned char>(kRing);
+  const unsigned row_tile = blockIdx.x % p.row_tiles, rest = blockIdx.x / p.row_tiles;
+  const int part = int(rest % unsigned(p.parts));
+  const int64_t strip = rest / unsigned(p.parts);
+  for (int i = int(threadIdx.x); i < N; i += kThreads) {
+    const int64_t place = p.first + int64_t(row_tile) * N + i;
+    const int row = place >= p.a.count ? -1 : p.a.rows == nullptr ? int(place) : p.a.rows[place];
+    header.row[i] = row;
+    header.depth[i] = row < 0 || p.d.weight == nullptr ? -1 : p.d.rows[row].depth;
+  }
+  __syncthreads();
+
+  const unsigned char* w = static_cast<const unsigned char*>(p.a.weight) + strip * p.strip_bytes;
+  const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, header.row};
+  float z[N / 2] = {};
+  for (int split = part; split < (p.parts == 1 ? p.splits : part + 1); split++) {
+    const int begin = p.steps * split / p.splits, end = p.steps * (split + 1) / p.splits;
+    float chain[N / 2] = {};
+    if constexpr (Sole) multiply_by_depth<P, N>(chain, p.d, strip, begin, end, header, ring);
+    else multiply<P, N>(chain, w, x, begin, end, ring);
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) z[i] += chain[i];
+  }
+  if (p.parts > 1) {
+    const int64_t place = strip * p.row_tiles + row_tile;
+    float* partials = p.partials + place * p.parts * N * 64 + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) partials[(part * N / 2 + i) * kThreads] = z[i];
+    if (!last_block(p.tickets + place, unsigned(p.parts), &header.ticket)) return;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) z[i] = 0;
+    for (int other = 0; other < p.parts; other++)
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) z[i] += load_fresh(partials + (other * N / 2 + i) * kThreads);
+  }
+  if constexpr (P::kType == FTH_I8) {
+    const float* scales = reinterpret_cast<const float*>(w + p.steps * int64_t(kTileBytes));
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) z[i] *= scales[strip_row(i)];
+  }
+  if constexpr (!Sole)
+    if (p.d.weight != nullptr)
+      multiply_by_depth<typename P::Lora, N>(z, p.d, strip, 0, p.d.steps, header, ring);
+
+  float* to = reinterpret_cast<float*>(ring);
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) to[column_of(i) * kPitch + strip_row(i)] = z[i];
+  __syncthreads();
+  finish<N>(p.a, strip, header, to);
+}
+
+int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
+
+template <class P, int N, bool Sole>
+void start(Params p, int64_t count, const Workspace& space, Stream stream) {
+  const int64_t strips = tiles::strips(p.a.n, p.a.glu), row_tiles = (count + N - 1) / N, sums = strips * row_tiles;
+  p.splits = int(clamp(kBlocks / strips, 1, clamp(p.steps / kLeastSteps, 1, kMostSplits)));
+  p.row_tiles = unsigned(row_tiles);
+  const bool shared = sums < kBlocks && sums <= space.ticket_count && sums * p.splits * N * 64 * 4 <= space.partial_bytes;
+  p.parts = shared ? p.splits : 1;
+  p.partials = space.partials;
+  p.tickets = space.tickets;
+  launch(linear_strip<P, N, Sole>, {dim3(unsigned(sums * p.parts)), dim3(kThreads), size_t(shared_bytes<P, N>())},
+         stream, p);
+}
+
+template <class P, bool Sole>
+void start(Params p, const Workspace& space, Stream stream) {
+  constexpr int64_t kMost = 4096;  // rows of a launch, so that its blocks can be counted
+  for (; p.first < p.a.count; p.first += kMost) {
+    const int64_t count = clamp(p.a.count - p.first, 0, kMost);
+    if (count <= 8) start<P, 8, Sole>(p, count, space, stream);
+    else if (count <= 16) start<P, 16, Sole>(p, count, space, stream);
+    else if (count <= 32) start<P, 32, Sole>(p, count, space, stream);
+    else start<P, 64, Sole>(p, count, space, stream);
+  }
+}
+
+template <class Bf16OfDevice>
+void start(const Params& p, int32_t type, const Workspace& space, Stream stream) {
+  const bool sole = p.a.weight == nullptr;
+  switch (type) {
+    case FTH_F32: return sole ? start<F32, true>(p, space, stream) : start<F32, false>(p, space, stream);
+    case FTH_BF16:
+      return sole ? start<Bf16OfDevice, true>(p, space, stream) : start<Bf16OfDevice, false>(p, space, stream);
+    case FTH_I8: return start<Quantised<FTH_I8, Bf16OfDevice>, false>(p, space, stream);
+    case FTH_Q8_0: return start<Quantised<FTH_Q8_0, Bf16OfDevice>, false>(p, space, stream);
+    default: return start<Quantised<FTH_Q4_0, Bf16OfDevice>, false>(p, space, stream);
+  }
+}
+
+}  // namespace
+
+void cuda::product(const Args& args, int32_t type, const ByDepth& by_depth, const Workspace& space, Stream stream) {
+  Params p{};
+  p.a = args;
+  p.d = by_depth;
+  p.strip_bytes = tiles::strip_bytes(type, args.k);
+  p.steps = int(args.weight == nullptr ? by_depth.steps : tiles::steps(type, args.k));
+  if (space.wgmma) start<Bf16Wide>(p, type, space, stream);
+  else start<Bf16>(p, type, space, stream);
+}
+
+}  // namespace fth::linear

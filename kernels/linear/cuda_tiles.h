@@ -1,0 +1,44 @@
+// Reading single elements of packed weights.
+#pragma once
+#include "cuda/primitives.h"
+#include "tiles.h"
+
+namespace fth::linear {
+
+// Where a row of W lies: its strip, and its place there. `half`: 0, or 1 for the values with glu.
+struct StripRow {
+  int64_t strip;
+  int row;
+  __device__ StripRow(int64_t feature, int half, bool glu)
+      : strip(glu ? feature / 32 : feature / 64),
+        row(int(glu ? feature % 32 / 8 * 16 + half * 8 + feature % 8 : feature % 64)) {}
+};
+
+// W[row][k] of a strip of `steps` steps.
+__device__ inline float weight_at(int32_t type, const unsigned char* strip, int64_t steps, int row, int64_t k) {
+  using namespace gpu;
+  const auto image = [&](int64_t step, int64_t step_bytes, int64_t byte) {
+    return strip + step * step_bytes + swizzled(uint32_t(row * kTileRowBytes + byte));
+  };
+  switch (type) {
+    case FTH_F32: return *reinterpret_cast<const float*>(image(k / 32, kTileBytes, k % 32 * 4));
+    case FTH_BF16: return to_float(*reinterpret_cast<const bf16*>(image(k / 64, kTileBytes, k % 64 * 2)));
+    case FTH_I8: {
+      const float scale = reinterpret_cast<const float*>(strip + steps * kTileBytes)[row];
+      return scale * float(*reinterpret_cast<const int8_t*>(image(k / 128, kTileBytes, k % 128)));
+    }
+    case FTH_Q8_0: {
+      constexpr int64_t kStep = kTileBytes + 512;
+      const half scale = reinterpret_cast<const half*>(strip + k / 128 * kStep + kTileBytes)[row * 4 + k % 128 / 32];
+      return to_float(scale) * float(*reinterpret_cast<const int8_t*>(image(k / 128, kStep, k % 128)));
+    }
+    default: {
+      constexpr int64_t kStep = kTileBytes + 1024;
+      const half scale = reinterpret_cast<const half*>(strip + k / 256 * kStep + kTileBytes)[row * 8 + k % 256 / 32];
+      const unsigned both = *image(k / 256, kStep, k % 256 / 32 * 16 + k % 16);
+      return to_float(scale) * float(int(k % 32 < 16 ? both & 15 : both >> 4) - 8);
+    }
+  }
+}
+
+}  // namespace fth::linear
