@@ -21,9 +21,9 @@ class Case:
 
 
 class Bench:
-    def __init__(self, device, library, ceilings=None, only=(), smoke=False):
+    def __init__(self, device, library, ceilings=None, only=(), smoke=False, json=None, about=None):
         self.device, self.library, self.only, self.smoke = device, library, only, smoke
-        self.lines, self.ceilings = [], dict(ceilings or {})
+        self.lines, self.ceilings, self.json, self.about = [], dict(ceilings or {}), json, about
         self.cuda = device == "cuda"
         if self.cuda:
             # One stream for everything: a context cannot follow torch onto a stream that is being captured.
@@ -42,7 +42,7 @@ class Bench:
             yield
         except Exception as e:
             self.lines.append({"part": part, "case": name, "failed": reason(e)})
-            print(sentence(self.lines[-1]), flush=True)
+            self.say(self.lines[-1])
 
     def random(self, *shape, scale=1.0, dtype=torch.float32):
         return (torch.randn(*shape, device=self.device) * scale).to(dtype)
@@ -138,11 +138,18 @@ class Bench:
                     **{name: seconds / line["seconds"] for name, seconds in times.items()}}
             line["met"] = {name: have.get(name) is not None and have[name] >= target
                            for name, target in line["targets"].items()}
+        self.say(line)
+
+    def say(self, line):
+        """Written each time, so that a case that hangs loses only itself."""
         print(sentence(line), flush=True)
+        if self.json:
+            with open(self.json, "w") as out:
+                json.dump({"about": self.about, "ceilings": self.ceilings, "lines": self.lines}, out, indent=1)
 
     def measure_ceilings(self):
-        """Copy and bf16 product through torch, if no other measurement was given."""
-        if not self.cuda:
+        """Copy and bf16 product through torch, unless they are known."""
+        if not self.cuda or "gemm_flops_per_second" in self.ceilings:
             return
         a, b = (torch.randn(512 << 20, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         copy = self.time([lambda: b.copy_(a)], 1e-3)["seconds"]
@@ -155,10 +162,6 @@ class Bench:
         self.ceilings["gemm_flops_per_second"] = 2 * n ** 3 / self.time([lambda: x @ w.t()], 1e-3)["seconds"]
         print("ceilings: copy {:.2f} TB/s, bf16 product {:.0f} TFLOP/s".format(
             self.ceilings["copy_bytes_per_second"] / 1e12, self.ceilings["gemm_flops_per_second"] / 1e12), flush=True)
-
-    def save(self, path, **about):
-        with open(path, "w") as out:
-            json.dump({"about": about, "ceilings": self.ceilings, "lines": self.lines}, out, indent=1)
 
 
 def relative_error(result, reference):
