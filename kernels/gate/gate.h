@@ -35,7 +35,20 @@ struct Decision {
   float* gate;          // [rows]
   int32_t* choice;      // [rows]
 };
-// The same for all targets.
+// The same for all CPU targets.
 void decide(const Decision&, int64_t begin, int64_t end);
+
+// All pointers on the device.
+namespace cuda {
+// What an MLP's inner layer lacks when its products have been made: Logits::x becomes activation(x + bias_d).
+struct Inner {
+  const float* bias;  // [width] for each depth, as far from one another as Logits::b are, or null: 0
+  int32_t activation;
+};
+// Both at once: Decision::logits is not read, Logits::logits may be null.
+void rows(const Logits&, const Inner&, const Decision&, int64_t count, void* stream);
+// y = x / by.
+void divide(const float* x, float by, int64_t count, float* y, void* stream);
+}  // namespace cuda
 
 }  // namespace fth::gate

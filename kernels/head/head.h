@@ -37,8 +37,22 @@ namespace scalar { Statistics statistics; }
 namespace avx2 { Statistics statistics; }
 namespace avx512 { Statistics statistics; }
 
-// All partials of a row, in order. The same for all targets.
+// All partials of a row, in order. The same for all CPU targets.
 fth_head_stats merge(const Partial* partials, int64_t count);
+
+// All pointers on the device.
+namespace cuda {
+// Neighbouring chunks of all rows: of any number of columns, from a multiple of kChunk on.
+struct Piece {
+  Args args;                 // z changes only with `keep`; partial is that of row 0's first chunk in the piece
+  bool keep;
+  const int32_t* chosen_id;  // [rows, chosen], of the whole vocabulary
+  float* chosen_logit;
+  int64_t chosen;
+};
+void statistics(const Piece&, int64_t count, void* stream);  // count at most 65535
+void merge(const Partial* partials, int64_t chunks, int64_t count, fth_head_stats* stats, void* stream);
+}  // namespace cuda
 
 namespace {
 

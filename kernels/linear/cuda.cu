@@ -11,7 +11,8 @@
 namespace fth::linear {
 namespace {
 
-constexpr int kMostSplits = 16, kLeastSteps = 4, kBlocks = 264;  // what fills the chip; not a count of processors
+// Blocks that fill a chip. A number of its own and not the device's, on which bits would depend otherwise.
+constexpr int64_t kRound = 132;
 
 struct Params {
   Args a;
@@ -25,54 +26,54 @@ struct Params {
   unsigned* tickets;
 };
 
-// In front of the ring.
+// Behind the ring. A thread only touches its own sums until all are there.
 template <int N>
-struct Header {
+struct Tile {
+  static constexpr int kPitch = 68;
   int row[N], depth[N];  // of the columns; -1: none
   unsigned ticket;
+  float z[N * kPitch];
+
+  __device__ float& sum(int i) { return z[column_of(i) * kPitch + strip_row(i)]; }
 };
-constexpr int kRing = 1024, kPitch = 68;
 
 template <class P, int N>
-constexpr int shared_bytes() {
-  static_assert(sizeof(Header<N>) <= kRing && N * kPitch * 4 <= ring_bytes<P, N>());
-  constexpr int own = ring_bytes<P, N>(), other = ring_bytes<typename P::Lora, N>();
-  return kRing + (own > other ? own : other);
-}
+constexpr int kRing = kRingBytes<P, N> > kRingBytes<typename P::Lora, N> ? kRingBytes<P, N>
+                                                                       : kRingBytes<typename P::Lora, N>;
 
-// sum += D_d x, each column by its depth.
+// z += D_d x, each column by its depth.
 template <class P, int N>
-__device__ __forceinline__ void multiply_by_depth(float (&sum)[N / 2], const ByDepth& d, int64_t strip, int64_t begin,
-                                                  int64_t end, const Header<N>& header, unsigned char* ring) {
-  const Columns x{static_cast<const char*>(d.x), d.x_bytes, d.k, header.row};
+__device__ __forceinline__ void multiply_by_depth(Tile<N>& tile, const ByDepth& d, int64_t strip, int64_t begin,
+                                                  int64_t end, unsigned char* ring) {
+  const Columns x{static_cast<const char*>(d.x), d.x_bytes, d.k, tile.row};
   for (int depth = -1;;) {
     int next = INT_MAX;
     for (int i = 0; i < N; i++)
-      if (header.depth[i] > depth && header.depth[i] < next) next = header.depth[i];
+      if (tile.depth[i] > depth && tile.depth[i] < next) next = tile.depth[i];
     if (next == INT_MAX) return;
     depth = next;
-    float mine[N / 2] = {};
+    float chain[N / 2] = {};
     const unsigned char* weight = static_cast<const unsigned char*>(d.weight) + depth * d.depth_bytes;
-    multiply<P, N>(mine, weight + strip * d.strip_bytes, x, begin, end, ring);
+    multiply<P, N>(chain, weight + strip * d.strip_bytes, x, begin, end, ring);
 #pragma unroll
     for (int i = 0; i < N / 2; i++)
-      if (header.depth[column_of(i)] == depth) sum[i] += mine[i];
+      if (tile.depth[column_of(i)] == depth) tile.sum(i) += chain[i];
   }
 }
 
 template <int N>
-__device__ __forceinline__ void finish(const Args& a, int64_t strip, const Header<N>& header, const float* z) {
+__device__ __forceinline__ void finish(const Args& a, int64_t strip, const Tile<N>& tile) {
   const int features = a.glu ? 32 : 64;
   for (int i = int(threadIdx.x); i < N * features; i += kThreads) {
     const int column = i / features, f = i % features;
-    const int64_t row = header.row[column], feature = strip * features + f;
+    const int64_t row = tile.row[column], feature = strip * features + f;
     if (row < 0) continue;
     if (feature >= a.n) {
       if (a.y_bf16 != nullptr && feature < (a.n + 7) / 8 * 8) a.y_bf16[row * a.y_bf16_stride + feature] = 0;
       continue;
     }
     const auto product = [&](int at, int64_t w_row) {
-      float v = z[column * kPitch + at];
+      float v = tile.z[column * Tile<N>::kPitch + at];
       if (a.bias != nullptr) v += a.bias[w_row];
       if (a.addend != nullptr) v += a.addend[row * a.addend_stride + w_row];
       return v;
@@ -89,71 +90,86 @@ __device__ __forceinline__ void finish(const Args& a, int64_t strip, const Heade
 
 // Sole: there is no W, all of z is D_d x.
 template <class P, int N, bool Sole>
-__global__ void __launch_bounds__(kThreads) linear_strip(const __grid_constant__ Params p) {
-  Header<N>& header = *shared_memory<Header<N>>();
-  unsigned char* ring = shared_memory<unsigned char>(kRing);
+__global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4) linear_strip(const __grid_constant__ Params p) {
+  unsigned char* ring = shared_memory<unsigned char>();
+  Tile<N>& tile = *shared_memory<Tile<N>>(kRing<P, N>);
   const unsigned row_tile = blockIdx.x % p.row_tiles, rest = blockIdx.x / p.row_tiles;
   const int part = int(rest % unsigned(p.parts));
   const int64_t strip = rest / unsigned(p.parts);
   for (int i = int(threadIdx.x); i < N; i += kThreads) {
     const int64_t place = p.first + int64_t(row_tile) * N + i;
     const int row = place >= p.a.count ? -1 : p.a.rows == nullptr ? int(place) : p.a.rows[place];
-    header.row[i] = row;
-    header.depth[i] = row < 0 || p.d.weight == nullptr ? -1 : p.d.rows[row].depth;
+    tile.row[i] = row;
+    tile.depth[i] = row < 0 || p.d.weight == nullptr ? -1 : p.d.rows[row].depth;
   }
   __syncthreads();
 
   const unsigned char* w = static_cast<const unsigned char*>(p.a.weight) + strip * p.strip_bytes;
-  const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, header.row};
-  float z[N / 2] = {};
+  const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, tile.row};
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) tile.sum(i) = 0;
   for (int split = part; split < (p.parts == 1 ? p.splits : part + 1); split++) {
     const int begin = p.steps * split / p.splits, end = p.steps * (split + 1) / p.splits;
-    float chain[N / 2] = {};
-    if constexpr (Sole) multiply_by_depth<P, N>(chain, p.d, strip, begin, end, header, ring);
-    else multiply<P, N>(chain, w, x, begin, end, ring);
+    if constexpr (Sole) {
+      multiply_by_depth<P, N>(tile, p.d, strip, begin, end, ring);
+    } else {
+      float chain[N / 2] = {};
+      multiply<P, N>(chain, w, x, begin, end, ring);
 #pragma unroll
-    for (int i = 0; i < N / 2; i++) z[i] += chain[i];
+      for (int i = 0; i < N / 2; i++) tile.sum(i) += chain[i];
+    }
   }
   if (p.parts > 1) {
     const int64_t place = strip * p.row_tiles + row_tile;
     float* partials = p.partials + place * p.parts * N * 64 + threadIdx.x;
 #pragma unroll
-    for (int i = 0; i < N / 2; i++) partials[(part * N / 2 + i) * kThreads] = z[i];
-    if (!last_block(p.tickets + place, unsigned(p.parts), &header.ticket)) return;
+    for (int i = 0; i < N / 2; i++) partials[(part * N / 2 + i) * kThreads] = tile.sum(i);
+    if (!last_block(p.tickets + place, unsigned(p.parts), &tile.ticket)) return;
 #pragma unroll
-    for (int i = 0; i < N / 2; i++) z[i] = 0;
-    for (int other = 0; other < p.parts; other++)
-#pragma unroll
-      for (int i = 0; i < N / 2; i++) z[i] += load_fresh(partials + (other * N / 2 + i) * kThreads);
+    for (int i = 0; i < N / 2; i++) {
+      float z = 0;
+      for (int other = 0; other < p.parts; other++) z += load_fresh(partials + (other * N / 2 + i) * kThreads);
+      tile.sum(i) = z;
+    }
   }
   if constexpr (P::kType == FTH_I8) {
     const float* scales = reinterpret_cast<const float*>(w + p.steps * int64_t(kTileBytes));
 #pragma unroll
-    for (int i = 0; i < N / 2; i++) z[i] *= scales[strip_row(i)];
+    for (int i = 0; i < N / 2; i++) tile.sum(i) *= scales[strip_row(i)];
   }
   if constexpr (!Sole)
     if (p.d.weight != nullptr)
-      multiply_by_depth<typename P::Lora, N>(z, p.d, strip, 0, p.d.steps, header, ring);
-
-  float* to = reinterpret_cast<float*>(ring);
-#pragma unroll
-  for (int i = 0; i < N / 2; i++) to[column_of(i) * kPitch + strip_row(i)] = z[i];
+      multiply_by_depth<typename P::Lora, N>(tile, p.d, strip, 0, p.d.steps, ring);
   __syncthreads();
-  finish<N>(p.a, strip, header, to);
+  finish<N>(p.a, strip, tile);
 }
 
 int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
 
+// The fewest splits of at least four steps with which the strips fill rounds of blocks nearly as well as with any.
+int splits_of(int64_t strips, int64_t steps) {
+  const int64_t most = clamp(steps / 4, 1, 16);
+  const auto filled = [strips](int64_t splits) {
+    const int64_t blocks = strips * splits;
+    return double(blocks) / double((blocks + kRound - 1) / kRound * kRound);
+  };
+  double best = 0;
+  for (int64_t s = 1; s <= most; s++) best = filled(s) > best ? filled(s) : best;
+  for (int64_t s = 1;; s++)
+    if (filled(s) >= 0.9 * best) return int(s);
+}
+
 template <class P, int N, bool Sole>
 void start(Params p, int64_t count, const Workspace& space, Stream stream) {
   const int64_t strips = tiles::strips(p.a.n, p.a.glu), row_tiles = (count + N - 1) / N, sums = strips * row_tiles;
-  p.splits = int(clamp(kBlocks / strips, 1, clamp(p.steps / kLeastSteps, 1, kMostSplits)));
+  p.splits = splits_of(p.a.whole_n == 0 ? strips : tiles::strips(p.a.whole_n, p.a.glu), p.steps);
   p.row_tiles = unsigned(row_tiles);
-  const bool shared = sums < kBlocks && sums <= space.ticket_count && sums * p.splits * N * 64 * 4 <= space.partial_bytes;
+  const bool shared = sums < 2 * kRound && sums <= space.ticket_count &&
+                      sums * p.splits * N * 64 * 4 <= space.partial_bytes;
   p.parts = shared ? p.splits : 1;
   p.partials = space.partials;
   p.tickets = space.tickets;
-  launch(linear_strip<P, N, Sole>, {dim3(unsigned(sums * p.parts)), dim3(kThreads), size_t(shared_bytes<P, N>())},
+  launch(linear_strip<P, N, Sole>, {dim3(unsigned(sums * p.parts)), dim3(kThreads), size_t(kRing<P, N> + int(sizeof(Tile<N>)))},
          stream, p);
 }
 

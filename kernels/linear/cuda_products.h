@@ -243,7 +243,7 @@ struct Quantised {
 // ---- the ring ------------------------------------------------------------------------------------------------------
 
 template <class P, int N>
-constexpr int ring_bytes() { return Stage<P, N>::kBytes * Stage<P, N>::kCount; }
+constexpr int kRingBytes = Stage<P, N>::kBytes * Stage<P, N>::kCount;
 
 // acc += steps [begin, end) of a strip times the columns. The ring is 1024-byte aligned shared memory, free again
 // afterwards; the columns' rows were written before a barrier.

@@ -58,6 +58,7 @@ struct Args {
   const void* weight;   // packed
   int64_t k;            // input features
   int64_t n;            // output features
+  int64_t whole_n;      // on a device, of the matrix that these are a part of: the same bits; 0: they are all
   bool glu;             // 2n features: act(z_gate) * z_value
   int32_t activation;   // FTH_IDENTITY ...
   const void* x;        // rows of fp32, of bf16 (of odd k: a zero behind it), for quantised weights of Codes

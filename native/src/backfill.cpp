@@ -20,6 +20,7 @@ struct Product {
         weight{s.hidden_size, targets * 2 * row, s.weight_type, false, FTH_ON_DEVICE(ctx)} {}
   int64_t bias_offset() const { return fth::round_up(weight.bytes(), 4); }
   int64_t bytes() const { return bias_offset() + weight.out * 4; }
+  size_t alignment() const { return weight.alignment() < sizeof(float) ? sizeof(float) : weight.alignment(); }
 };
 
 bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* kv) {
@@ -41,28 +42,51 @@ bool check_shape(Check& check, const fth_backfill_shape* s, const fth_kv_shape* 
   return check.ok();
 }
 
-// Packs w [rows, in] * gain as rows first, first + 1, ... of the product, and their biases w . norm_bias + b. Scratch
-// holds kPackRows rows.
-constexpr int64_t kPackRows = fth::linear::kPanel;
-void pack_folded(fth_context* ctx, const Product& product, int64_t first, int32_t source_type, const void* w,
-                 const void* b, const float* gain, const float* norm_bias, float* scratch, char* packed) {
+// Sources of a packing as the host reads them.
+struct Sources {
+  int32_t type;
+  const void *w, *b;
+  const float *gain, *norm_bias;
+};
+// Scratch for it.
+struct FoldScratch {
+  static constexpr int64_t kRows = fth::linear::kPanel;  // of W at once
+  size_t rows, raw, bias, gain, norm_bias;
+  FoldScratch(fth::Layout& layout, const Product& product)
+      : rows(layout.add<float>(kRows * product.weight.in)),
+        raw(layout.add<float>(kRows * product.weight.in + product.row)),
+        bias(layout.add<float>(product.row)),
+        gain(layout.add<float>(product.weight.in)),
+        norm_bias(layout.add<float>(product.weight.in)) {}
+};
+
+// Packs w [rows, in] * gain as rows first, first + 1, ... of the product, and their biases w . norm_bias + b. False
+// without memory.
+bool pack_folded(fth_context* ctx, const Product& product, int64_t first, const Sources& s, const FoldScratch& at,
+                 char* scratch, char* packed) {
   const int64_t in = product.weight.in;
-  float* bias = reinterpret_cast<float*>(packed + product.bias_offset()) + first;
-  if (b != nullptr) fth::convert(source_type, b, product.row, 1.f, bias);
-  for (int64_t begin = 0; begin < product.row; begin += kPackRows) {
-    const int64_t rows = product.row - begin < kPackRows ? product.row - begin : kPackRows;
-    const char* source = static_cast<const char*>(w) + begin * in * fth::element_bytes(source_type);
-    fth::convert(source_type, source, rows * in, 1.f, scratch);
+  float *folded = reinterpret_cast<float*>(scratch + at.rows), *bias = reinterpret_cast<float*>(scratch + at.bias);
+  for (int64_t r = 0; r < product.row; r++) bias[r] = 0;
+  const int64_t bias_bytes = fth::source_bytes(s.type, product.row);
+  if (s.b != nullptr)
+    fth::convert(s.type, fth::host_source(ctx, s.b, bias_bytes, scratch + at.raw), product.row, 1.f, bias);
+  for (int64_t begin = 0; begin < product.row; begin += at.kRows) {
+    const int64_t rows = product.row - begin < at.kRows ? product.row - begin : at.kRows;
+    const char* source = static_cast<const char*>(s.w) + begin * in * fth::element_bytes(s.type);
+    fth::convert(s.type, fth::host_source(ctx, source, fth::source_bytes(s.type, rows * in), scratch + at.raw),
+                 rows * in, 1.f, folded);
     for (int64_t r = 0; r < rows; r++) {
-      double sum = b == nullptr ? 0 : double(bias[begin + r]);
+      double sum = double(bias[begin + r]);
       for (int64_t k = 0; k < in; k++) {
-        if (norm_bias != nullptr) sum += double(scratch[r * in + k]) * double(norm_bias[k]);
-        if (gain != nullptr) scratch[r * in + k] *= gain[k];
+        if (s.norm_bias != nullptr) sum += double(folded[r * in + k]) * double(s.norm_bias[k]);
+        if (s.gain != nullptr) folded[r * in + k] *= s.gain[k];
       }
       bias[begin + r] = float(sum);
     }
-    fth::pack_rows(ctx, product.weight, first + begin, rows, 1.f, FTH_F32, scratch, packed);
+    if (!fth::pack_rows(ctx, product.weight, first + begin, rows, 1.f, FTH_F32, folded, packed)) return false;
   }
+  return fth::convert(ctx, FTH_F32, bias, product.row, 1.f,
+                      reinterpret_cast<float*>(packed + product.bias_offset()) + first);
 }
 
 }  // namespace
@@ -71,7 +95,7 @@ extern "C" {
 
 fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                               int64_t* bytes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv) || !check.array("bytes", bytes)) return check.status();
   *bytes = Product(ctx, *shape, *kv).bytes();
@@ -81,7 +105,7 @@ fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape,
 fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int32_t depth,
                              int32_t layer, int32_t source_type, const void* wk, const void* wv, const void* bk,
                              const void* bv, const float* gain, const float* norm_bias, void* packed) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
   const Product product(ctx, *shape, *kv);
@@ -98,7 +122,7 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
   check.array("norm_bias", norm_bias, false);
   check.that(shape->norm >= 0 || gain == nullptr, "gain must be null when shape.norm is -1");
   check.that(shape->norm >= 0 || norm_bias == nullptr, "norm_bias must be null when shape.norm is -1");
-  check.pointer("packed", packed, 4);
+  check.pointer("packed", packed, product.alignment());
   check.disjoint({{"wk", wk, product.row * in * element},
                   {"wv", wv, product.row * in * element},
                   {"bk", bk, product.row * element},
@@ -109,20 +133,25 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
   if (!check.ok()) return check.status();
 
   fth::Layout layout;
-  layout.add<float>(kPackRows * in);
+  const FoldScratch at(layout, product);
   char* scratch = ctx->reserve(layout.bytes());
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
+  const auto vector = [&](const float* source, size_t room) {
+    return static_cast<const float*>(fth::host_source(ctx, source, in * 4, scratch + room));
+  };
+  const float *gains = vector(gain, at.gain), *biases = vector(norm_bias, at.norm_bias);
   const int64_t k_row = (int64_t(depth) * kv->layers + layer) * 2 * product.row, v_row = k_row + product.row;
-  float* rows = reinterpret_cast<float*>(scratch);
-  pack_folded(ctx, product, k_row, source_type, wk, bk, gain, norm_bias, rows, static_cast<char*>(packed));
-  pack_folded(ctx, product, v_row, source_type, wv, bv, gain, norm_bias, rows, static_cast<char*>(packed));
-  return FTH_OK;
+  char* to = static_cast<char*>(packed);
+  if (!pack_folded(ctx, product, k_row, {source_type, wk, bk, gains, biases}, at, scratch, to) ||
+      !pack_folded(ctx, product, v_row, {source_type, wv, bv, gains, biases}, at, scratch, to))
+    return FTH_OUT_OF_MEMORY;
+  return fth::finish(ctx);
 }
 
 fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv, int64_t count,
                         const fth_row* rows, const float* h, const void* packed, const float* frequency,
                         const int32_t* entry, void* pool) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check_shape(check, shape, kv)) return check.status();
   const Product product(ctx, *shape, *kv);
@@ -131,7 +160,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   const bool any = count > 0, turns = shape->rope_style != FTH_ROPE_NONE && shape->rotary_dim > 0;
   check.array("rows", rows, any && turns);
   check.array("h", h, any);
-  check.pointer("packed", packed, 4, any);
+  check.pointer("packed", packed, product.alignment(), any);
   check.array("frequency", frequency, any && turns);
   check.array("entry", entry, any);
   check.pointer("pool", pool, 4, any && kv->entries > 0);
@@ -150,14 +179,21 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   int64_t slab = kSlabFloats / weight.out;
   slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
   if (slab > count) slab = count;
-  fth::Layout layout;
-  const size_t words_at = layout.add<int32_t>(fth::check_distinct_words(entries.count));
+  check.on_host({{"rows", rows}, {"entry", entry}});
+  check.on_device({{"h", h}, {"packed", packed}, {"frequency", frequency}, {"pool", pool}});
+  if (!check.ok()) return check.status();
+  fth::Layout host, layout;
+  const size_t words_at = host.add<int32_t>(fth::check_distinct_words(entries.count));
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
   const size_t table_at = layout.add<float>(turns ? fth::rope_table_floats(shape->rotary_dim, slab) : 0);
   const size_t y_at = layout.add<float>(slab * weight.out);
-  char* scratch = ctx->reserve(layout.bytes());
-  if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
-  if (!fth::check_distinct(check, entries, reinterpret_cast<int32_t*>(scratch + words_at))) return check.status();
+  fth::Scratch room;
+  if (!fth::reserve(ctx, host, layout, &room)) return FTH_OUT_OF_MEMORY;
+  if (!fth::check_distinct(check, entries, reinterpret_cast<int32_t*>(room.host + words_at))) return check.status();
+  if (const fth_status status =
+          fth::stage(ctx, {fth::staged("rows", rows, turns ? count : 0), fth::staged("entry", entry, entries.count)}))
+    return status;
+  char* scratch = room.kernels;
   float *table = reinterpret_cast<float*>(scratch + table_at), *y = reinterpret_cast<float*>(scratch + y_at);
   const auto turn = fth::rope_kernel(ctx);
 
@@ -182,6 +218,22 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     linear.product.y_stride = weight.out;
     fth::run_linears(ctx, &linear, 1);
 
+    const auto write = [&](int64_t target) {
+      return fth::kv::Args{fth::pool_of(*kv, pool), target % kv->layers,
+                           entry + first * shape->depths + target / kv->layers, shape->depths};
+    };
+    const auto turning = [&](float* k) {
+      return fth::rope::Args{table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
+                             shape->rope_style == FTH_ROPE_INTERLEAVED};
+    };
+    if (FTH_ON_DEVICE(ctx)) {
+      for (int64_t target = 0; target < product.targets; target++) {
+        float* k = y + target * 2 * product.row;
+        if (turns) fth::run_rope(ctx, n, turning(k));
+        fth::run_kv_write(ctx, write(target), n, k, k + product.row, weight.out);
+      }
+      continue;
+    }
     // Blocks of rows of one target: neighbouring entries share cache lines of the pool.
     const int64_t blocks = fth::ceil_div(n, kBlock);
     const auto store = [&](int64_t begin, int64_t end, int) {
@@ -189,17 +241,13 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
         const int64_t target = item / blocks, row = item % blocks * kBlock;
         const int64_t row_end = row + kBlock < n ? row + kBlock : n;
         float* k = y + target * 2 * product.row;
-        const fth::rope::Args rope{table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
-                                   shape->rope_style == FTH_ROPE_INTERLEAVED};
-        if (turns) turn(rope, row, row_end);
-        const int32_t* to = entry + first * shape->depths + target / kv->layers;
-        fth::kv_writer(ctx)({fth::pool_of(*kv, pool), target % kv->layers, to, shape->depths}, k, k + product.row,
-                            weight.out, row, row_end);
+        if (turns) turn(turning(k), row, row_end);
+        fth::kv_writer(ctx)(write(target), k, k + product.row, weight.out, row, row_end);
       }
     };
     fth::parallel(ctx, product.targets * blocks, 16384 / (kBlock * 2 * product.row), store);
   }
-  return FTH_OK;
+  return fth::finish(ctx);
 }
 
 }  // extern "C"

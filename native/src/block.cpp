@@ -102,11 +102,22 @@ void check_shape(Check& check, const fth_block_shape* s) {
   check.finite("shape.attention_scale", s->attention_scale);
 }
 
-// Temporaries of one step, as offsets into the scratch.
+// What a step knows of its rows, as offsets into the host's scratch.
+struct WordsAt {
+  size_t writers, order, begin, writers_order, writers_begin;
+
+  WordsAt(Layout& layout, const fth_block_shape& s, int64_t count)
+      : writers(layout.add<int32_t>(count)),
+        order(layout.add<int32_t>(count)),
+        begin(layout.add<int32_t>(s.depths + 1)),
+        writers_order(layout.add<int32_t>(count)),
+        writers_begin(layout.add<int32_t>(s.depths + 1)) {}
+};
+
+// Temporaries of one step, as offsets into the kernels' scratch.
 struct StepScratch {
   InputScratch input;  // of every product in turn
-  size_t q, k, v, attended, mlp, branch, rope, writers, order, begin, writers_order, writers_begin, entry_words,
-      attention;
+  size_t q, k, v, attended, mlp, branch, rope, attention;
   LoraScratch lora[8];
 
   StepScratch(Layout& layout, const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count)
@@ -118,12 +129,6 @@ struct StepScratch {
         mlp(layout.add<char>(count * stored_bytes(s, plan.down.shape.in))),
         branch(layout.add<float>(s.norm_placement & FTH_NORM_BRANCH ? count * s.hidden_size : 0)),
         rope(layout.add<float>(rope_table_floats(s.rotary_dim, count))),
-        writers(layout.add<int32_t>(count)),
-        order(layout.add<int32_t>(count)),
-        begin(layout.add<int32_t>(s.depths + 1)),
-        writers_order(layout.add<int32_t>(count)),
-        writers_begin(layout.add<int32_t>(s.depths + 1)),
-        entry_words(layout.add<int32_t>(check_distinct_words(count))),
         attention(layout.add<char>(int64_t(attention_scratch_bytes(ctx, s.heads, s.kv_heads, s.head_dim, count)))),
         lora{lora_of(layout, plan.q, count),       lora_of(layout, plan.k, count),
              lora_of(layout, plan.v, count),       lora_of(layout, plan.o, count),
@@ -146,32 +151,22 @@ struct StepScratch {
   }
 };
 
-// One call of fth_block whose arguments are checked. Activations that enter a product with bf16 weights are stored in
+// One pass whose arguments are checked. Activations that enter a product with bf16 weights are stored in
 // bf16 by whoever makes them; codes for quantised weights are made from fp32.
 class Step {
  public:
-  Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, int64_t count, const fth_row* rows,
-       const fth_row* cross_rows, const char* weights, const kv::Pool& pool, const int32_t* entries,
-       const int32_t* entry_position, float* hidden, const StepScratch& at, char* scratch)
-      : ctx_(ctx), s_(shape), plan_(plan), count_(count), rows_(rows), cross_rows_(cross_rows), weights_(weights),
-        pool_(pool), entries_(entries), entry_position_(entry_position), hidden_(hidden), at_(at), scratch_(scratch),
+  Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, const StepRows& rows, const char* weights,
+       const kv::Pool& pool, const int32_t* entry_position, float* hidden, const StepScratch& at, char* scratch)
+      : ctx_(ctx), s_(shape), plan_(plan), step_(rows), count_(rows.count), weights_(weights), pool_(pool),
+        entry_position_(entry_position), hidden_(hidden), at_(at), scratch_(scratch),
         bf16_(shape.weight_type == FTH_BF16) {
-    int32_t* writers = temporary<int32_t>(at.writers);
-    for (int64_t i = 0; i < count; i++)
-      if (rows[i].entry >= 0) writers[writer_count_++] = int32_t(i);
-    if (has_lora(shape)) {
-      all_ = group_by_depth(rows, nullptr, count, shape.depths, temporary<int32_t>(at.order),
-                            temporary<int32_t>(at.begin));
-      writing_ = group_by_depth(rows, writers, writer_count_, shape.depths, temporary<int32_t>(at.writers_order),
-                                temporary<int32_t>(at.writers_begin));
-    }
     if (shape.rope_style != FTH_ROPE_NONE && shape.rotary_dim > 0)
-      rope_table(ctx, count, rows, reinterpret_cast<const float*>(weights + plan.frequency), shape.rotary_dim,
+      rope_table(ctx, count_, step_.rows, reinterpret_cast<const float*>(weights + plan.frequency), shape.rotary_dim,
                  temporary<float>(at.rope));
   }
 
   void run() {
-    attention::Args attention = attention_args(rows_), cross = attention_args(cross_rows_);
+    attention::Args attention = attention_args(step_.rows), cross = attention_args(step_.cross_rows);
     if (s_.relative_width > 0) {
       attention.bias_kind = FTH_BIAS_RELATIVE;
       attention.bias_width = s_.relative_width;
@@ -222,14 +217,14 @@ class Step {
     a.out = temporary<char>(at_.attended);
     a.out_bf16 = bf16_;
     a.kv_type = s_.kv_type;
-    a.entries = entries_;
+    a.entries = step_.entries;
     a.pool = pool_;
     return a;
   }
 
   norm::Args norm_args(int part) const {
     norm::Args a{};
-    a.rows = s_.norm_per_depth ? rows_ : nullptr;
+    a.rows = s_.norm_per_depth ? step_.rows : nullptr;
     a.gain = vector(plan_.gain[part - FTH_ATTENTION_PRE_NORM]);
     a.bias = vector(plan_.norm_bias[part - FTH_ATTENTION_PRE_NORM]);
     a.width = s_.hidden_size;
@@ -288,7 +283,7 @@ class Step {
       c.lora_shape = part.lora_shape;
       c.lora_inner = temporary<char>(at_.lora[index].inner);
       c.lora_addend = temporary<float>(at_.lora[index].addend);
-      c.groups = &all_;
+      c.groups = &step_.all;
     }
     return c;
   }
@@ -315,13 +310,13 @@ class Step {
   void project(int32_t layer) {
     LinearCall calls[3] = {projection(plan_.q, 0, at_.q), projection(plan_.k, 1, at_.k), projection(plan_.v, 2, at_.v)};
     for (int i = 1; i < 3; i++) {
-      if (writer_count_ < count_) {
-        calls[i].product.rows = temporary<int32_t>(at_.writers);
-        calls[i].product.count = writer_count_;
-        calls[i].groups = &writing_;
+      if (step_.writer_count < count_) {
+        calls[i].product.rows = step_.writers;
+        calls[i].product.count = step_.writer_count;
+        calls[i].groups = &step_.writing;
       }
     }
-    run_linears(ctx_, calls, writer_count_ > 0 ? 3 : 1);
+    run_linears(ctx_, calls, step_.writer_count > 0 ? 3 : 1);
 
     if (s_.rope_style != FTH_ROPE_NONE && s_.rotary_dim > 0) {
       rope::Args rope{temporary<float>(at_.rope), temporary<float>(at_.q), plan_.q.shape.out, s_.heads, s_.head_dim,
@@ -330,32 +325,87 @@ class Step {
       rope.x = temporary<float>(at_.k);
       rope.stride = plan_.k.shape.out;
       rope.heads = s_.kv_heads;
-      if (writer_count_ > 0) run_rope(ctx_, count_, rope);
+      if (step_.writer_count > 0) run_rope(ctx_, count_, rope);
     }
-    if (writer_count_ > 0)
-      run_kv_write(ctx_, {pool_, layer, &rows_->entry, kRowWords}, count_, temporary<float>(at_.k),
+    if (step_.writer_count > 0)
+      run_kv_write(ctx_, {pool_, layer, &step_.rows->entry, kRowWords}, count_, temporary<float>(at_.k),
                    temporary<float>(at_.v), plan_.k.shape.out);
   }
 
   fth_context* ctx_;
   const fth_block_shape& s_;
   const BlockPlan& plan_;
+  const StepRows& step_;
   int64_t count_;
-  const fth_row* rows_;
-  const fth_row* cross_rows_;
   const char* weights_;
   kv::Pool pool_;
-  const int32_t* entries_;
   const int32_t* entry_position_;
   float* hidden_;
   const StepScratch& at_;
   char* scratch_;
   bool bf16_;
-  int64_t writer_count_ = 0;
-  DepthGroups all_{}, writing_{};
   const char* layer_ = nullptr;   // weights of the layer that runs
   Input input_{};
 };
+
+}  // namespace
+
+bool check_block(Check& check, const fth_block_shape* shape) {
+  check_shape(check, shape);
+  return check.ok();
+}
+
+size_t step_words(const fth_block_shape& s, int64_t count) {
+  Layout layout;
+  WordsAt(layout, s, count);
+  return layout.bytes();
+}
+
+size_t step_scratch(const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count) {
+  Layout layout;
+  StepScratch(layout, ctx, s, plan, count);
+  return layout.bytes();
+}
+
+fth_status step_rows(fth_context* ctx, const fth_block_shape& s, int64_t count, const fth_row* rows,
+                     const fth_row* cross_rows, const int32_t* entries, int64_t entry_count, char* host,
+                     StepRows* out) {
+  Layout layout;
+  const WordsAt at(layout, s, count);
+  const auto words = [&](size_t offset) { return reinterpret_cast<int32_t*>(host + offset); };
+  int32_t* writers = words(at.writers);
+  int64_t writer_count = 0;
+  for (int64_t i = 0; i < count; i++)
+    if (rows[i].entry >= 0) writers[writer_count++] = int32_t(i);
+  *out = {count, rows, cross_rows, entries, writers, writer_count, {}, {}};
+  if (FTH_ON_DEVICE(ctx)) {
+    // A captured step takes its rows anew at every replay: who writes is not known, so K and V are computed of all.
+    if (writer_count > 0 && gpu::capturing(ctx->device->stream())) {
+      out->writers = nullptr;
+      out->writer_count = count;
+    }
+    const fth_status status =
+        stage(ctx, {staged("rows", out->rows, count), staged("cross_rows", out->cross_rows, count),
+                    staged("entries", out->entries, entry_count), staged("writers", out->writers, writer_count)});
+    out->all.rows = out->writing.rows = out->rows;
+    return status;
+  }
+  if (has_lora(s)) {
+    out->all = group_by_depth(rows, nullptr, count, s.depths, words(at.order), words(at.begin));
+    out->writing =
+        group_by_depth(rows, writers, writer_count, s.depths, words(at.writers_order), words(at.writers_begin));
+  }
+  return FTH_OK;
+}
+
+void run_step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, const StepRows& rows,
+              const void* weights, const kv::Pool& pool, const int32_t* entry_position, float* hidden, char* scratch) {
+  Layout layout;
+  const StepScratch at(layout, ctx, shape, plan, rows.count);
+  Step(ctx, shape, plan, rows, static_cast<const char*>(weights), pool, entry_position, hidden, at, scratch).run();
+}
+
+namespace {
 
 // W's rows that a part fills, and where its weight lies among those of its product.
 struct Target {
@@ -382,18 +432,18 @@ Target target_of(const BlockPlan& plan, const fth_block_shape& s, int32_t part) 
 // B of gate or up: its columns of the product's wider B, zero elsewhere. False without memory.
 bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, const void* source, void* packed) {
   const LoraShape& lora = t.part->lora_shape;
-  if (t.rank == lora.rank) {
-    pack_rows(ctx, lora.b(), t.first, t.rows, scale, type, source, packed);
-    return true;
-  }
-  float* wide = reinterpret_cast<float*>(ctx->reserve(size_t(t.rows * lora.rank) * 4));
-  if (wide == nullptr) return false;
+  if (t.rank == lora.rank) return pack_rows(ctx, lora.b(), t.first, t.rows, scale, type, source, packed);
+  const int64_t narrow_bytes = source_bytes(type, t.rows * t.rank);
+  Layout layout;
+  const size_t wide_at = layout.add<float>(t.rows * lora.rank), narrow_at = layout.add<char>(narrow_bytes);
+  char* scratch = ctx->reserve(layout.bytes());
+  if (scratch == nullptr) return false;
+  float* wide = reinterpret_cast<float*>(scratch + wide_at);
   memset(wide, 0, size_t(t.rows * lora.rank) * 4);
-  const char* narrow = static_cast<const char*>(source);
+  const char* narrow = static_cast<const char*>(host_source(ctx, source, narrow_bytes, scratch + narrow_at));
   for (int64_t r = 0; r < t.rows; r++, narrow += t.rank * element_bytes(type))
     convert(type, narrow, t.rank, 1, wide + r * lora.rank + t.rank_first);
-  pack_rows(ctx, lora.b(), t.first, t.rows, scale, FTH_F32, wide, packed);
-  return true;
+  return pack_rows(ctx, lora.b(), t.first, t.rows, scale, FTH_F32, wide, packed);
 }
 
 }  // namespace
@@ -402,7 +452,7 @@ bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, c
 extern "C" {
 
 fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t* bytes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   check.array("bytes", bytes);
@@ -413,7 +463,7 @@ fth_status fth_block_bytes(fth_context* ctx, const fth_block_shape* shape, int64
 
 fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_t layer, int32_t depth, int32_t part,
                           int32_t kind, float scale, int32_t source_type, const void* source, void* weights) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();
@@ -426,7 +476,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   if (!weight) check.range("source_type", source_type, FTH_F32, FTH_F16);
   check.finite("scale", scale);
   check.pointer("source", source, fth::alignment(source_type));
-  check.pointer("weights", weights, 4);
+  check.pointer("weights", weights, fth::BlockPlan::alignment(ctx));
   if (!check.ok()) return check.status();
   const bool lora = kind >= FTH_LORA_A;
   const int32_t depths = norm ? fth::BlockPlan::norm_sets(*shape) : linear && lora ? shape->depths : 1;
@@ -456,56 +506,55 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
                            : kind == FTH_BIAS          ? t.rows
                            : kind == FTH_LORA_A        ? t.rank * t.part->shape.in
                                                        : t.rows * t.rank;
-  if (!check.disjoint("source", source, fth::source_bytes(source_type, elements), "weights", weights, plan.bytes))
-    return check.status();
+  check.disjoint("source", source, fth::source_bytes(source_type, elements), "weights", weights, plan.bytes);
+  if (!check.on_device({{"weights", weights}})) return check.status();
 
   char* base = static_cast<char*>(weights);
   char* at = base + plan.first_layer + layer * plan.layer_bytes;
   const auto put = [&](char* to, int64_t first) {
-    fth::convert(source_type, source, elements, scale, reinterpret_cast<float*>(to) + first);
-    return FTH_OK;
+    return fth::convert(ctx, source_type, source, elements, scale, reinterpret_cast<float*>(to) + first);
   };
-  if (part == FTH_ROPE_FREQUENCY) return put(base + plan.frequency, 0);
-  if (part == FTH_RELATIVE_BIAS) return put(base + plan.relative, 0);
-  if (norm) {
-    const int index = part - FTH_ATTENTION_PRE_NORM;
-    return put(at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]),
-               int64_t(depth) * shape->hidden_size);
-  }
-  const fth::LoraShape& pair = t.part->lora_shape;
-  switch (kind) {
-    case FTH_WEIGHT:
-      fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight);
-      break;
-    case FTH_BIAS: return put(at + t.part->bias, t.first);
-    case FTH_LORA_A:
-      fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source,
-                     at + t.part->lora + pair.a_offset(depth));
-      break;
-    default:
-      if (!fth::pack_lora_b(ctx, t, scale, source_type, source, at + t.part->lora + pair.b_offset(depth)))
-        return FTH_OUT_OF_MEMORY;
-  }
-  return FTH_OK;
+  const auto pack = [&] {
+    if (part == FTH_ROPE_FREQUENCY) return put(base + plan.frequency, 0);
+    if (part == FTH_RELATIVE_BIAS) return put(base + plan.relative, 0);
+    if (norm) {
+      const int index = part - FTH_ATTENTION_PRE_NORM;
+      return put(at + (kind == FTH_WEIGHT ? plan.gain[index] : plan.norm_bias[index]),
+                 int64_t(depth) * shape->hidden_size);
+    }
+    const fth::LoraShape& pair = t.part->lora_shape;
+    switch (kind) {
+      case FTH_WEIGHT:
+        return fth::pack_rows(ctx, t.part->shape, t.first, t.rows, scale, source_type, source, at + t.part->weight);
+      case FTH_BIAS: return put(at + t.part->bias, t.first);
+      case FTH_LORA_A:
+        return fth::pack_rows(ctx, pair.a(), t.rank_first, t.rank, scale, source_type, source,
+                              at + t.part->lora + pair.a_offset(depth));
+      default:
+        return fth::pack_lora_b(ctx, t, scale, source_type, source, at + t.part->lora + pair.b_offset(depth));
+    }
+  };
+  return pack() ? fth::finish(ctx) : FTH_OUT_OF_MEMORY;
 }
 
 fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shape, int64_t count, int64_t* bytes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   check.range("count", count, 0, fth::kMostRows);
   check.array("bytes", bytes);
   if (!check.ok()) return check.status();
-  fth::Layout layout;
-  fth::StepScratch(layout, ctx, *shape, fth::BlockPlan(ctx, *shape), count);
-  *bytes = int64_t(fth_context::grown(layout.bytes()));
+  const fth::BlockPlan plan(ctx, *shape);
+  const size_t words = fth::step_words(*shape, count) + size_t(fth::check_distinct_words(count)) * sizeof(int32_t);
+  const size_t kernels = fth::step_scratch(ctx, *shape, plan, count);
+  *bytes = int64_t(fth_context::grown(FTH_ON_DEVICE(ctx) ? kernels : words + kernels));
   return FTH_OK;
 }
 
 fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t count, const fth_row* rows,
                      const fth_row* cross_rows, const void* weights, const int32_t* entries, int64_t entry_count,
                      const int32_t* entry_position, int64_t pool_entries, void* pool, float* hidden) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   fth::check_shape(check, shape);
   if (!check.ok()) return check.status();
@@ -516,7 +565,7 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   check.array("cross_rows", cross_rows, any && shape->cross);
   check.that(cross_rows == nullptr || shape->cross, "cross_rows must be null without shape.cross");
   check.array("entry_position", entry_position, false);
-  check.pointer("weights", weights, 4, any);
+  check.pointer("weights", weights, fth::BlockPlan::alignment(ctx), any);
   check.array("entries", entries, any && entry_count > 0);
   check.pointer("pool", pool, 4, any);
   check.array("hidden", hidden, any);
@@ -533,6 +582,8 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
                   {"entries", entries, entry_count * 4},
                   {"entry_position", entry_position, pool_entries * 4}},
                  {{"hidden", hidden, count * shape->hidden_size * 4}, {"pool", pool, fth::pool_bytes(kv)}});
+  check.on_host({{"rows", rows}, {"cross_rows", cross_rows}, {"entries", entries}});
+  check.on_device({{"weights", weights}, {"entry_position", entry_position}, {"pool", pool}, {"hidden", hidden}});
   if (!check.ok() || !any) return check.status();
   const fth::Entries written = fth::entries_of(rows, count);
   check.depths(rows, count, shape->depths);
@@ -540,16 +591,20 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   if (shape->cross) fth::check_lists(check, "cross_rows", cross_rows, count, entries, entry_count, pool_entries);
   if (!fth::check_entries(check, written, pool_entries)) return check.status();
 
-  fth::Layout layout;
-  const fth::StepScratch at(layout, ctx, *shape, plan, count);
-  char* scratch = ctx->reserve(layout.bytes());
-  if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
-  if (!fth::check_distinct(check, written, reinterpret_cast<int32_t*>(scratch + at.entry_words)))
+  fth::Layout host, kernels;
+  const size_t distinct_at = host.add<int32_t>(fth::check_distinct_words(count));
+  const size_t words_at = host.add<char>(int64_t(fth::step_words(*shape, count)));
+  kernels.add<char>(int64_t(fth::step_scratch(ctx, *shape, plan, count)));
+  fth::Scratch scratch;
+  if (!fth::reserve(ctx, host, kernels, &scratch)) return FTH_OUT_OF_MEMORY;
+  if (!fth::check_distinct(check, written, reinterpret_cast<int32_t*>(scratch.host + distinct_at)))
     return check.status();
-
-  fth::Step(ctx, *shape, plan, count, rows, cross_rows, static_cast<const char*>(weights), fth::pool_of(kv, pool),
-            entries, entry_position, hidden, at, scratch).run();
-  return FTH_OK;
+  fth::StepRows step;
+  const fth_status status =
+      fth::step_rows(ctx, *shape, count, rows, cross_rows, entries, entry_count, scratch.host + words_at, &step);
+  if (status != FTH_OK) return status;
+  fth::run_step(ctx, *shape, plan, step, weights, fth::pool_of(kv, pool), entry_position, hidden, scratch.kernels);
+  return fth::finish(ctx);
 }
 
 }  // extern "C"

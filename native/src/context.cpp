@@ -60,6 +60,14 @@ char* fth_context::reserve_device(size_t bytes) {
 
 namespace fth {
 
+bool reserve(fth_context* ctx, const Layout& host, const Layout& kernels, Scratch* out) {
+  // On the CPU both are one allocation, so that the second does not invalidate the first.
+  const bool apart = FTH_ON_DEVICE(ctx);
+  out->host = ctx->reserve(apart ? host.bytes() : host.bytes() + kernels.bytes());
+  out->kernels = apart ? ctx->reserve_device(kernels.bytes()) : out->host + host.bytes();
+  return out->kernels != nullptr && (out->host != nullptr || host.bytes() == 0);
+}
+
 fth_status stage(fth_context* ctx, std::initializer_list<Device::Array> arrays) {
   if (!FTH_ON_DEVICE(ctx)) return FTH_OK;
   char why[256];

@@ -130,7 +130,15 @@ class Check {
   fth_status status_ = FTH_OK;
 };
 
-// An array that the host has checked, for Staging.
+// Scratch of a call in two parts: words that the host works on, and temporaries of kernels.
+struct Scratch {
+  char* host;
+  char* kernels;
+};
+// False without memory, with the message set.
+bool reserve(fth_context* ctx, const Layout& host, const Layout& kernels, Scratch* out);
+
+// An array that the host has checked, for stage().
 template <class T>
 Device::Array staged(const char* name, const T*& p, int64_t count) {
   return {name, reinterpret_cast<const void**>(&p), sizeof(T) * size_t(count)};

@@ -23,12 +23,14 @@ struct Sweep {
   const int32_t* chosen_id;  // null: none
   float* chosen_logit;
   float* logits;             // null: not kept
-  float* tile;               // per worker [linear::kRowChunk][kChunk]
+  float* tile;               // without logits: per worker [linear::kRowChunk][kChunk]; on a device those of a piece
   fth::head::Partial* partials;  // [count][chunks()]
+  int64_t step;              // columns of a piece, on a device
 
   int64_t chunks() const { return ceil_div(weight.out, kChunk); }
 
-  void run() const {
+  void run(fth_head_stats* stats) const {
+    if (FTH_ON_DEVICE(ctx)) return run_on_device(stats);
     const int64_t tile_rows = ceil_div(count, ceil_div(count, fth::linear::kRowChunk));
     fth::parallel(ctx, chunks(), 1, [&](int64_t begin, int64_t end, int worker) {
       for (int64_t chunk = begin; chunk < end; chunk++)
@@ -43,6 +45,41 @@ struct Sweep {
           for (int64_t i = 0; i < rows; i++) choose(row + i, z + i * stride, first, columns);
         }
     });
+    if (stats == nullptr) return;
+    fth::parallel(ctx, count, 1 + 1024 / chunks(), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; i++) stats[i] = fth::head::merge(partials + i * chunks(), chunks());
+    });
+  }
+
+  // Columns of the vocabulary whose logits stay in a device's second-level cache between the product and the statistics.
+  static int64_t piece_columns(int64_t count, int64_t vocab_size) {
+    constexpr int64_t kFloats = 4 << 20;
+    return least(kFloats / count / kChunk * kChunk, fth::round_up(vocab_size, kChunk));
+  }
+
+  void run_on_device(fth_head_stats* stats) const {
+    namespace tiles = fth::linear::tiles;
+    for (int64_t first = 0; first < weight.out; first += step) {
+      const int64_t columns = least(weight.out - first, step);
+      fth::linear::Args product{};
+      product.type = weight.type;
+      product.weight = packed + first / tiles::features(false) * tiles::strip_bytes(weight.type, weight.in);
+      product.k = weight.in;
+      product.n = columns;
+      product.whole_n = weight.out;
+      product.x_bytes = fth::x_bytes(weight.in, weight.type);
+      product.x = input;
+      product.count = count;
+      product.y = logits == nullptr ? tile : logits + first;
+      product.y_stride = logits == nullptr ? step : weight.out;
+      fth::LinearCall call{product, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+      fth::run_linears(ctx, &call, 1);
+      const fth::head::Args args{product.y, product.y_stride, columns, first, shape.logit_scale, shape.softcap,
+                                 partials + first / kChunk, chunks()};
+      fth::head::cuda::statistics({args, logits != nullptr, chosen_id, chosen_logit,
+                                   chosen_id == nullptr ? 0 : shape.chosen}, count, ctx->device->stream());
+    }
+    if (stats != nullptr) fth::head::cuda::merge(partials, chunks(), count, stats, ctx->device->stream());
   }
 
   // The chosen logits and no others, but for those that share a panel of W with them.
@@ -90,7 +127,7 @@ struct Sweep {
 extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, int64_t count, const float* h,
                                const float* gain, const float* norm_bias, const void* packed, const int32_t* chosen_id,
                                fth_head_stats* stats, float* chosen_logit, float* logits) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   if (!check.array("shape", shape)) return check.status();
   check.range("shape.hidden_size", shape->hidden_size, 1, fth::kMostFeatures);
@@ -126,21 +163,28 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
                  {{"stats", stats, count * int64_t(sizeof *stats)},
                   {"chosen_logit", chosen_logit, chosen_bytes},
                   {"logits", logits, count * weight.out * 4}});
+  check.on_host({{"chosen_id", chosen_id}});
+  check.on_device({{"h", h}, {"gain", gain}, {"norm_bias", norm_bias}, {"packed", packed}, {"stats", stats},
+                   {"chosen_logit", chosen_logit}, {"logits", logits}});
   check.indices("chosen_id", chosen_id, count * shape->chosen, shape->vocab_size);
-  if (!check.ok()) return check.status();
+  if (!check.ok() || !any) return check.status();
+  if (const fth_status status = fth::stage(ctx, {fth::staged("chosen_id", chosen_id, count * shape->chosen)}))
+    return status;
 
   // Long inputs go in slabs, so that scratch does not grow with them.
   constexpr int64_t kSlab = 1024;
   const int64_t slab = count < kSlab ? count : kSlab;
   const int64_t chunks = ceil_div(weight.out, kChunk);
   // A whole pass reads W and takes a twelfth of that time for each row, as measured; a chosen logit reads its panel.
-  const bool few = only_chosen && 12 * count * shape->chosen < (12 + count) * ceil_div(weight.out, kPanel);
+  const bool on_device = FTH_ON_DEVICE(ctx);
+  const bool few = !on_device && only_chosen && 12 * count * shape->chosen < (12 + count) * ceil_div(weight.out, kPanel);
   fth::Layout layout;
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
-  const size_t tile_at =
-      layout.add<float>(logits == nullptr && !few ? ctx->info.workers * fth::linear::kRowChunk * kChunk : 0);
+  const int64_t step = Sweep::piece_columns(slab, weight.out);
+  const int64_t tile = on_device ? slab * step : ctx->info.workers * fth::linear::kRowChunk * kChunk;
+  const size_t tile_at = layout.add<float>(logits == nullptr && !few ? tile : 0);
   const size_t partials_at = layout.add<fth::head::Partial>(few ? 0 : slab * chunks);
-  char* scratch = ctx->reserve(layout.bytes());
+  char* scratch = ctx->reserve_device(layout.bytes());
   if (scratch == nullptr && layout.bytes() > 0) return FTH_OUT_OF_MEMORY;
   auto* partials = reinterpret_cast<fth::head::Partial*>(scratch + partials_at);
 
@@ -164,13 +208,10 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
                       .chosen_logit = chooses ? chosen_logit + first * shape->chosen : nullptr,
                       .logits = logits == nullptr ? nullptr : logits + first * weight.out,
                       .tile = reinterpret_cast<float*>(scratch + tile_at),
-                      .partials = partials};
+                      .partials = partials,
+                      .step = step};
     if (few) sweep.run_chosen();
-    else sweep.run();
-    if (stats == nullptr) continue;
-    fth::parallel(ctx, n, 1 + 1024 / chunks, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; i++) stats[first + i] = fth::head::merge(partials + i * chunks, chunks);
-    });
+    else sweep.run(stats == nullptr ? nullptr : stats + first);
   }
-  return FTH_OK;
+  return fth::finish(ctx);
 }

@@ -57,6 +57,9 @@ void convert(int32_t source_type, const void* source, int64_t count, float scale
 // The same into memory that kernels of this context read; as pack_rows.
 bool convert(fth_context* ctx, int32_t source_type, const void* source, int64_t count, float scale, float* out);
 
+// A source that the host is to read: itself, or, if only a device reads it, a copy in `room`. Waits for the device then.
+const void* host_source(fth_context* ctx, const void* source, int64_t bytes, void* room);
+
 // LoRA pairs of one linear in one buffer: for each depth A [rank, in], then B [w_rows, rank], each packed. In strips the
 // rows of B lie as those of W.
 struct LoraShape {

@@ -155,11 +155,13 @@ void pack_codes(const WeightShape& shape, Column to, int64_t row, float scale, i
 
 // ---- devices -------------------------------------------------------------------------------------------------------
 
-// body(source, row, rows) for all rows of a source, as the device reaches it: as it is, or copied there in pieces.
+// body(source, row, rows) for all rows of a source of `elements`, as the device reaches it: as it is, or copied there
+// in pieces. The last row may be shorter than `columns`.
 template <class F>
-bool in_pieces(fth_context* ctx, int32_t type, const void* source, int64_t rows, int64_t columns, F body) {
+bool in_pieces(fth_context* ctx, int32_t type, const void* source, int64_t elements, int64_t columns, F body) {
+  const int64_t rows = ceil_div(elements, columns), bytes = source_bytes(type, elements);
   if (rows == 0) return true;
-  if (ctx->device->device_reaches(source)) {
+  if (gpu::reach(source) != gpu::Reach::host) {  // ordinary memory may be gone before the kernels run
     body(source, int64_t(0), rows);
     return true;
   }
@@ -170,7 +172,8 @@ bool in_pieces(fth_context* ctx, int32_t type, const void* source, int64_t rows,
   if (piece == nullptr) return false;
   for (int64_t row = 0; row < rows; row += most) {
     const int64_t n = rows - row < most ? rows - row : most;
-    gpu::copy(piece, static_cast<const char*>(source) + row * row_bytes, size_t(n * row_bytes), ctx->device->stream());
+    const int64_t at = row * row_bytes, size = n * row_bytes < bytes - at ? n * row_bytes : bytes - at;
+    gpu::copy(piece, static_cast<const char*>(source) + at, size_t(size), ctx->device->stream());
     body(piece, row, n);
   }
   return true;
@@ -185,7 +188,8 @@ bool enqueue_packing(fth_context* ctx, const WeightShape& shape, int64_t first, 
   p.glu = shape.glu;
   p.scale = scale;
   p.packed = packed;
-  return in_pieces(ctx, source_type, source, count, shape.in, [&](const void* piece, int64_t row, int64_t rows) {
+  const int64_t elements = count * shape.in;
+  return in_pieces(ctx, source_type, source, elements, shape.in, [&](const void* piece, int64_t row, int64_t rows) {
     for (int32_t half = 0; half < (shape.glu ? 2 : 1); half++) {
       const int64_t begin = first + row - half * shape.out, end = begin + rows;
       p.half = half;
@@ -278,13 +282,19 @@ void convert(int32_t source_type, const void* source, int64_t count, float scale
   for (int64_t i = 0; i < count; i++) out[i] = load(source_type, source, i) * scale;
 }
 
+const void* host_source(fth_context* ctx, const void* source, int64_t bytes, void* room) {
+  if (source == nullptr || !FTH_ON_DEVICE(ctx) || ctx->device->host_reads(source)) return source;
+  gpu::copy(room, source, size_t(bytes), ctx->device->stream());
+  gpu::synchronize(ctx->device->stream());
+  return room;
+}
+
 bool convert(fth_context* ctx, int32_t source_type, const void* source, int64_t count, float scale, float* out) {
   if (!FTH_ON_DEVICE(ctx)) {
     convert(source_type, source, count, scale, out);
     return true;
   }
-  return in_pieces(ctx, source_type, source, ceil_div(count, kGroup), kGroup, [&](const void* piece, int64_t group,
-                                                                                 int64_t groups) {
+  return in_pieces(ctx, source_type, source, count, kGroup, [&](const void* piece, int64_t group, int64_t groups) {
     const int64_t begin = group * kGroup, elements = groups * kGroup < count - begin ? groups * kGroup : count - begin;
     linear::cuda::convert(source_type, piece, elements, scale, out + begin, ctx->device->stream());
   });

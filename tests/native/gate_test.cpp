@@ -347,19 +347,19 @@ TEST(keeps_to_its_arguments) {
         const auto bytes = size.output<int64_t>("bytes", 1);
         size.call = [&](fth_context* ctx) { return fth_gate_bytes(ctx, size_shape, bytes); };
         EXPECT_OK(size.ctx, size.call(size.ctx));
-        const int64_t packed_bytes = bytes[0];
+        const int64_t packed_bytes = bytes[0], alignment = test::kCuda && inner ? 16 : 4;
 
         int32_t depth = 1, part = FTH_GATE_W1, type = FTH_F16;
         const auto pack_shape = pack.shape(s);
         const auto source = pack.packed("source", int64_t(inner ? inner : outputs) * hidden * 2, 2);
-        const auto target = pack.packed_output("packed", packed_bytes, 4);
+        const auto target = pack.packed_output("packed", packed_bytes, alignment);
         pack.call = [&](fth_context* ctx) { return fth_gate_pack(ctx, pack_shape, depth, part, type, source, target); };
         pack.guards();
 
         const auto shape = run.shape(s);
         const auto rows = run.input<fth_row>("rows", count);
         const auto x = run.input<float>("x", count * hidden);
-        const auto packed = run.packed("packed", packed_bytes, 4);
+        const auto packed = run.packed("packed", packed_bytes, alignment);
         const auto choice_bias = run.optional<float>("choice_bias", outputs);
         const auto logits = run.optional_output<float>("logits", count * outputs);
         const auto p = run.optional_output<float>("p", count * outputs);
@@ -408,7 +408,7 @@ TEST(packing_stays_inside_its_buffers) {
       const int64_t element = type == FTH_F32 ? 4 : 2;
       const auto shape = a.shape(s);
       const auto source = a.packed("source", sizes[part] * element, element);
-      const auto packed = a.packed_output("packed", Weights::bytes(a.ctx, s), 4);
+      const auto packed = a.packed_output("packed", Weights::bytes(a.ctx, s), test::kCuda ? 16 : 4);
       a.call = [&](fth_context* ctx) { return fth_gate_pack(ctx, shape, 1, part, type, source, packed); };
       a.guards();
       a.refusals();

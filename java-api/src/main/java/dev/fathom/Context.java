@@ -174,8 +174,8 @@ public final class Context implements AutoCloseable {
     }
 
     /**
-     * Zeroed memory that Java and kernels both reach in place, as long as this context: for rows, lists, indices and for
-     * small results. On the CPU it is what {@link #allocate(long)} gives.
+     * Zeroed memory that Java and kernels both reach in place, as long as this context: for rows, lists, indices and
+     * for small results. On the CPU it is what {@link #allocate(long)} gives.
      */
     public Buffer allocateShared(long bytes) {
         handle(); // refuses a closed context
