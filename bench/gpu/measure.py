@@ -1,8 +1,10 @@
 """How a case is measured: both sides captured into CUDA graphs, inputs rotated so that none is found in the cache,
 medians with spread, results against float64. Without a GPU nothing is timed and only results are compared."""
 import contextlib
+import faulthandler
 import json
 import math
+import os
 import statistics
 
 import torch
@@ -11,6 +13,8 @@ ROUNDS, REPLAYS = 5, 50
 COLD_BYTES = 192 << 20  # three times the second-level cache
 LEAST_SECONDS = 200e-6  # of one replay, so that the events around it do not count
 MOST_ERROR = 1e-2       # relative, of bf16 operands
+CASE_SECONDS = 60       # of one case with its peers' compilation; one that takes longer ends the process
+DEVICE_LOST = 3         # exit status after a failure that leaves the device unusable to this process
 
 
 class Case:
@@ -21,9 +25,11 @@ class Case:
 
 
 class Bench:
-    def __init__(self, device, library, ceilings=None, only=(), smoke=False, json=None, about=None):
+    def __init__(self, device, library, ceilings=None, only=(), smoke=False, json=None, about=None,
+                 lines=()):
         self.device, self.library, self.only, self.smoke = device, library, only, smoke
-        self.lines, self.ceilings, self.json, self.about = [], dict(ceilings or {}), json, about
+        self.lines, self.ceilings, self.json, self.about = list(lines), dict(ceilings or {}), json, about
+        self.done = {(line["part"], line["case"]) for line in lines}
         self.cuda = device == "cuda"
         if self.cuda:
             # One stream for everything: a context cannot follow torch onto a stream that is being captured.
@@ -93,7 +99,10 @@ class Bench:
         check() gives its relative error; check(result) that of what a peer returned for set 0. What cannot be done is
         left out with its reason, what is wrong is not timed."""
         line = case.line
+        if (line["part"], line["case"]) in self.done:
+            return
         self.lines.append(line)
+        self.begin(line)
         floor = self.floor(line)
         sets = range(1 if warm else self.copies(line["bytes"]))
 
@@ -140,12 +149,28 @@ class Bench:
                            for name, target in line["targets"].items()}
         self.say(line)
 
+    def begin(self, line):
+        """From here on a case that hangs is on record as one that did, and ends the process."""
+        if not self.cuda:
+            return
+        self.write([*self.lines[:-1], {**line, "failed": f"did not end within {CASE_SECONDS} s"}])
+        faulthandler.dump_traceback_later(CASE_SECONDS, exit=True)
+
     def say(self, line):
-        """Written each time, so that a case that hangs loses only itself."""
+        faulthandler.cancel_dump_traceback_later()
         print(sentence(line), flush=True)
+        self.write(self.lines)
+        if "failed" in line and self.cuda:
+            try:
+                torch.cuda.synchronize()
+            except Exception as e:
+                print(f"the device is lost to this process: {reason(e)}", flush=True)
+                os._exit(DEVICE_LOST)
+
+    def write(self, lines):
         if self.json:
             with open(self.json, "w") as out:
-                json.dump({"about": self.about, "ceilings": self.ceilings, "lines": self.lines}, out, indent=1)
+                json.dump({"about": self.about, "ceilings": self.ceilings, "lines": lines}, out, indent=1)
 
     def measure_ceilings(self):
         """Copy and bf16 product through torch, unless they are known."""

@@ -100,9 +100,16 @@ part_sanitizer() {
     cat "$work/sanitizer-$tool.tsv"
   done
 }
+# A case that hangs or loses the device ends the process; the next one goes on behind it.
 compare() {
-  limited "$2" "$python" -u -W ignore "$here/peers.py" --library "$have/libfathom.so" --part "$1" \
-    --ceilings "$work/ceilings.json" --json "$work/peers-$1.json"
+  local until=$((SECONDS + $2)) try status
+  for try in 1 2 3 4; do
+    limited $((until - SECONDS)) "$python" -u -W ignore "$here/peers.py" --library "$have/libfathom.so" --part "$1" \
+      --ceilings "$work/ceilings.json" --json "$work/peers-$1.json"
+    status=$?
+    [ $status = 0 ] || [ $status = 124 ] || [ $SECONDS -ge $until ] || continue
+    return $status
+  done
 }
 part_attention() { compare attention 110; }
 part_linear() { compare linear 80; }
