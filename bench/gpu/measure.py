@@ -1,6 +1,7 @@
 """How a case is measured: both sides captured into CUDA graphs, inputs rotated so that none is found in the cache,
 medians with spread, results against float64. Without a GPU nothing is timed and only results are compared."""
 import contextlib
+import ctypes
 import faulthandler
 import json
 import math
@@ -35,7 +36,7 @@ class Bench:
             # One stream for everything: a context cannot follow torch onto a stream that is being captured.
             self.stream = torch.cuda.Stream()
             torch.cuda.set_stream(self.stream)
-            library.library.fth_use_stream(library.context, torch.cuda.current_stream().cuda_stream or None)
+            library.call("fth_use_stream", ctypes.c_void_p(self.stream.cuda_stream))
 
     def wants(self, *words):
         name = " ".join(words)

@@ -116,7 +116,7 @@ part_linear() { compare linear 80; }
 part_block() { compare block 130; }
 part_head() { compare head 40; }
 part_backfill() { compare backfill 40; }
-part_small() { compare small 50; }
+part_small() { compare small 60; }
 
 find_library || fail "there is no library that works here"
 for part in "${parts[@]}"; do

@@ -24,9 +24,8 @@ class Small:
         if not self.bench.wants("small", name):
             return
         peers = {"eager": theirs}
-        if self.bench.cuda:
-            compiled = torch.compile(theirs, dynamic=False)
-            peers["compiled"] = compiled
+        if self.bench.cuda and self.floor:
+            peers["compiled"] = torch.compile(theirs, dynamic=False)
         self.bench.run(Case("small", name, bytes, **self.floor), ours, peers, check,
                        prepare or (lambda: poison(self.out)), warm=True)
 
