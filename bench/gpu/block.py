@@ -182,10 +182,7 @@ def mixed(bench, name, model, tokens, count):
             case = Case("block", f"{name}, mixed: {count} rows at {what}", step.bytes, step.flops)
             bench.run(case, step.ours, {}, step.check, step.prepare)
             lines.append(case.line)
-        if all("seconds" in line for line in lines):
-            lines[1]["times_one_depth"] = lines[1]["seconds"] / lines[0]["seconds"]
-            lines[1]["met"]["one depth"] = lines[1]["times_one_depth"] <= 1.10
-            print(f"    {lines[1]['times_one_depth']:.3f} times the rows at one depth, at most 1.10", flush=True)
+        bench.against(lines[1], lines[0], "one depth", 1.10)
 
 
 def run(bench):

@@ -20,7 +20,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 from=$work/java
 "${PYTHON:-python3}" -m tarfile -e "$packed" "$from" || fail "build/gpu/java.tar.xz cannot be unpacked"
-library=$root/build/gpu/libfathom.so
+library=$root/build/device/libfathom.so # run.sh built it here
+if [ ! -e "$library" ]; then
+  "${PYTHON:-python3}" -m tarfile -e "$root/build/gpu/native.tar.xz" "$work" || fail "bench/gpu/pack.sh makes the library"
+  library=$work/libfathom.so
+fi
 java=("$from/runtime/bin/java" -Dfathom.library="$library" --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC)
 fathom() { timeout -k 5 60 "${java[@]}" -cp "$from/fathom-examples.jar:$from/lib/*" dev.fathom.examples.Main "$@"; }
 failed=0

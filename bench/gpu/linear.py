@@ -112,10 +112,7 @@ def lora(bench, width, out, counts, ranks, depths=3):
                                packed, bench.library.rows(count, depth=depth), x,
                                out * width * 2 + depths * rank * (width + out) * 2, reference,
                                {"bmm": gathered, "loop": by_depth}, lora=both, targets={"best": 3.0})
-                if "seconds" in line and "seconds" in plain:
-                    line["times_without"] = line["seconds"] / plain["seconds"]
-                    line["met"]["without"] = line["times_without"] <= most
-                    print(f"    {line['times_without']:.3f} times the product without LoRA, at most {most}", flush=True)
+                bench.against(line, plain, "without LoRA", most)
 
 
 def run(bench):

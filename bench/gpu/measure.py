@@ -150,6 +150,15 @@ class Bench:
                            for name, target in line["targets"].items()}
         self.say(line)
 
+    def against(self, line, base, name, most):
+        """Holds a line against another one: its time may be `most` times as long."""
+        if "seconds" not in line or "seconds" not in base:
+            return
+        times = line["seconds"] / base["seconds"]
+        line[f"times_{name}"], line["targets"][name], line["met"][name] = times, most, times <= most
+        print(f"    {times:.3f} times {name}, at most {most}", flush=True)
+        self.write(self.lines)
+
     def begin(self, line):
         """From here on a case that hangs is on record as one that did, and ends the process."""
         if not self.cuda:

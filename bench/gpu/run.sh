@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA device, in one run of less than nine minutes: its limits, the native tests, the table
-# against torch, compute-sanitizer. Needs what pack.sh left in build/gpu, or builds it; and a python3 with torch.
+# against torch, compute-sanitizer. Takes what pack.sh left in build/gpu, or builds it; needs a python3 with torch.
 #
 #   bench/gpu/run.sh [--part library|ceilings|tests|attention|linear|block|head|backfill|small|sanitizer]...
 #
@@ -58,46 +58,48 @@ if library.fth_cuda_device_count() < 1:
 PY
 }
 
-have=$root/build/gpu
+have=$work/bin
 find_library() {
-  if loads "$have/libfathom.so"; then
-    mkdir -p "$work/tests"
-    [ ! -e "$have/device_tests.tar.xz" ] || "$python" -m tarfile -e "$have/device_tests.tar.xz" "$work/tests"
-    return
+  mkdir -p "$have"
+  if [ -e "$root/build/gpu/native.tar.xz" ]; then
+    "$python" -m tarfile -e "$root/build/gpu/native.tar.xz" "$have" && loads "$have/libfathom.so" && return
   fi
   echo "building here"
-  limited 240 sh -c "cmake -S '$root' -B '$root/build/device' -G Ninja >/dev/null &&
-    cmake --build '$root/build/device' --target fathom ceilings device_tests -j $(nproc)" || return
-  mkdir -p "$have" && cp "$root/build/device/libfathom.so" "$root/build/device/bench/gpu/ceilings" "$have"
-  mkdir -p "$work/tests" && cp "$root"/build/device/tests/device/device_*_test "$work/tests"
+  local build=$root/build/device
+  limited 240 sh -c "cmake -S '$root' -B '$build' -G Ninja >/dev/null &&
+    cmake --build '$build' --target fathom ceilings device_tests -j $(nproc)" || return
+  cp "$build/libfathom.so" "$build/bench/gpu/ceilings" "$build"/tests/device/device_*_test "$have"
   loads "$have/libfathom.so"
 }
 
-part_library() { ls -l "$have" && git -C "$root" log -1 --format=%h 2>/dev/null; }
+part_library() { ls -l "$have"; }
 part_ceilings() {
   limited 30 "$have/ceilings" "$work/ceilings.json"
   limited 40 "$python" -u "$here/peers.py" --library "$have/libfathom.so" --ceilings "$work/ceilings.json" --part none
 }
-# each LIMIT FILE COMMAND...: the command for every test, some side by side; a line NAME STATUS LAST-LINE for each in FILE.
+# each LIMIT FILE COMMAND...: the command for every test, some side by side, for two thirds of the time at most; in FILE a
+# line NAME STATUS LAST-LINE for each.
 each() {
-  local limit=$1 file=$2
-  shift 2
-  export limit file
+  local test
+  export file=$2 each_limit=$(($1 * 2 / 3))
   # shellcheck disable=SC2016
-  limited "$limit" xargs -P 6 -I{} sh -c '
+  limited "$1" xargs -P 6 -I{} sh -c '
     test=$1; shift
-    timeout -k 2 "$limit" "$@" "$test" >"$test.$$" 2>&1; status=$?
+    timeout -k 2 "$each_limit" "$@" "$test" >"$test.$$" 2>&1; status=$?
     [ $status = 0 ] || sed "s|^|$(basename "$test"): |" "$test.$$" | tail -n 30
-    printf "%s\t%s\t%s\n" "$(basename "$test")" $status "$(tail -n 1 "$test.$$")" >>"$file"' _ {} "$@" \
-    < <(ls "$work"/tests/device_*_test)
+    printf "%s\t%s\t%s\n" "$(basename "$test")" $status "$(tail -n 1 "$test.$$")" >>"$file"
+    rm "$test.$$"' _ {} "${@:3}" < <(ls "$have"/device_*_test)
+  for test in "$have"/device_*_test; do
+    grep -q "^$(basename "$test")	" "$file" || printf '%s\t124\tnot reached\n' "$(basename "$test")" >>"$file"
+  done
+  cat "$file"
 }
-part_tests() { each 90 "$work/tests.tsv" env; cat "$work/tests.tsv"; }
+part_tests() { each 90 "$work/tests.tsv" env; }
 part_sanitizer() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is left out: it is not installed"; return; }
   local tool
   for tool in memcheck synccheck racecheck; do
     each 60 "$work/sanitizer-$tool.tsv" compute-sanitizer --tool $tool --error-exitcode 9 --print-limit 5
-    cat "$work/sanitizer-$tool.tsv"
   done
 }
 # A case that hangs or loses the device ends the process; the next one goes on behind it.

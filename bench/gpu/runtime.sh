@@ -23,6 +23,11 @@ for jar in "$target"/lib/*.jar; do
     *) cp "$jar" "$to/lib" ;;
   esac
 done
+# The native library comes beside them.
+mkdir "$to/bindings"
+(cd "$to/bindings" && "$JAVA_HOME/bin/jar" xf "$to"/lib/fathom-bindings-*.jar && rm -r native &&
+  "$JAVA_HOME/bin/jar" cf "$to"/lib/fathom-bindings-*.jar dev)
+rm -r "$to/bindings"
 "$JAVA_HOME/bin/javac" -cp "$to/lib/*" -d "$to/classes" "$root/bench/gpu/java/BoundaryTimes.java"
 tar -C "$to" -c . | xz -T1 -9e --lzma2=dict=128MiB >"$root/build/gpu/java.tar.xz"
 du -h "$root/build/gpu/java.tar.xz" | sed "s|$root/||"

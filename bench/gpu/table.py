@@ -27,9 +27,8 @@ def read_lines(path):
 
 def met(line):
     """The bars of a line, each with what was asked and whether it was reached."""
-    names = dict(line.get("targets", {}), **{name: None for name in line.get("met", {}) if name not in line["targets"]})
-    return ", ".join(f"{name}{'' if bar is None else f' {bar:g}'} {'yes' if line.get('met', {}).get(name) else 'NO'}"
-                     for name, bar in names.items())
+    return ", ".join(f"{name} {bar:g} {'yes' if line.get('met', {}).get(name) else 'NO'}"
+                     for name, bar in line.get("targets", {}).items())
 
 
 def row(line):
