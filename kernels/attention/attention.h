@@ -13,6 +13,7 @@
 // int8 K,V are bf16 K,V once an element is widened to bf16, which is exact: the scale of K multiplies scores and the scale
 // of V softmax weights, before they are rounded. So no product is less exact than bf16's.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #include "fathom/fathom.h"
@@ -103,5 +104,9 @@ namespace scalar { Whole whole; }
 namespace avx2 { Whole whole; Piece piece; Merge merge; Finish finish; }
 namespace avx512 { Whole whole; Piece piece; Merge merge; Finish finish; }
 namespace avx512bf16 { Whole whole; Piece piece; }  // bf16, int8 K,V with AVX512-BF16 dot products
+namespace cuda {  // all pointers on the device
+size_t scratch_bytes(const Args&, int64_t count, int32_t multiprocessors);
+void run(const Args&, int64_t count, int32_t multiprocessors, char* scratch, void* stream);
+}
 
 }  // namespace fth::attention

@@ -6,6 +6,9 @@
 // V's dims are padded to a multiple of 16. With int8 a page goes on with the scales of its keys: K's [64], V's [64], f32;
 // an element is scale * int8. Slots of entries that were never written hold anything.
 //
+// CUDA devices have plain rows instead, so that a tile is as quick to read entry by entry as it is whole: a page is K
+// [64 keys][row], V [64 keys][row] and int8's scales as above; a row is head_dim elements, with zeros up to 16 bytes.
+//
 // int8: scale = max|x| / 127, elements round(x * (127 / max|x|)) to nearest even. If max|x| < 2^-100 all of it is 0; if
 // an element is no finite number all of it is not-a-number.
 #pragma once
@@ -22,12 +25,18 @@ struct Pool {
   char* data;
   int64_t layers, kv_heads, pages, head_dim;
   int32_t type;
+  bool plain_rows = false;  // the layout of CUDA devices
 };
 
 static inline int64_t element_bytes(int32_t type) { return type == FTH_F32 ? 4 : type == FTH_BF16 ? 2 : 1; }
 static inline int64_t padded(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-static inline int64_t k_tile_bytes(const Pool& p) { return kPage * p.head_dim * element_bytes(p.type); }
-static inline int64_t v_tile_bytes(const Pool& p) { return kPage * padded(p.head_dim) * element_bytes(p.type); }
+static inline int64_t plain_row_bytes(const Pool& p) { return (p.head_dim * element_bytes(p.type) + 15) / 16 * 16; }
+static inline int64_t k_tile_bytes(const Pool& p) {
+  return kPage * (p.plain_rows ? plain_row_bytes(p) : p.head_dim * element_bytes(p.type));
+}
+static inline int64_t v_tile_bytes(const Pool& p) {
+  return kPage * (p.plain_rows ? plain_row_bytes(p) : padded(p.head_dim) * element_bytes(p.type));
+}
 static inline int64_t page_bytes(const Pool& p) {
   return k_tile_bytes(p) + v_tile_bytes(p) + (p.type == FTH_I8 ? 2 * kPage * int64_t(sizeof(float)) : 0);
 }
@@ -60,5 +69,9 @@ using Read = void(const Args&, float* k, float* v, int64_t begin, int64_t end);
 namespace scalar { Write write; Read read; }
 namespace avx2 { Write write; }
 namespace avx512 { Write write; }
+namespace cuda {  // all pointers on the device
+void write(const Args&, int64_t count, const float* k, const float* v, int64_t stride, void* stream);
+void read(const Args&, int64_t count, float* k, float* v, void* stream);
+}
 
 }  // namespace fth::kv

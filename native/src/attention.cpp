@@ -148,11 +148,14 @@ size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv
   a.heads = heads;
   a.kv_heads = kv_heads;
   a.head_dim = head_dim;
+  if (FTH_ON_DEVICE(ctx)) return attention::cuda::scratch_bytes(a, count, ctx->info.multiprocessors);
   return plan(ctx, a, count).layout.bytes();
 }
 
 void run_attention(fth_context* ctx, const Args& a, int64_t count, char* scratch) {
   if (count == 0) return;
+  if (FTH_ON_DEVICE(ctx))
+    return attention::cuda::run(a, count, ctx->info.multiprocessors, scratch, ctx->device->stream());
   const Plan p = plan(ctx, a, count);
   Tile* tiles = reinterpret_cast<Tile*>(scratch + p.tiles);
   Workspace* workspaces = reinterpret_cast<Workspace*>(scratch + p.workspaces);
@@ -230,10 +233,10 @@ fth::attention::Args args_of(const fth_attention_shape& s, int64_t kv_heads, int
 }
 
 fth_status run(fth_context* ctx, const fth::attention::Args& a, int64_t count) {
-  char* scratch = ctx->reserve(fth::attention_scratch_bytes(ctx, a.heads, a.kv_heads, a.head_dim, count));
+  char* scratch = ctx->reserve_device(fth::attention_scratch_bytes(ctx, a.heads, a.kv_heads, a.head_dim, count));
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
   fth::run_attention(ctx, a, count, scratch);
-  return FTH_OK;
+  return fth::finish(ctx);
 }
 
 }  // namespace
@@ -244,29 +247,34 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
                          int64_t count, const fth_row* rows, const float* q, const int32_t* entries,
                          int64_t entry_count, const void* pool, const int32_t* entry_position, const float* bias,
                          float* out) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv) || !fth::check_kv(check, "kv", *kv, layer) ||
       !check_shape(check, *shape, kv->kv_heads, count))
     return check.status();
   check.range("entry_count", entry_count, 0, int64_t(1) << 48);
   check.array("entries", entries, count > 0 && entry_count > 0);
-  check.pointer("pool", pool, 4, count > 0 && entry_count > 0);
+  check.pointer("pool", pool, fth::pool_alignment(ctx), count > 0 && entry_count > 0);
   check.array("entry_position", entry_position, false);
   if (!check.ok() || count == 0) return check.status();
   if (!check_buffers(check, *shape, kv->head_dim, count, rows, q, bias, out)) return check.status();
   const int64_t bytes = count * shape->heads * kv->head_dim * 4;
   check.disjoint("entries", entries, entry_count * 4, "out", out, bytes);
-  check.disjoint("pool", pool, fth::pool_bytes(*kv), "out", out, bytes);
+  check.disjoint("pool", pool, fth::pool_bytes(ctx, *kv), "out", out, bytes);
   check.disjoint("entry_position", entry_position, kv->entries * 4, "out", out, bytes);
+  check.on_host({{"rows", rows}, {"entries", entries}});
+  check.on_device({{"q", q}, {"pool", pool}, {"entry_position", entry_position}, {"bias", bias}, {"out", out}});
   if (!fth::check_lists(check, "rows", rows, count, entries, entry_count, kv->entries) ||
       !check_dense_bias(check, *shape, count, rows))
     return check.status();
+  if (const fth_status status =
+          fth::stage(ctx, {fth::staged("rows", rows, count), fth::staged("entries", entries, entry_count)}))
+    return status;
 
   fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type, rows, q, bias, out);
   a.entries = entries;
   a.entry_position = entry_position;
-  a.pool = fth::pool_of(*kv, pool);
+  a.pool = fth::pool_of(ctx, *kv, pool);
   a.layer = layer;
   return run(ctx, a, count);
 }
@@ -274,7 +282,7 @@ fth_status fth_attention(fth_context* ctx, const fth_attention_shape* shape, con
 fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* shape, const fth_dense_kv_shape* kv,
                                 int64_t count, const fth_row* rows, const float* q, const void* k, const void* v,
                                 const int32_t* reach, const float* bias, float* out) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   Check check(ctx);
   if (!check.array("shape", shape) || !check.array("kv", kv)) return check.status();
   check.that(kv->type == FTH_F32 || kv->type == FTH_BF16, "kv.type must be FTH_F32 or FTH_BF16, got %d", kv->type);
@@ -304,6 +312,8 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
   check.disjoint("k", k, dense_bytes, "out", out, bytes);
   check.disjoint("v", v, dense_bytes, "out", out, bytes);
   check.disjoint("reach", reach, int64_t(kv->sequences) * kv->tokens * 4, "out", out, bytes);
+  check.on_host({{"rows", rows}});
+  check.on_device({{"q", q}, {"k", k}, {"v", v}, {"reach", reach}, {"bias", bias}, {"out", out}});
   for (int64_t i = 0; i < count && check.ok(); i++) {
     const fth_row& row = rows[i];
     const long long at = i;
@@ -315,6 +325,7 @@ fth_status fth_attention_masked(fth_context* ctx, const fth_attention_shape* sha
     check.that(row.depth >= 0, "rows[%lld].depth must be at least 0, got %d", at, row.depth);
   }
   if (!check.ok() || !check_dense_bias(check, *shape, count, rows)) return check.status();
+  if (const fth_status status = fth::stage(ctx, {fth::staged("rows", rows, count)})) return status;
 
   fth::attention::Args a = args_of(*shape, kv->kv_heads, kv->head_dim, kv->type, rows, q, bias, out);
   a.masked = true;

@@ -170,7 +170,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
                   {"packed", packed, product.bytes()},
                   {"frequency", frequency, shape->rotary_dim / 2 * 4},
                   {"entry", entry, count * shape->depths * 4}},
-                 {{"pool", pool, fth::pool_bytes(*kv)}});
+                 {{"pool", pool, fth::pool_bytes(ctx, *kv)}});
   const fth::Entries entries{"entry", "", entry, 1, count * shape->depths};
   if (!fth::check_entries(check, entries, kv->entries)) return check.status();
 

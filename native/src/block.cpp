@@ -581,7 +581,7 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
                   {"weights", weights, plan.bytes},
                   {"entries", entries, entry_count * 4},
                   {"entry_position", entry_position, pool_entries * 4}},
-                 {{"hidden", hidden, count * shape->hidden_size * 4}, {"pool", pool, fth::pool_bytes(kv)}});
+                 {{"hidden", hidden, count * shape->hidden_size * 4}, {"pool", pool, fth::pool_bytes(ctx, kv)}});
   check.on_host({{"rows", rows}, {"cross_rows", cross_rows}, {"entries", entries}});
   check.on_device({{"weights", weights}, {"entry_position", entry_position}, {"pool", pool}, {"hidden", hidden}});
   if (!check.ok() || !any) return check.status();
@@ -603,7 +603,7 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   const fth_status status =
       fth::step_rows(ctx, *shape, count, rows, cross_rows, entries, entry_count, scratch.host + words_at, &step);
   if (status != FTH_OK) return status;
-  fth::run_step(ctx, *shape, plan, step, weights, fth::pool_of(kv, pool), entry_position, hidden, scratch.kernels);
+  fth::run_step(ctx, *shape, plan, step, weights, fth::pool_of(ctx, kv, pool), entry_position, hidden, scratch.kernels);
   return fth::finish(ctx);
 }
 

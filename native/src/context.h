@@ -94,6 +94,7 @@ class Check {
   explicit Check(fth_context* ctx) : ctx_(ctx) {}
   bool ok() const { return status_ == FTH_OK; }
   fth_status status() const { return status_; }
+  const fth_context* context() const { return ctx_; }
 
   bool that(bool condition, const char* format, ...) __attribute__((format(printf, 3, 4)));
   bool at_least(const char* name, int64_t value, int64_t least);

@@ -7,8 +7,10 @@ namespace fth {
 
 // The shape's own limits and that the layer exists; `name` is the argument's.
 bool check_kv(Check& check, const char* name, const fth_kv_shape& shape, int32_t layer = 0);
-kv::Pool pool_of(const fth_kv_shape& shape, const void* data);
-int64_t pool_bytes(const fth_kv_shape& shape);
+kv::Pool pool_of(const fth_context* ctx, const fth_kv_shape& shape, const void* data);
+int64_t pool_bytes(const fth_context* ctx, const fth_kv_shape& shape);
+// Of a pool's address: kernels of a device copy 16 bytes at a time.
+inline size_t pool_alignment(const fth_context* ctx) { return FTH_ON_DEVICE(ctx) ? 16 : 4; }
 
 constexpr int64_t kRowWords = sizeof(fth_row) / sizeof(int32_t);
 

@@ -27,7 +27,8 @@ static void round_trip(int32_t type, int32_t head_dim, int32_t kv_heads, int64_t
   int64_t bytes = 0;
   EXPECT_OK(any, fth_kv_bytes(any, &shape, &bytes));
   const int64_t element = type == FTH_F32 ? 4 : type == FTH_BF16 ? 2 : 1, scales = type == FTH_I8 ? 8 : 0;
-  EXPECT(bytes == 256 * 3 * kv_heads * ((head_dim + (head_dim + 15) / 16 * 16) * element + scales));
+  const int64_t padded = (head_dim + 15) / 16 * 16, row_bytes = (head_dim * element + 15) / 16 * 16;
+  EXPECT(bytes == 256 * 3 * kv_heads * ((test::kCuda ? 2 * row_bytes : (head_dim + padded) * element) + scales));
 
   const int64_t row = int64_t(kv_heads) * head_dim;
   Guarded<char> first(bytes), pool(bytes), before(bytes);
@@ -59,14 +60,18 @@ static void round_trip(int32_t type, int32_t head_dim, int32_t kv_heads, int64_t
   }
 
   // Nothing else changed: put back what the items' places held.
-  const fth::kv::Pool layout{pool, shape.layers, kv_heads, shape.entries / 64, head_dim, type};
+  const fth::kv::Pool layout{pool, shape.layers, kv_heads, shape.entries / 64, head_dim, type, test::kCuda};
   const bool pairs = type != FTH_F32;
   for (int64_t i = 0; i < count; i++)
     for (int64_t h = 0; h < kv_heads; h++) {
       char* k_tile = fth::kv::tile(layout, entry[i] / 64, layer, h);
       char* v_tile = k_tile + fth::kv::k_tile_bytes(layout);
       const int64_t key = entry[i] % 64;
-      for (int64_t d = 0; d < head_dim; d++) {
+      if (test::kCuda) {
+        memset(k_tile + key * row_bytes, 0x5a, size_t(row_bytes));
+        memset(v_tile + key * row_bytes, 0x5a, size_t(row_bytes));
+      }
+      for (int64_t d = 0; d < head_dim && !test::kCuda; d++) {
         memset(k_tile + fth::kv::k_index(pairs, key, d) * element, 0x5a, size_t(element));
         memset(v_tile + fth::kv::v_index(pairs, head_dim, key, d) * element, 0x5a, size_t(element));
       }
@@ -150,7 +155,7 @@ TEST(keeps_to_its_arguments) {
       const auto rows = write.input<fth_row>("rows", count);
       const auto k = write.input<float>("k", count * row);
       const auto v = write.input<float>("v", count * row);
-      const auto pool = write.packed_output("pool", pool_bytes, 4);
+      const auto pool = write.packed_output("pool", pool_bytes, test::kCuda ? 16 : 4);
       for (int32_t i = 0; i < count; i++) {
         rows[i] = test::row();
         rows[i].entry = i == 2 ? -1 : 63 - 9 * i;
@@ -162,7 +167,7 @@ TEST(keeps_to_its_arguments) {
 
       const auto read_shape = read.shape(kv);
       const auto entry = read.input<int32_t>("entry", count);
-      const auto source = read.packed("pool", pool_bytes, 4);
+      const auto source = read.packed("pool", pool_bytes, test::kCuda ? 16 : 4);
       const auto k_out = read.output<float>("k", count * row);
       const auto v_out = read.output<float>("v", count * row);
       for (int32_t i = 0; i < count; i++) entry[i] = i == 2 ? 0 : 63 - 9 * i;

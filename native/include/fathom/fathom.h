@@ -220,10 +220,11 @@ FTH_API fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, int64
 
 /* ---- K,V pool ------------------------------------------------------------------------------------------------ */
 
-/* `entries` is a multiple of 64: entries 64p .. 64p+63 form page p. The inner layout is the library's own. A list whose
- * items 64i .. 64i+63 are one whole page in order is read without copying. FTH_I8: the head_dim elements x of one entry,
- * layer, head and side (K or V) are stored as one fp32 unit = max|x| / 127 and int8 n = x * (127 / max|x|), rounded to
- * nearest; they are read as unit * n. A side below 2^-100 is 0, one with a number that is not finite is not-a-number.
+/* `entries` is a multiple of 64: entries 64p .. 64p+63 form page p. The inner layout is the library's own; on CUDA a
+ * pool is aligned to 16 bytes. On the CPU a list whose items 64i .. 64i+63 are one whole page in order is read without
+ * copying. FTH_I8: the head_dim elements x of one entry, layer, head and side (K or V) are stored as one fp32
+ * unit = max|x| / 127 and int8 n = x * (127 / max|x|), rounded to nearest; they are read as unit * n. A side below 2^-100
+ * is 0, one with a number that is not finite is not-a-number.
  * With FTH_BF16 and FTH_I8 attention computes, all sums in fp32, bf16() rounding to nearest, units of bf16 being 1,
  *   s = k_unit * sum(bf16(scale * q) * k) + bias, w = exp(s - max s), out = sum(bf16(w * v_unit) * v) / sum(w). */
 typedef struct fth_kv_shape {
@@ -475,6 +476,41 @@ FTH_API fth_status fth_gate_pack(fth_context* ctx, const fth_gate_shape* shape, 
 FTH_API fth_status fth_gate(fth_context* ctx, const fth_gate_shape* shape, int64_t count, const fth_row* rows,
                             const float* x, const void* packed, const float* choice_bias, float* logits, float* p,
                             float* gate, int32_t* choice);
+
+/* ---- recursion ----------------------------------------------------------------------------------------------- */
+
+/* What a pass does to a row's state h, f being the block: h = f(h); h = h + f(h); h = h + gate * f(h). */
+enum { FTH_UPDATE_REPLACE = 0, FTH_UPDATE_ADD = 1, FTH_UPDATE_ADD_GATED = 2 };
+
+/* Passes through one block, as many for each row as its routers say. Pass 0 takes every row. Before each later pass d a
+ * row's router d looks at its state, and the row goes on if the choice is `going`; else it is done. A router with
+ * z >= threshold as its choice goes on with 1; a head that says whether to exit, with 0. Gates of FTH_UPDATE_ADD_GATED
+ * are those of router d, of router 0 for pass 0. */
+typedef struct fth_recursion_shape {
+  int32_t depths;   /* passes at most: 1 .. depths of the block and, if there is one, of the router */
+  int32_t update;   /* FTH_UPDATE_* */
+  int32_t going;    /* the choice with which a row takes another pass */
+  int32_t reserved; /* 0 */
+} fth_recursion_shape;
+
+/* On a CUDA context nothing waits for the host between the passes: who goes on, the lists and the end are the device's.
+ *
+ * rows [depths, count]: row i of pass d as it is if the row gets there. rows[d][i].list and visible describe the list as
+ * it is before the call; a row with an entry appends it to its list (list item `visible`, for the first such row that
+ * gets there; the ones behind it in order), stores K and V there and sees all items up to its own. Rows that append to
+ * one list follow one another, and each list has room in `entries` for all of them. A row without entry sees `visible`
+ * items; of a list that this call appends to at an earlier pass these may include the appended ones, if all rows got
+ * there. `depth` is not read. The lists themselves are not changed: the caller appends the entries of the passes that a
+ * row took, in the same order. No entry may occur twice.
+ *
+ * gate null: every row takes all passes; with FTH_UPDATE_ADD_GATED it is needed. block_weights, gate_weights: as for
+ * fth_block, without cross-attention, and fth_gate. hidden [count, hidden_size] in place; passes [count]: how many each
+ * row took, 1 .. depths. */
+FTH_API fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape* shape, const fth_block_shape* block,
+                                 const fth_gate_shape* gate, int64_t count, const fth_row* rows,
+                                 const void* block_weights, const void* gate_weights, const int32_t* entries,
+                                 int64_t entry_count, const int32_t* entry_position, int64_t pool_entries, void* pool,
+                                 float* hidden, int32_t* passes);
 
 /* ---- state delta --------------------------------------------------------------------------------------------- */
 

@@ -3213,6 +3213,107 @@ public class Fathom extends Layouts {
            throw new AssertionError("should not reach here", ex$);
         }
     }
+    private static final int FTH_UPDATE_REPLACE = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_UPDATE_REPLACE = 0 }
+     * }
+     */
+    public static int FTH_UPDATE_REPLACE() {
+        return FTH_UPDATE_REPLACE;
+    }
+    private static final int FTH_UPDATE_ADD = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_UPDATE_ADD = 1 }
+     * }
+     */
+    public static int FTH_UPDATE_ADD() {
+        return FTH_UPDATE_ADD;
+    }
+    private static final int FTH_UPDATE_ADD_GATED = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_UPDATE_ADD_GATED = 2 }
+     * }
+     */
+    public static int FTH_UPDATE_ADD_GATED() {
+        return FTH_UPDATE_ADD_GATED;
+    }
+
+    private static class fth_recursion {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Fathom.C_INT,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_LONG,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER,
+            Fathom.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = SYMBOL_LOOKUP.findOrThrow("fth_recursion");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * fth_status fth_recursion(fth_context *ctx, const fth_recursion_shape *shape, const fth_block_shape *block, const fth_gate_shape *gate, int64_t count, const fth_row *rows, const void *block_weights, const void *gate_weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden, int32_t *passes)
+     * }
+     */
+    public static FunctionDescriptor fth_recursion$descriptor() {
+        return fth_recursion.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * fth_status fth_recursion(fth_context *ctx, const fth_recursion_shape *shape, const fth_block_shape *block, const fth_gate_shape *gate, int64_t count, const fth_row *rows, const void *block_weights, const void *gate_weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden, int32_t *passes)
+     * }
+     */
+    public static MethodHandle fth_recursion$handle() {
+        return fth_recursion.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * fth_status fth_recursion(fth_context *ctx, const fth_recursion_shape *shape, const fth_block_shape *block, const fth_gate_shape *gate, int64_t count, const fth_row *rows, const void *block_weights, const void *gate_weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden, int32_t *passes)
+     * }
+     */
+    public static MemorySegment fth_recursion$address() {
+        return fth_recursion.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * fth_status fth_recursion(fth_context *ctx, const fth_recursion_shape *shape, const fth_block_shape *block, const fth_gate_shape *gate, int64_t count, const fth_row *rows, const void *block_weights, const void *gate_weights, const int32_t *entries, int64_t entry_count, const int32_t *entry_position, int64_t pool_entries, void *pool, float *hidden, int32_t *passes)
+     * }
+     */
+    public static int fth_recursion(MemorySegment ctx, MemorySegment shape, MemorySegment block, MemorySegment gate, long count, MemorySegment rows, MemorySegment block_weights, MemorySegment gate_weights, MemorySegment entries, long entry_count, MemorySegment entry_position, long pool_entries, MemorySegment pool, MemorySegment hidden, MemorySegment passes) {
+        var mh$ = fth_recursion.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("fth_recursion", ctx, shape, block, gate, count, rows, block_weights, gate_weights, entries, entry_count, entry_position, pool_entries, pool, hidden, passes);
+            }
+            return (int)mh$.invokeExact(ctx, shape, block, gate, count, rows, block_weights, gate_weights, entries, entry_count, entry_position, pool_entries, pool, hidden, passes);
+        } catch (Error | RuntimeException ex) {
+           throw ex;
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
 
     private static class fth_state_delta {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(

@@ -1,0 +1,490 @@
+// Attention of rows over lists or dense K,V (attention.h). A block of four warps takes up to sixteen query vectors,
+// rows of one list times heads of one kv head, and reads K and V once for all of them: by chunks of 64 keys, which
+// stream into a ring of stages in shared memory entry by entry. Each warp computes the scores of 16 keys, all share
+// them, and each computes the outputs of a quarter of the dims. Blocks are persistent and take items of a plan
+// (cuda_plan.h); the last block of a list to finish joins its pieces in order. Floor: bytes of the K and V that rows see
+// / copy rate.
+#include <algorithm>
+
+#include "attention/cuda_plan.h"
+#include "attention/cuda_products.h"
+#include "kv/cuda.h"
+
+namespace fth::attention {
+namespace {
+
+constexpr int kThreads = 128, kWarps = kThreads / 32, kMostVectors = 16;
+constexpr int kPieceKeys = int(kPiece), kChunkKeys = int(kChunk), kPieceChunks = kPieceKeys / kChunkKeys;
+constexpr int kScoreStride = kChunkKeys + 8;  // floats between rows of scores: their accesses meet no bank twice
+
+struct Params {
+  Args a;
+  kv::cuda::Rows pool;  // list form: of the layer
+  bool aligned;         // mask form: every vector begins at a multiple of 16 bytes
+  int32_t parts;         // of a kv head's heads
+  int64_t state_floats;  // of all vectors of an item and part
+  const Item* items;
+  const int32_t* item_count;
+  float* states;
+  unsigned* tickets;
+};
+
+template <class T, int Dim>
+struct Shared {
+  using P = Products<T, Dim>;
+  static constexpr int kStageBytes = 2 * P::kSideBytes;
+  static constexpr int kStages = kStageBytes >= 128 << 10 ? 1 : kStageBytes >= 64 << 10 ? 2
+                                 : kStageBytes >= 32 << 10 ? 3 : 4;
+
+  unsigned char stage[kStages][kStageBytes];
+  char query[kMostVectors * P::kQueryBytes];
+  float scores[kMostVectors * kScoreStride];
+  float weights[sizeof(T) == 4 ? kMostVectors * kScoreStride : 1];
+  // Of the piece's keys: entry, or position in the sequence; -1: no row sees it.
+  int32_t key[kPieceKeys];
+  int32_t reach[kPieceKeys];
+  int32_t position[kPieceKeys];
+  float scale[2][sizeof(T) == 1 ? kPieceKeys : 1];
+  uint32_t any[kPieceKeys / 32], all[kPieceKeys / 32];  // bit of a key: some row sees it, all rows do
+  unsigned flag;
+};
+
+// The rows of an item and heads of a part, from vector to (row, head).
+struct Vectors {
+  int row, rows, head, heads;  // the first ones, and how many
+
+  __device__ __forceinline__ int count() const { return rows * heads; }
+  __device__ __forceinline__ int row_of(int vector) const { return row + min(vector / heads, rows - 1); }
+  __device__ __forceinline__ int head_of(int vector) const { return head + vector % heads; }
+};
+
+__device__ __forceinline__ bool sees(const fth_row& row, int item) {
+  const int back = row.visible - 1 - item;
+  return item >= row.start && back >= 0 && (back >= 64 || (row.tree >> back & 1));
+}
+
+// Where the keys of a list lie, for one kv head.
+struct Source {
+  const char *k, *v;
+  int64_t page_stride, row_stride;  // bytes
+
+  __device__ __forceinline__ int64_t offset(int key) const {
+    return key / kChunkKeys * page_stride + key % kChunkKeys * row_stride;
+  }
+};
+
+template <class T>
+__device__ __forceinline__ Source source_of(const Params& p, const Item& item, int kv_head) {
+  if (!p.a.masked) {
+    const char* k = p.pool.row(kv_head, 0);
+    return {k, k + p.pool.v_offset, p.pool.page_stride, p.pool.row_bytes};
+  }
+  const int64_t first = p.a.rows[item.row].sequence * p.a.sequence_stride + kv_head * p.a.head_stride;
+  return {static_cast<const char*>(p.a.k) + first * sizeof(T), static_cast<const char*>(p.a.v) + first * sizeof(T),
+          p.a.token_stride * kChunkKeys * int64_t(sizeof(T)), p.a.token_stride * int64_t(sizeof(T))};
+}
+
+// What is known of a piece's keys before K and V are read.
+template <class T, int Dim>
+__device__ __forceinline__ void look_at_keys(const Params& p, Shared<T, Dim>& s, const Item& item, int piece,
+                                             int kv_head) {
+  const Args& a = p.a;
+  for (int key = int(threadIdx.x); key < kPieceKeys; key += kThreads) {
+    const int at = piece * kPieceKeys + key;
+    bool any = false, all = false;
+    int32_t name = -1, reach = 0;
+    if (at >= item.begin && at < item.end) {
+      all = true;
+      if (a.masked) reach = a.reach[a.rows[item.row].sequence * a.tokens + at];
+      for (int r = 0; r < item.rows; r++) {
+        const fth_row& row = a.rows[item.row + r];
+        const bool seen = sees(row, at) && (!a.masked || reach >= row.depth);
+        any |= seen;
+        all &= seen;
+      }
+      if (any) name = a.masked ? at : a.entries[a.rows[item.row].list + at];
+    }
+    s.key[key] = name;
+    if (a.masked) s.reach[key] = reach;
+    if (a.bias_kind == FTH_BIAS_RELATIVE)
+      s.position[key] = name < 0 || a.masked || a.entry_position == nullptr ? at : a.entry_position[name];
+    if constexpr (sizeof(T) == 1) {
+      const float* scale = p.pool.scale(kv_head, name < 0 ? 0 : name);
+      s.scale[0][key] = name < 0 ? 0.f : scale[0];
+      s.scale[1][key] = name < 0 ? 0.f : scale[kChunkKeys];
+    }
+    const uint32_t any_bits = __ballot_sync(~0u, any), all_bits = __ballot_sync(~0u, all);
+    if (threadIdx.x % 32 == 0) {
+      s.any[key / 32] = any_bits;
+      s.all[key / 32] = all_bits;
+    }
+  }
+}
+
+// What a thread brings of a chunk, and looks at where it must, 16 bytes at a time: body(place in a side, key, part of
+// the key's row).
+template <class T, int Dim, class Body>
+__device__ __forceinline__ void for_own_copies(Body body) {
+  constexpr int kChunks = Products<T, Dim>::kRowBytes / 16;
+#pragma unroll 2
+  for (int i = int(threadIdx.x); i < kChunkKeys * kChunks; i += kThreads)
+    body(place<kChunkKeys, Products<T, Dim>::kRowBytes>(i / kChunks, i % kChunks), i / kChunks, i % kChunks);
+}
+
+// Begins to bring a chunk's K and V; zeros for keys that no row sees, and behind head_dim.
+template <class T, int Dim>
+__device__ __forceinline__ void bring(const Params& p, Shared<T, Dim>& s, const Source& source, int chunk, int stage) {
+  unsigned char *k = s.stage[stage], *v = k + Products<T, Dim>::kSideBytes;
+  const int chunks = (int(p.a.head_dim) * int(sizeof(T)) + 15) / 16;
+  for_own_copies<T, Dim>([&](uint32_t at, int key, int c) {
+    const int name = s.key[chunk * kChunkKeys + key];
+    const bool there = name >= 0 && c < chunks;
+    const int64_t from = there ? source.offset(name) + c * 16 : 0;
+    if (p.aligned) {
+      copy16_if(there, k + at, source.k + from);
+      copy16_if(there, v + at, source.v + from);
+      return;
+    }
+    constexpr int kElements = 16 / sizeof(T);
+    for (int i = 0; i < kElements; i++) {
+      reinterpret_cast<T*>(k + at)[i] = there ? reinterpret_cast<const T*>(source.k + from)[i] : T{};
+      reinterpret_cast<T*>(v + at)[i] = there ? reinterpret_cast<const T*>(source.v + from)[i] : T{};
+    }
+  });
+}
+
+// Whether V's part that this thread brought has a number that is not finite.
+template <class T, int Dim>
+__device__ __forceinline__ bool not_finite(const Shared<T, Dim>& s, int stage) {
+  bool bad = false;
+  if constexpr (sizeof(T) == 2)
+    for_own_copies<T, Dim>([&](uint32_t at, int, int) {
+      const uint4 x = *reinterpret_cast<const uint4*>(s.stage[stage] + Products<T, Dim>::kSideBytes + at);
+      for (const uint32_t w : {x.x, x.y, x.z, x.w})
+        bad |= (w & 0x7f80u) == 0x7f80u || (w & 0x7f800000u) == 0x7f800000u;
+    });
+  return bad;
+}
+
+// Scores of a lane's two rows: scale of K, bias, and -infinity where a row does not see.
+template <class T, int Dim>
+__device__ __forceinline__ void finish_scores(const Params& p, const Shared<T, Dim>& s, const Vectors& vectors,
+                                              int piece, int chunk, const uint32_t (&bits)[2], Scores& score) {
+  const Args& a = p.a;
+  const int column = threadIdx.x % 4 * 2, first = chunk * kChunkKeys + column;
+  if constexpr (sizeof(T) == 1)
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) score[j][i] *= s.scale[0][first + 8 * j + i % 2];
+  if (a.bias_kind != FTH_BIAS_NONE) {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int vector = threadIdx.x % 32 / 4 + 8 * e, row = vectors.row_of(vector), head = vectors.head_of(vector);
+      const bool dense = a.bias_kind == FTH_BIAS_DENSE;
+      const float* bias = a.bias + (dense ? int64_t(row) * a.heads + head : int64_t(head)) * a.bias_width;
+      const int64_t shift = a.bias_center - int64_t(a.rows[row].position);
+#pragma unroll
+      for (int j = 0; j < kKeyTiles; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          if (!(bits[e] >> (2 * j + i) & 1)) continue;
+          const int key = first + 8 * j + i;
+          const int64_t at = dense ? int64_t(piece) * kPieceKeys + key
+                                   : max(int64_t(0), min(s.position[key] + shift, a.bias_width - 1));
+          score[j][2 * e + i] += bias[at];
+        }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kKeyTiles; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (!(bits[i / 2] >> (2 * j + i % 2) & 1)) score[j][i] = -INFINITY;
+}
+
+// Which of a lane's columns of a chunk its two rows see.
+template <class T, int Dim>
+__device__ __forceinline__ void seen_bits(const Params& p, const Shared<T, Dim>& s, const Vectors& vectors, int piece,
+                                          int chunk, bool mixed, uint32_t (&bits)[2]) {
+  const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int e = 0; e < 2; e++) {
+    bits[e] = 0;
+    if (!mixed) {
+#pragma unroll
+      for (int j = 0; j < kKeyTiles; j++)
+        bits[e] |= (s.any[2 * chunk + j / 4] >> (j % 4 * 8 + column) & 3) << 2 * j;
+      continue;
+    }
+    const fth_row& row = p.a.rows[vectors.row_of(threadIdx.x % 32 / 4 + 8 * e)];
+    for (int j = 0; j < kKeyTiles; j++)
+      for (int i = 0; i < 2; i++) {
+        const int key = chunk * kChunkKeys + 8 * j + column + i;
+        const bool seen = sees(row, piece * kPieceKeys + key) && (!p.a.masked || s.reach[key] >= row.depth);
+        bits[e] |= uint32_t(seen) << (2 * j + i);
+      }
+  }
+}
+
+// Blocks of a multiprocessor: what its shared memory holds, but no more than leave enough registers.
+template <class T, int Dim>
+constexpr int kBlocks = std::min(3, (227 << 10) / (int(sizeof(Shared<T, Dim>)) + (1 << 10)));
+
+template <class T, int Dim>
+__global__ void __launch_bounds__(kThreads, kBlocks<T, Dim>) attend(const __grid_constant__ Params p) {
+  using P = Products<T, Dim>;
+  using S = Shared<T, Dim>;
+  constexpr int kStages = S::kStages, kTiles = Dim / kWarps / 8;
+  const Args& a = p.a;
+  S& s = *shared_memory<S>();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = warp * (Dim / kWarps);
+  const int group = int(a.heads / a.kv_heads), all_parts = int(a.kv_heads) * p.parts;
+  const int64_t work = int64_t(*p.item_count) * all_parts;
+
+  for (int64_t w = blockIdx.x; w < work; w += gridDim.x) {
+    const Item item = p.items[w / all_parts];
+    const int part = int(w % all_parts), kv_head = part / p.parts, split = part % p.parts;
+    const int first_head = split * group / p.parts;
+    const int last_head = (split + 1) * group / p.parts;
+    const Vectors vectors{item.row, item.rows, kv_head * group + first_head, last_head - first_head};
+    const Source source = source_of<T>(p, item, kv_head);
+
+    __syncthreads();  // the last item's queries have been read
+    for (int i = int(threadIdx.x); i < kMostVectors * Dim / 2; i += kThreads) {
+      const int vector = i / (Dim / 2), d = i % (Dim / 2) * 2;
+      const bool there = vector < vectors.count() && d < a.head_dim;
+      const float* q = a.q + vectors.row_of(vector) * a.q_stride + vectors.head_of(vector) * a.head_dim + d;
+      P::template put_query<kMostVectors>(s.query, vector, d, there ? a.scale * q[0] : 0.f,
+                                          there ? a.scale * q[1] : 0.f);
+    }
+
+    Softmax total;
+    float total_out[kTiles][4] = {};
+    for (int piece = item.piece; piece < item.piece + item.pieces; piece++) {
+      __syncthreads();  // what is known of the last piece has been read
+      look_at_keys<T, Dim>(p, s, item, piece, kv_head);
+      __syncthreads();
+      unsigned chunks = 0;  // those with a key that some row sees
+      for (int c = 0; c < kPieceChunks; c++) chunks |= unsigned((s.any[2 * c] | s.any[2 * c + 1]) != 0) << c;
+
+      Softmax soft;
+      float out[kTiles][4] = {};
+      unsigned ahead = chunks;
+      const auto bring_next = [&](int n) {
+        if (ahead != 0) bring<T, Dim>(p, s, source, __ffs(int(ahead)) - 1, n % kStages);
+        ahead &= ahead - 1;
+        copy_commit();
+      };
+      for (int n = 0; n < kStages - 1; n++) bring_next(n);
+      for (int n = 0; chunks != 0; n++, chunks &= chunks - 1) {
+        const int chunk = __ffs(int(chunks)) - 1, stage = n % kStages;
+        const bool mixed = s.any[2 * chunk] != s.all[2 * chunk] || s.any[2 * chunk + 1] != s.all[2 * chunk + 1];
+        if constexpr (kStages == 1) {
+          __syncthreads();
+          bring_next(n);
+          copy_wait<0>();
+        } else {
+          copy_wait<kStages - 2>();
+        }
+        bool apart = false;
+        if (sizeof(T) == 2 && mixed) apart = __syncthreads_or(not_finite(s, stage));
+        else __syncthreads();
+        if constexpr (kStages > 1) bring_next(n + kStages - 1);  // where the last chunk was
+
+        const char *k = reinterpret_cast<const char*>(s.stage[stage]), *v = k + P::kSideBytes;
+        float own[2][4] = {};
+        P::template scores<kMostVectors>(s.query, 0, k, warp * 16, own);
+        float* at = s.scores + lane / 4 * kScoreStride + lane % 4 * 2;
+        for (int j = 0; j < 2; j++)
+          for (int e = 0; e < 2; e++)
+            *reinterpret_cast<float2*>(at + e * 8 * kScoreStride + warp * 16 + j * 8) = {own[j][2 * e],
+                                                                                         own[j][2 * e + 1]};
+        __syncthreads();
+        Scores score;
+#pragma unroll
+        for (int j = 0; j < kKeyTiles; j++)
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            const float2 two = *reinterpret_cast<const float2*>(at + e * 8 * kScoreStride + j * 8);
+            score[j][2 * e] = two.x;
+            score[j][2 * e + 1] = two.y;
+          }
+
+        uint32_t bits[2];
+        float factor[2];
+        seen_bits(p, s, vectors, piece, chunk, mixed, bits);
+        finish_scores(p, s, vectors, piece, chunk, bits, score);
+        weigh(score, soft, factor);
+#pragma unroll
+        for (int n = 0; n < kTiles; n++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) out[n][i] *= factor[i / 2];
+
+        if constexpr (sizeof(T) == 4) {
+          float* weights = s.weights + lane / 4 * kScoreStride + lane % 4 * 2;
+#pragma unroll
+          for (int j = 0; j < kKeyTiles; j++)
+            for (int i = 0; i < 4; i++)
+              if (j / 2 == warp)
+                weights[i / 2 * 8 * kScoreStride + j * 8 + i % 2] =
+                    bits[i / 2] >> (2 * j + i % 2) & 1 ? score[j][i] : -1.f;
+          __syncthreads();
+          P::template values<kTiles>(s.weights, kScoreStride, v, dim, out);
+        } else {
+          if constexpr (sizeof(T) == 1) {
+            const float* scale = s.scale[1] + chunk * kChunkKeys + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < kKeyTiles; j++)
+#pragma unroll
+              for (int i = 0; i < 4; i++)
+                score[j][i] = bits[i / 2] >> (2 * j + i % 2) & 1 ? score[j][i] * scale[8 * j + i % 2] : 0.f;
+          }
+          typename P::Weights weights;
+#pragma unroll
+          for (int j = 0; j < kKeyTiles; j++) {
+            weights[j / 2][j % 2 * 2] = pack(score[j][0], score[j][1]);
+            weights[j / 2][j % 2 * 2 + 1] = pack(score[j][2], score[j][3]);
+          }
+          if (dim >= a.head_dim) continue;  // rounded up to what kernels there are
+          if (sizeof(T) == 2 && apart) P::template values<kTiles, true>(weights, v, dim, out, bits);
+          else P::template values<kTiles, false>(weights, v, dim, out, bits);
+        }
+      }
+      gather_sums(soft);
+      if (item.state < 0) {
+        const Join join(total, soft);
+        for (int n = 0; n < kTiles; n++) join(total_out[n], out[n]);
+        continue;
+      }
+      float* state = p.states + (int64_t(item.state) * all_parts + part) * p.state_floats;
+      for (int e = 0; e < 2; e++) {
+        const int vector = lane / 4 + 8 * e;
+        if (vector >= vectors.count()) continue;
+        float* to = state + vector * (Dim + 2);
+        if (warp == 0 && lane % 4 == 0) *reinterpret_cast<float2*>(to + Dim) = {soft.max[e], soft.sum[e]};
+        for (int n = 0; n < kTiles; n++)
+          *reinterpret_cast<float2*>(to + dim + n * 8 + lane % 4 * 2) = {out[n][2 * e], out[n][2 * e + 1]};
+      }
+    }
+
+    if (item.state >= 0) {
+      const int64_t first = item.state - (item.piece - item.begin / kPieceKeys);  // the state of the first piece
+      if (!last_block(p.tickets + first * all_parts + part, unsigned(item.total), &s.flag)) continue;
+      for (int i = 0; i < item.total; i++) {
+        const float* state = p.states + ((first + i) * all_parts + part) * p.state_floats;
+        Softmax soft;
+        float out[kTiles][4] = {};
+        for (int e = 0; e < 2; e++) {
+          const int vector = lane / 4 + 8 * e;
+          if (vector >= vectors.count()) continue;
+          const float* from = state + vector * (Dim + 2);
+          const float2 both = load_fresh(reinterpret_cast<const float2*>(from + Dim));
+          soft.max[e] = both.x;
+          soft.sum[e] = both.y;
+          for (int n = 0; n < kTiles; n++) {
+            const float2 two = load_fresh(reinterpret_cast<const float2*>(from + dim + n * 8 + lane % 4 * 2));
+            out[n][2 * e] = two.x;
+            out[n][2 * e + 1] = two.y;
+          }
+        }
+        const Join join(total, soft);
+        for (int n = 0; n < kTiles; n++) join(total_out[n], out[n]);
+      }
+    }
+
+    for (int e = 0; e < 2; e++) {
+      const int vector = lane / 4 + 8 * e;
+      if (vector >= vectors.count()) continue;
+      const int64_t to = vectors.row_of(vector) * a.out_stride + vectors.head_of(vector) * a.head_dim;
+      const float part_of = total.sum[e] == 0 ? 0.f : 1.f / total.sum[e];
+      for (int n = 0; n < kTiles; n++)
+        for (int i = 2 * e; i < 2 * e + 2; i++) {
+          const int d = dim + P::dim_of(n, i);
+          if (d >= a.head_dim) continue;
+          const float y = total.sum[e] == 0 ? 0.f : total_out[n][i] * part_of;
+          if (a.out_bf16) static_cast<bf16*>(a.out)[to + d] = to_bf16(y);
+          else static_cast<float*>(a.out)[to + d] = y;
+        }
+    }
+  }
+}
+
+// How a call's work and scratch divide.
+struct Division {
+  int32_t tile_rows, parts, states;
+  int64_t state_floats, items_at, count_at, tickets_at, states_at, bytes;
+};
+
+Division divide(const Args& a, int64_t count, int32_t multiprocessors) {
+  constexpr int64_t kStateBytes = 256 << 10;  // of scratch for states, per multiprocessor
+  Division d;
+  const int64_t group = a.heads / a.kv_heads;
+  d.parts = int32_t((group + kMostVectors - 1) / kMostVectors);
+  const int64_t most_heads = (group + d.parts - 1) / d.parts;  // of a part
+  d.tile_rows = int32_t(kMostVectors / most_heads);
+  const int64_t dim = a.head_dim <= 64 ? 64 : a.head_dim <= 128 ? 128 : 256, all_parts = a.kv_heads * d.parts;
+  d.state_floats = d.tile_rows * most_heads * (dim + 2);
+  d.states = int32_t(kStateBytes * multiprocessors / (d.state_floats * 4 * all_parts));
+  d.items_at = 0;
+  d.count_at = d.items_at + (count + d.states) * int64_t(sizeof(Item));
+  d.tickets_at = d.count_at + 64;
+  d.states_at = d.tickets_at + (d.states * all_parts * 4 + 63) / 64 * 64;
+  d.bytes = d.states_at + d.states * all_parts * d.state_floats * 4;
+  return d;
+}
+
+template <class T, int Dim>
+void launch_attend(const Params& p, int64_t most_work, int32_t multiprocessors, Stream stream) {
+  const int64_t blocks = multiprocessors * kBlocks<T, Dim>;
+  const Grid grid{dim3(unsigned(blocks < most_work ? blocks : most_work)), dim3(kThreads), sizeof(Shared<T, Dim>)};
+  launch(attend<T, Dim>, grid, stream, p);
+}
+
+template <class T>
+void launch_type(const Params& p, int64_t most_work, int32_t multiprocessors, Stream stream) {
+  const auto kernel = p.a.head_dim <= 64    ? launch_attend<T, 64>
+                      : p.a.head_dim <= 128 ? launch_attend<T, 128>
+                                            : launch_attend<T, 256>;
+  kernel(p, most_work, multiprocessors, stream);
+}
+
+}  // namespace
+
+size_t cuda::scratch_bytes(const Args& a, int64_t count, int32_t multiprocessors) {
+  return size_t(divide(a, count, multiprocessors).bytes);
+}
+
+void cuda::run(const Args& a, int64_t count, int32_t multiprocessors, char* scratch, Stream stream) {
+  const Division d = divide(a, count, multiprocessors);
+  Item* items = reinterpret_cast<Item*>(scratch + d.items_at);
+  int32_t* item_count = reinterpret_cast<int32_t*>(scratch + d.count_at);
+  unsigned* tickets = reinterpret_cast<unsigned*>(scratch + d.tickets_at);
+  launch(plan_items, {dim3(1), dim3(kPlanThreads), kPlanThreads / 32 * sizeof(int)}, stream,
+         PlanArgs{a.rows, int32_t(count), d.tile_rows, d.states, a.masked, items, item_count, tickets,
+                  a.kv_heads * d.parts});
+
+  Params p{};
+  p.a = a;
+  p.aligned = true;
+  if (a.masked) {
+    const int64_t element = kv::element_bytes(a.kv_type);
+    for (const int64_t bytes : {int64_t(reinterpret_cast<uintptr_t>(a.k)), int64_t(reinterpret_cast<uintptr_t>(a.v)),
+                                a.sequence_stride * element, a.token_stride * element, a.head_stride * element})
+      p.aligned = p.aligned && bytes % 16 == 0;
+  } else {
+    p.pool = kv::cuda::rows_of(a.pool, a.layer);
+  }
+  p.parts = d.parts;
+  p.state_floats = d.state_floats;
+  p.items = items;
+  p.item_count = item_count;
+  p.states = reinterpret_cast<float*>(scratch + d.states_at);
+  p.tickets = tickets;
+  const int64_t most_work = (count + d.states) * a.kv_heads * d.parts;
+  if (a.kv_type == FTH_F32) launch_type<float>(p, most_work, multiprocessors, stream);
+  else if (a.kv_type == FTH_BF16) launch_type<bf16>(p, most_work, multiprocessors, stream);
+  else launch_type<int8_t>(p, most_work, multiprocessors, stream);
+}
+
+}  // namespace fth::attention

@@ -1,0 +1,96 @@
+// Which block reads what. Rows that follow one another, read one list and do not cross a multiple of `tile_rows` are a
+// tile; a tile's list is read by pieces (attention.h), by one block in order or, where there is room for the states, by
+// a block each. Both give the same bits: states always merge in the order of the list.
+#pragma once
+#include "attention/attention.h"
+#include "cuda/primitives.h"
+
+namespace fth::attention {
+namespace {
+
+using namespace gpu;
+
+struct alignas(16) Item {
+  int32_t row, rows;
+  int32_t piece, pieces;  // that this item reads
+  int32_t begin, end;     // items of the list that the rows see together lie in there
+  int32_t state;          // where the piece's state goes, those of the other pieces of the tile beside it; -1: nowhere
+  int32_t total;          // pieces of the tile
+};
+
+struct PlanArgs {
+  const fth_row* rows;
+  int32_t count, tile_rows, states;  // states: room for them
+  bool masked;
+  Item* items;
+  int32_t* item_count;
+  unsigned* tickets;  // [states, all_parts]: made zero
+  int64_t all_parts;
+};
+
+constexpr int kPlanThreads = 128;
+
+// Sum of v over the threads before this one; *total over all. Uses kPlanThreads / 32 words of shared memory.
+__device__ __forceinline__ int sum_before(int v, int* total) {
+  int* warps = shared_memory<int>();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int sum = v;
+  for (int i = 1; i < 32; i *= 2) {
+    const int below = __shfl_up_sync(~0u, sum, i);
+    if (lane >= i) sum += below;
+  }
+  __syncthreads();  // those of the last sum have been read
+  if (lane == 31) warps[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  *total = 0;
+  for (int w = 0; w < kPlanThreads / 32; w++) {
+    if (w == warp) before = *total;
+    *total += warps[w];
+  }
+  return before + sum - v;
+}
+
+__global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant__ PlanArgs p) {
+  const auto same_list = [&](int i, int j) {
+    return p.masked ? p.rows[i].sequence == p.rows[j].sequence : p.rows[i].list == p.rows[j].list;
+  };
+  int items = 0, states = 0;
+  for (int first = 0; first < p.count; first += kPlanThreads) {
+    const int row = first + int(threadIdx.x);
+    Item tile{row, 0, 0, 0, INT32_MAX, 0, -1, 0};
+    if (row < p.count && (row % p.tile_rows == 0 || !same_list(row, row - 1))) {
+      const int next = row / p.tile_rows * p.tile_rows + p.tile_rows;
+      for (int i = row; i < min(next, p.count) && same_list(i, row); i++) {
+        tile.rows++;
+        if (p.rows[i].start >= p.rows[i].visible) continue;
+        tile.begin = min(tile.begin, p.rows[i].start);
+        tile.end = max(tile.end, p.rows[i].visible);
+      }
+      if (tile.begin < tile.end) {
+        tile.piece = tile.begin / int(kPiece);
+        tile.pieces = tile.total = (tile.end - 1) / int(kPiece) + 1 - tile.piece;
+      }
+    }
+    int all;
+    const int state = states + sum_before(tile.pieces > 1 ? tile.pieces : 0, &all);
+    states += min(all, INT32_MAX / 2 - states);
+    const bool split = tile.pieces > 1 && state + tile.pieces <= p.states;
+    int at = items + sum_before(tile.rows == 0 ? 0 : split ? tile.pieces : 1, &all);
+    items += all;
+    if (tile.rows > 0 && !split) p.items[at] = tile;
+    for (int i = 0; split && i < tile.pieces; i++) {
+      Item one = tile;
+      one.piece += i;
+      one.pieces = 1;
+      one.state = state + i;
+      p.items[at + i] = one;
+    }
+  }
+  if (threadIdx.x == 0) *p.item_count = items;
+  const int64_t tickets = int64_t(min(states, p.states)) * p.all_parts;
+  for (int64_t i = threadIdx.x; i < tickets; i += kPlanThreads) p.tickets[i] = 0;
+}
+
+}  // namespace
+}  // namespace fth::attention

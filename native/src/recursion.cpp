@@ -1,0 +1,247 @@
+#include <string.h>
+
+#include "attention.h"
+#include "block.h"
+#include "compact/compact.h"
+#include "gate.h"
+
+namespace fth {
+namespace {
+
+bool check_shape(Check& check, const fth_recursion_shape* s, const fth_block_shape* block, const fth_gate_shape* gate) {
+  if (!check.array("shape", s) || !check.array("block", block) || !check.array("gate", gate, false)) return false;
+  if (!check_block(check, block) || (gate != nullptr && !check_gate(check, gate))) return false;
+  check.range("shape.depths", s->depths, 1, block->depths);
+  check.range("shape.update", s->update, FTH_UPDATE_REPLACE, FTH_UPDATE_ADD_GATED);
+  check.range("shape.going", s->going, 0, gate == nullptr ? INT32_MAX : gate->outputs == 1 ? 1 : gate->outputs - 1);
+  check.range("shape.reserved", s->reserved, 0, 0);
+  check.that(block->cross == 0, "block.cross must be 0, got %d", block->cross);
+  check.that(gate != nullptr || s->update != FTH_UPDATE_ADD_GATED, "gate must not be null with FTH_UPDATE_ADD_GATED");
+  if (gate != nullptr) {
+    check.that(gate->depths == 1 || gate->depths >= s->depths,
+               "gate.depths must be 1 or at least shape.depths (%d), got %d", s->depths, gate->depths);
+    check.that(gate->hidden_size == block->hidden_size, "gate.hidden_size must be block.hidden_size (%d), got %d",
+               block->hidden_size, gate->hidden_size);
+  }
+  return check.ok();
+}
+
+// rows[i] with its entry appended to its list, behind the `rank` rows before it that append to the same one.
+fth_row appended(const fth_row& row, int32_t depth, int32_t rank) {
+  fth_row r = row;
+  r.depth = depth;
+  if (r.entry >= 0) r.visible += rank + 1;
+  return r;
+}
+bool follows(const fth_row& row, const fth_row& before) {
+  return row.entry >= 0 && before.entry >= 0 && row.list == before.list;
+}
+
+// What the host works on: the lists with room taken for every row that may come, and every row as it is if all come.
+struct Words {
+  size_t lists, rows, words, step;
+
+  Words(Layout& layout, const fth_block_shape& block, int32_t depths, int64_t count, int64_t entry_count)
+      : lists(layout.add<int32_t>(entry_count)),
+        rows(layout.add<fth_row>(depths * count)),
+        words(layout.add<int32_t>(check_distinct_words(depths * count))),
+        step(layout.add<char>(int64_t(step_words(block, count)))) {}
+};
+
+// Fills lists and rows; false with a sentence if an item or a row is out of range.
+bool expect_all(Check& check, int32_t depths, int64_t count, const fth_row* rows, const int32_t* entries,
+                int64_t entry_count, int64_t pool_entries, int32_t* lists, fth_row* all) {
+  memcpy(lists, entries, size_t(entry_count) * sizeof *lists);
+  for (int32_t d = 0; d < depths; d++)
+    for (int64_t i = 0, rank = 0; i < count; i++) {
+      const int64_t at = d * count + i;
+      const fth_row& row = rows[at];
+      rank = i > 0 && follows(row, rows[at - 1]) ? rank + 1 : 0;
+      if (row.list < 0 || row.visible < 0) {
+        all[at] = row;  // check_lists says so
+        continue;
+      }
+      if (row.entry >= 0) {
+        if (!check.that(row.visible <= entry_count - 1 - rank && row.list <= entry_count - 1 - rank - row.visible,
+                        "rows[%lld] must have room for item %lld of its list, which begins at %lld of %lld",
+                        (long long)at, (long long)(row.visible + rank), (long long)row.list, (long long)entry_count))
+          return false;
+        if (!check.that(row.entry < pool_entries, "rows[%lld].entry must be in -1..%lld, got %d", (long long)at,
+                        (long long)pool_entries - 1, row.entry))
+          return false;
+        lists[row.list + row.visible + rank] = row.entry;
+      }
+      all[at] = appended(row, d, int32_t(rank));
+    }
+  return check_lists(check, "rows", all, depths * count, lists, entry_count, pool_entries);
+}
+
+// Temporaries of kernels.
+struct Temporaries {
+  size_t alive, rows, x, gate, choice, gate_scratch, step;
+
+  Temporaries(Layout& layout, const fth_context* ctx, const fth_block_shape& block, const fth_gate_shape* gates,
+              const BlockPlan& plan, int64_t count)
+      : alive(layout.add<int32_t>(count)),
+        rows(layout.add<fth_row>(count)),
+        x(layout.add<float>(count * block.hidden_size)),
+        gate(layout.add<float>(count)),
+        choice(layout.add<int32_t>(count)),
+        gate_scratch(layout.add<char>(gates == nullptr ? 0 : int64_t(fth::gate_scratch(ctx, *gates, count, false)))),
+        step(layout.add<char>(int64_t(step_scratch(ctx, block, plan, count)))) {}
+};
+
+// One call of fth_recursion on the CPU whose arguments are checked.
+struct Recursion {
+  fth_context* ctx;
+  const fth_recursion_shape& shape;
+  const fth_block_shape& block;
+  const fth_gate_shape* gates;
+  const BlockPlan& plan;
+  int64_t count;
+  const fth_row* rows;
+  const void *block_weights, *gate_weights;
+  int64_t entry_count;
+  const int32_t* entry_position;
+  kv::Pool pool;
+  float* hidden;
+  int32_t* passes;
+  int32_t* lists;
+  char* step_host;
+  const Temporaries& at;
+  char* scratch;
+
+  template <class T>
+  T* temporary(size_t offset) const { return reinterpret_cast<T*>(scratch + offset); }
+
+  void run() const {
+    int32_t* alive = temporary<int32_t>(at.alive);
+    float *x = temporary<float>(at.x), *gate = temporary<float>(at.gate);
+    int64_t n = count;
+    for (int64_t i = 0; i < count; i++) {
+      alive[i] = int32_t(i);
+      passes[i] = 0;
+    }
+    for (int32_t d = 0; d < shape.depths; d++) {
+      if (gates != nullptr && (d > 0 || shape.update == FTH_UPDATE_ADD_GATED)) n = decide(d, n);
+      if (n == 0) return;
+      fth_row* step = temporary<fth_row>(at.rows);
+      for (int64_t i = 0, rank = 0; i < n; i++) {
+        const fth_row& row = rows[d * count + alive[i]];
+        rank = i > 0 && follows(row, rows[d * count + alive[i - 1]]) ? rank + 1 : 0;
+        if (row.entry >= 0) lists[row.list + row.visible + rank] = row.entry;
+        step[i] = appended(row, d, int32_t(rank));
+        passes[alive[i]] = d + 1;
+      }
+      gather(n);
+      StepRows step_rows;
+      fth::step_rows(ctx, block, n, step, nullptr, lists, entry_count, step_host, &step_rows);
+      run_step(ctx, block, plan, step_rows, block_weights, pool, entry_position, x, scratch + at.step);
+      update(n, gate);
+    }
+  }
+
+  // Asks router d about the rows that took the last pass; those that go on and their gates move to the front.
+  int64_t decide(int32_t d, int64_t n) const {
+    int32_t *alive = temporary<int32_t>(at.alive), *choice = temporary<int32_t>(at.choice);
+    float* gate = temporary<float>(at.gate);
+    fth_row* asked = temporary<fth_row>(at.rows);
+    for (int64_t i = 0; i < n; i++) asked[i].depth = d;
+    gather(n);
+    run_gate(ctx, *gates, n, gates->depths == 1 ? nullptr : asked, temporary<float>(at.x), gate_weights, nullptr,
+             {nullptr, nullptr, gate, choice}, scratch + at.gate_scratch);
+    if (d == 0) return n;
+    int64_t going = 0;
+    for (int64_t i = 0; i < n; i++) {
+      if (choice[i] != shape.going) continue;
+      alive[going] = alive[i];
+      gate[going++] = gate[i];
+    }
+    return going;
+  }
+
+  // x = the states of the first n.
+  void gather(int64_t n) const {
+    const int64_t width = block.hidden_size;
+    const int32_t* alive = temporary<int32_t>(at.alive);
+    float* x = temporary<float>(at.x);
+    parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; i++) memcpy(x + i * width, hidden + alive[i] * width, size_t(width) * 4);
+    });
+  }
+
+  void update(int64_t n, const float* gate) const {
+    const int64_t width = block.hidden_size;
+    const int32_t* alive = temporary<int32_t>(at.alive);
+    const float* x = temporary<float>(at.x);
+    if (shape.update == FTH_UPDATE_REPLACE) {
+      parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; i++) memcpy(hidden + alive[i] * width, x + i * width, size_t(width) * 4);
+      });
+      return;
+    }
+    const compact::Args args{alive, shape.update == FTH_UPDATE_ADD ? nullptr : gate, x, hidden, width};
+    const auto kernel = for_isa(ctx, compact::scalar::scatter_add, compact::avx2::scatter_add,
+                                compact::avx512::scatter_add);
+    parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
+  }
+};
+
+}  // namespace
+}  // namespace fth
+
+extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape* shape, const fth_block_shape* block,
+                                    const fth_gate_shape* gate, int64_t count, const fth_row* rows,
+                                    const void* block_weights, const void* gate_weights, const int32_t* entries,
+                                    int64_t entry_count, const int32_t* entry_position, int64_t pool_entries,
+                                    void* pool, float* hidden, int32_t* passes) {
+  FTH_ENTER_CPU(ctx);
+  fth::Check check(ctx);
+  if (!fth::check_shape(check, shape, block, gate)) return check.status();
+  check.range("count", count, 0, fth::kMostRows / shape->depths);
+  check.at_least("entry_count", entry_count, 0);
+  const bool any = count > 0;
+  check.array("rows", rows, any);
+  check.pointer("block_weights", block_weights, fth::BlockPlan::alignment(ctx), any);
+  check.pointer("gate_weights", gate_weights, gate == nullptr ? 1 : fth::Router(ctx, *gate).alignment(),
+                any && gate != nullptr);
+  check.that(gate != nullptr || gate_weights == nullptr, "gate_weights must be null without gate");
+  check.array("entries", entries, any && entry_count > 0);
+  check.array("entry_position", entry_position, false);
+  check.pointer("pool", pool, 4, any);
+  check.array("hidden", hidden, any);
+  check.array("passes", passes, any);
+  check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
+             "pool_entries must be a multiple of 64 in 0..%d, got %lld", INT32_MAX, (long long)pool_entries);
+  if (!check.ok()) return check.status();
+  const fth_kv_shape kv{block->layers, block->kv_heads, block->head_dim, block->kv_type, pool_entries};
+  if (!fth::check_kv(check, "pool", kv)) return check.status();
+  const fth::BlockPlan plan(ctx, *block);
+  const int64_t all_rows = shape->depths * count;
+  check.disjoint({{"rows", rows, all_rows * int64_t(sizeof(fth_row))},
+                  {"block_weights", block_weights, plan.bytes},
+                  {"gate_weights", gate_weights, gate == nullptr ? 0 : fth::Router(ctx, *gate).bytes()},
+                  {"entries", entries, entry_count * 4},
+                  {"entry_position", entry_position, pool_entries * 4}},
+                 {{"hidden", hidden, count * block->hidden_size * 4},
+                  {"pool", pool, fth::pool_bytes(kv)},
+                  {"passes", passes, count * 4}});
+  if (!check.ok() || !any) return check.status();
+
+  fth::Layout host, kernels;
+  const fth::Words words(host, *block, shape->depths, count, entry_count);
+  const fth::Temporaries at(kernels, ctx, *block, gate, plan, count);
+  fth::Scratch scratch;
+  if (!fth::reserve(ctx, host, kernels, &scratch)) return FTH_OUT_OF_MEMORY;
+  int32_t* lists = reinterpret_cast<int32_t*>(scratch.host + words.lists);
+  fth_row* all = reinterpret_cast<fth_row*>(scratch.host + words.rows);
+  if (!fth::expect_all(check, shape->depths, count, rows, entries, entry_count, pool_entries, lists, all) ||
+      !fth::check_distinct(check, fth::entries_of(rows, all_rows),
+                           reinterpret_cast<int32_t*>(scratch.host + words.words)))
+    return check.status();
+  fth::Recursion{ctx, *shape, *block, gate, plan, count, rows, block_weights, gate_weights, entry_count,
+                 entry_position, fth::pool_of(kv, pool), hidden, passes, lists, scratch.host + words.step, at,
+                 scratch.kernels}
+      .run();
+  return FTH_OK;
+}
