@@ -18,7 +18,7 @@ class Model:
 
     def __init__(self, bench, layers, hidden, inner, heads, kv_heads, dim, depths=3, rank=0):
         self.layers, self.hidden, self.inner, self.depths, self.rank = layers, hidden, inner, depths, rank
-        self.heads, self.kv_heads, self.dim = heads, kv_heads, dim
+        self.heads, self.kv_heads, self.dim = self.sizes = (heads, kv_heads, dim)
         sizes = {f.Q: (heads * dim, hidden), f.K: (kv_heads * dim, hidden), f.V: (kv_heads * dim, hidden),
                  f.O: (hidden, heads * dim), f.GATE: (inner, hidden), f.UP: (inner, hidden), f.DOWN: (hidden, inner)}
         self.parts = [{part: bench.random(*size, scale=1 / math.sqrt(size[1]), dtype=torch.bfloat16)
@@ -86,48 +86,73 @@ def exact_attention(q, k, v):
     return ((q @ k.transpose(2, 3)) / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
 
-class Step:
-    """`count` sequences of `tokens`, whose last token is the row of this step; depth [count]."""
+class Lists:
+    """Random K and V of `count` lists of `tokens` tokens, the last of which a row is about to write; depth [count]."""
 
-    def __init__(self, bench, model, weights, count, tokens, depth):
-        self.bench, self.model, library = bench, model, bench.library
+    def __init__(self, bench, model, count, tokens, depth):
+        self.bench, self.model, self.library, self.count, self.tokens = bench, model, bench.library, count, tokens
         layers, kv_heads, dim = model.layers, model.kv_heads, model.dim
         room = (tokens + 63) // 64 * 64
-        self.kv = f.KvShape(layers, kv_heads, dim, f.BF16, count * room)
+        self.entries = count * room
         self.caches = [tuple(bench.random(count, kv_heads, tokens, dim, dtype=torch.bfloat16) for _ in range(2))
                        for _ in range(layers)]
-        pool = library.buffer(library.bytes("fth_kv_bytes", self.kv))
+        kv = f.KvShape(layers, kv_heads, dim, f.BF16, self.entries)
+        self.pool = self.library.buffer(self.library.bytes("fth_kv_bytes", kv))
         places = (torch.arange(count)[:, None] * room + torch.arange(tokens)).int()
-        writers = library.rows(count * tokens, entry=places.view(-1))
-        for n, (k, v) in enumerate(self.caches):
-            flat = [t.transpose(1, 2).reshape(-1, kv_heads, dim).float().contiguous() for t in (k, v)]
-            library.call("fth_kv_write", self.kv, c.c_int32(n), count * tokens, writers, *flat, pool)
-        self.items = library.host(places.view(-1))
-        self.rows = library.rows(count, list=torch.arange(count) * tokens, visible=tokens, position=tokens - 1,
-                                 depth=depth, entry=places[:, -1])
-        self.start = bench.random(count, model.hidden)
-        self.hidden = self.start.clone()
+        writers = self.library.rows(count * tokens, entry=places.view(-1))
+        for n, pair in enumerate(self.caches):
+            flat = [t.transpose(1, 2).reshape(-1, kv_heads, dim).float().contiguous() for t in pair]
+            self.library.call("fth_kv_write", kv, c.c_int32(n), count * tokens, writers, *flat, self.pool)
+        self.items, self.last = self.library.host(places.view(-1)), places[:, -1]
         self.depth = depth.long().to(bench.device)
         self.position = torch.full((count,), tokens - 1.0, device=bench.device)
-        self.sizes = (model.heads, model.kv_heads, model.dim)
-        self.some = sorted({0, count - 1})
-        self.reference = None if model.rank else self.forward(torch.float64, layer, exact_attention, self.some)
-        self.bytes = model.weight_bytes + 2 * layers * count * tokens * kv_heads * dim * 2
-        self.flops = count * (model.weight_bytes + 4 * layers * tokens * model.heads * dim)
-        self.ours = lambda i: library.call("fth_block", model.shape, count, self.rows, None, weights, self.items,
-                                           count * tokens, None, count * room, pool, self.hidden)
+        self.gains = [g[:, self.depth].contiguous() for g in model.gains]
+        self.list_bytes = 2 * layers * tokens * kv_heads * dim * 2
+        self.row_flops = model.weight_bytes + 4 * layers * tokens * model.heads * dim
 
-    def forward(self, dtype, one_layer, attend, some=slice(None)):
-        model, exact = self.model, dtype is torch.float64
-        h = self.start[some].double() if exact else self.start
-        position, frequency = self.position[some], model.frequency
-        if exact:
-            position, frequency = position.double(), frequency.double()
-        for n, weights in enumerate(model.joined(dtype)):
-            gains = model.gains[n][:, self.depth[some]].to(h.dtype)
-            k, v = (t[some].to(dtype).clone() for t in self.caches[n])
-            h = one_layer(h, weights, gains, k, v, position, frequency, self.sizes, attend)
+    def rows(self, visible):
+        return self.library.rows(self.count, list=torch.arange(self.count) * self.tokens, visible=visible,
+                                 position=self.tokens - 1, depth=self.depth.cpu().int(), entry=self.last)
+
+    def exact(self, h, lists):
+        """The block on rows h of these lists, in float64."""
+        h, model = h.double(), self.model
+        for n, weights in enumerate(model.joined(torch.float64)):
+            k, v = (t[lists].double() for t in self.caches[n])
+            h = layer(h, weights, self.gains[n][:, lists].double(), k, v, self.position[lists].double(),
+                      model.frequency.double(), model.sizes, exact_attention)
         return h
+
+    def by_torch(self, one_layer, lists=slice(None)):
+        """The same in bf16, as a function of h."""
+        weights, model = self.model.joined(torch.bfloat16), self.model
+        gains, position = [g[:, lists] for g in self.gains], self.position[lists]
+        caches = [tuple(t[lists] for t in pair) for pair in self.caches]
+
+        def run(h):
+            for n, w in enumerate(weights):
+                h = one_layer(h, w, gains[n], *caches[n], position, model.frequency, model.sizes, sdpa)
+            return h
+        return run
+
+    def layers_of_torch(self):
+        return {"eager": layer, **({"compiled": torch.compile(layer, dynamic=False)} if self.bench.cuda else {})}
+
+
+class Step:
+    """One pass, of a row of every list."""
+
+    def __init__(self, bench, model, weights, count, tokens, depth):
+        self.lists = lists = Lists(bench, model, count, tokens, depth)
+        self.start = bench.random(count, model.hidden)
+        self.hidden, self.rows = self.start.clone(), lists.rows(tokens)
+        self.some = sorted({0, count - 1})
+        # With LoRA times are compared, and the tests have the results.
+        self.reference = None if model.rank else lists.exact(self.start[self.some], self.some)
+        self.bytes, self.flops = model.weight_bytes + count * lists.list_bytes, count * lists.row_flops
+        self.ours = lambda i: bench.library.call(
+            "fth_block", model.shape, count, self.rows, None, weights, lists.items, lists.items.numel(), None,
+            lists.entries, lists.pool, self.hidden)
 
     def prepare(self):
         self.hidden.copy_(self.start)
@@ -138,22 +163,62 @@ class Step:
         return relative_error((self.hidden if result is None else result)[self.some], self.reference)
 
     def peers(self):
-        if not self.bench.cuda:
-            return {"eager": lambda i: self.forward(torch.bfloat16, layer, sdpa)}
-        weights = self.model.joined(torch.bfloat16)
-        gains = [g[:, self.depth].contiguous() for g in self.model.gains]
-        compiled = torch.compile(layer, dynamic=False)
+        return {name: lambda i, run=self.lists.by_torch(one): run(self.start)
+                for name, one in self.lists.layers_of_torch().items()}
 
-        def by_torch(one_layer):
-            def run(i):
-                h = self.start
-                for n, w in enumerate(weights):
-                    h = one_layer(h, w, gains[n], *self.caches[n], self.position, self.model.frequency, self.sizes,
-                                  sdpa)
-                return h
-            return run
 
-        return {"eager": by_torch(layer), "compiled": by_torch(compiled)}
+class Recursion:
+    """Up to `depths` passes of `count` rows, each with a list per depth, as their routers say."""
+
+    def __init__(self, bench, model, weights, count, tokens):
+        library, depths = bench.library, model.depths
+        self.lists = lists = Lists(bench, model, depths * count, tokens, torch.arange(depths).repeat_interleave(count))
+        self.depths, self.count = depths, count
+        self.start = bench.random(count, model.hidden)
+        self.hidden, self.rows = self.start.clone(), lists.rows(tokens - 1)
+        self.passes = torch.zeros(count, dtype=torch.int32, device=bench.device)
+        shape = f.RecursionShape(depths, 0, 1, 0)
+        gate = f.GateShape(model.hidden, 0, 1, depths, 0, 1, 1, 1, 0, f.IDENTITY, 0)
+        self.routers = bench.random(depths, model.hidden, scale=1 / math.sqrt(model.hidden))
+        packed = library.buffer(library.bytes("fth_gate_bytes", gate))
+        for d in range(depths):
+            library.call("fth_gate_pack", gate, *map(c.c_int32, (d, 0, f.F32)), self.routers[d], packed)
+        self.ours = lambda i: library.call(
+            "fth_recursion", shape, model.shape, gate, count, self.rows, weights, packed, lists.items,
+            lists.items.numel(), None, lists.entries, lists.pool, self.hidden, self.passes)
+        self.reference, taken, clear = self.run([lambda h, d=d: lists.exact(h, self.of(d)) for d in range(depths)])
+        self.clear = clear.nonzero().view(-1)  # rows that rounding does not send another way
+        self.bytes = int(taken.max()) * model.weight_bytes + int(taken.sum()) * lists.list_bytes
+        self.flops = int(taken.sum()) * lists.row_flops
+
+    def of(self, depth):
+        return slice(depth * self.count, (depth + 1) * self.count)
+
+    def run(self, passes):
+        """States, passes taken, and whether no router was near its threshold; the rows that are done are masked."""
+        h = self.start
+        going = torch.ones(self.count, dtype=torch.bool, device=h.device)
+        taken, clear = torch.zeros(self.count, device=h.device), going
+        for d, one in enumerate(passes):
+            if d > 0:
+                z = h.to(self.routers.dtype) @ self.routers[d]
+                clear = clear & (~going | (z.abs() > 0.1))
+                going = going & (z >= 0)
+            h = torch.where(going[:, None], one(h), h)
+            taken = taken + going
+        return h, taken, clear
+
+    def prepare(self):
+        self.hidden.copy_(self.start)
+
+    def check(self, result=None):
+        return relative_error((self.hidden if result is None else result)[self.clear], self.reference[self.clear])
+
+    def peers(self):
+        """A captured graph takes all passes whatever the routers say; rows that are done are masked."""
+        passes = {name: [self.lists.by_torch(one, self.of(d)) for d in range(self.depths)]
+                  for name, one in self.lists.layers_of_torch().items()}
+        return {name: lambda i, each=each: self.run(each)[0] for name, each in passes.items()}
 
 
 def steps(bench, name, model, tokens, counts, bars, warm=False):
@@ -168,6 +233,19 @@ def steps(bench, name, model, tokens, counts, bars, warm=False):
             step = Step(bench, model, weights, count, tokens, depth)
             bench.run(Case("block", case_name, step.bytes, step.flops, **bars.get(count, {})), step.ours, step.peers(),
                       step.check, step.prepare, warm=warm)
+
+
+def recursions(bench, name, model, tokens, counts, bars):
+    weights = None
+    for count in counts:
+        case_name = f"{name}, recursion of {count} rows, {tokens} tokens"
+        if not bench.wants("block", case_name):
+            continue
+        with bench.trying("block", case_name):
+            weights = weights if weights is not None else model.packed(bench.library)
+            r = Recursion(bench, model, weights, count, tokens)
+            bench.run(Case("block", case_name, r.bytes, r.flops, **bars.get(count, {})), r.ours, r.peers(), r.check,
+                      r.prepare)
 
 
 def mixed(bench, name, model, tokens, count):
@@ -189,13 +267,16 @@ def run(bench):
     if bench.smoke:
         small = (2, 64, 96, 4, 2, 16)
         steps(bench, "small", Model(bench, *small), 70, (1, 5), {})
+        recursions(bench, "small", Model(bench, *small), 70, (1, 9), {})
         mixed(bench, "small with LoRA", Model(bench, *small, rank=4), 70, 6)
         return
     shape = (10, 960, 2560, 15, 5, 64)  # what Mixture-of-Recursions shares of its 360M model
     bars = {1: {"floor": 0.60, "compiled": 1.4}, 8: {"floor": 0.60, "compiled": 1.3},
             64: {"floor": 0.70, "compiled": 1.15}, 256: {"floor": 0.65, "compiled": 1.0}}
-    steps(bench, "MoR 360M", Model(bench, *shape), 2048, (1, 8, 64, 256), bars)
-    mixed(bench, "MoR 360M", Model(bench, *shape), 2048, 64)
+    model = Model(bench, *shape)
+    steps(bench, "MoR 360M", model, 2048, (1, 8, 64, 256), bars)
+    recursions(bench, "MoR 360M", model, 2048, (1, 8, 64), bars)
+    mixed(bench, "MoR 360M", model, 2048, 64)
     mixed(bench, "MoR 360M, LoRA of rank 16", Model(bench, *shape, rank=16), 2048, 64)
     steps(bench, "one layer of 25 MB", Model(bench, 1, 1024, 2816, 16, 4, 64), 256, (1, 8),
           {n: {"compiled": 2.5} for n in (1, 8)}, warm=True)

@@ -45,6 +45,7 @@ HeadShape = _struct("HeadShape", (c.c_int32, "hidden_size vocab_size weight_type
 HeadStats = _struct("HeadStats", (c.c_int32, "argmax second"), (c.c_float, "top1 top2 lse entropy"))
 GateShape = _struct("GateShape", (c.c_int32, "hidden_size inner_size outputs depths router function"),
                     (c.c_float, "temperature alpha threshold"), (c.c_int32, "activation bias"))
+RecursionShape = _struct("RecursionShape", (c.c_int32, "depths update going reserved"))
 # A row as a vector of eight 64-bit halves is of no use to torch; as ten of 32 bits it can be filled by columns.
 ROW_COLUMN = {"visible": 4, "start": 5, "position": 6, "depth": 7, "entry": 8, "sequence": 9}
 

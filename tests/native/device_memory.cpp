@@ -137,7 +137,7 @@ int test::with_memory_lent(int (*program)(int, char**), int argc, char** argv) {
   lending = true;
   const uintptr_t first = reinterpret_cast<uintptr_t>(&__data_start) / kPage * kPage;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(&_end) + kPage - 1) / kPage * kPage;
-  pin(reinterpret_cast<void*>(first), last - first, "the program's variables");
+  pin(reinterpret_cast<void*>(first), last - first, "variables of the program");
   void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   need(stack != MAP_FAILED, "the stack");
   pin(stack, kStack, "the stack");
