@@ -11,7 +11,7 @@ struct IntegersBase {
   using F = __m256;
   static constexpr int64_t kLanes = 8;
   static constexpr int kRows = 4, kScaledRows = 2;
-  static constexpr int vectors(int rows) { return rows == 1 ? 4 : 2; }
+  static constexpr int vectors(int rows, bool) { return rows == 1 ? 4 : 2; }
 
   static V load_bytes(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static V set_int(int32_t x) { return _mm256_set1_epi32(x); }

@@ -38,6 +38,19 @@ void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_s
   }
 }
 
+namespace {
+
+// The sums of the lanes of each.
+__m128i sums(__m512i a, __m512i b, __m512i c, __m512i d) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i each = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(each), _mm512_extracti64x4_epi64(each, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+}  // namespace
+
 void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
   constexpr int64_t kVectors = Codes::kSize / 16, kOfGroup = kGroup / 16;
   const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
@@ -47,21 +60,26 @@ void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
       const int64_t count = k - b * Codes::kSize;  // all from Codes::kSize on
       Codes& to = y[row * blocks + b];
       __m512 v[kVectors];
+      __m512i sum[kGroups];
       __m512i most = _mm512_setzero_si512();  // |x| as integers: NaN is above infinity
+#pragma GCC unroll 8
       for (int64_t i = 0; i < kVectors; i++) {
         v[i] = Vector::load(from + i * 16, count - i * 16);
         most = _mm512_max_epi32(most, _mm512_castps_si512(Vector::abs(v[i])));
       }
       const __m512 inverse = _mm512_set1_ps(begin_codes(to, _mm512_reduce_max_epi32(most)));
+#pragma GCC unroll 4
       for (int64_t g = 0; g < kGroups; g++) {
-        __m512i sum = _mm512_setzero_si512();
+        sum[g] = _mm512_setzero_si512();
+#pragma GCC unroll 2
         for (int64_t i = g * kOfGroup; i < (g + 1) * kOfGroup; i++) {
           const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], inverse));
-          sum = _mm512_add_epi32(sum, code);
+          sum[g] = _mm512_add_epi32(sum[g], code);
           _mm_storeu_si128(reinterpret_cast<__m128i*>(to.code + i * 16), _mm512_cvtsepi32_epi8(code));
         }
-        to.minus_sum[g] = int32_t(-uint32_t(_mm512_reduce_add_epi32(sum)));
       }
+      const __m128i minus_sum = _mm_sub_epi32(_mm_setzero_si128(), sums(sum[0], sum[1], sum[2], sum[3]));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to.minus_sum), minus_sum);
     }
 }
 

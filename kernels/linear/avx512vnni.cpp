@@ -11,7 +11,7 @@ struct Integers {
   using Weights = V;
   static constexpr int64_t kLanes = 16;
   static constexpr int kRows = 6, kScaledRows = 6;
-  static constexpr int vectors(int rows) { return rows <= 3 ? 4 : 2; }
+  static constexpr int vectors(int rows, bool scaled) { return scaled && rows > 3 ? 2 : 4; }
 
   static V load_bytes(const char* p) {
     V w = _mm512_loadu_si512(p);

@@ -38,26 +38,31 @@ struct Row {
 };
 
 template <class V>
-[[gnu::noinline]] Row<V> activate(int32_t activation, Row<V> z) {
+[[gnu::noinline]] void activate(int32_t activation, Row<V>& row) {
+  Row<V> z = row;
   switch (activation) {
     case FTH_RELU:
+#pragma GCC unroll 8
       for (auto& v : z.v) v = V::max(V::set(0.f), v);
       break;
     case FTH_GELU:
+#pragma GCC unroll 8
       for (auto& v : z.v) v = gelu<V>(v);
       break;
     case FTH_GELU_TANH:  // (1 + tanh(w)) / 2 = sigmoid(2 w)
+#pragma GCC unroll 8
       for (auto& v : z.v) {
         const typename V::F cubic = V::fma(V::mul(v, v), V::set(0.0713548163f), V::set(1.59576912f));
         v = V::mul(v, sigmoid<V>(V::mul(v, cubic)));
       }
       break;
     case FTH_SILU:
+#pragma GCC unroll 8
       for (auto& v : z.v) v = V::mul(v, sigmoid<V>(v));
       break;
     default: break;
   }
-  return z;
+  row = z;
 }
 
 // Finished chains of some rows over a panel, [rows][kPanel], which `scales` [kPanel], if there are any, multiply.
@@ -70,9 +75,8 @@ struct Chains {
 // are the second half's. kWhole: the panel has all its features. Short where little is asked for: it runs in the shadow
 // of the products before it.
 template <class V, bool kWhole>
-[[gnu::noinline]] void finish(const Args& args, int64_t panel, int64_t place, int64_t count, Chains chains,
+[[gnu::noinline]] void finish(const Args& a, int64_t panel, int64_t place, int64_t count, Chains chains,
                               Chains values) {
-  const Args a = args;
   constexpr int64_t kVectors = Row<V>::kVectors;
   const int64_t first = panel * kPanel, columns = kWhole ? kPanel : a.n - first;
   const auto lanes = [&](int64_t n) { return kWhole ? V::kLanes : columns - n * V::kLanes; };
@@ -98,7 +102,11 @@ template <class V, bool kWhole>
   for (int64_t end = place + count; place < end; place++) {
     const int64_t row = a.rows == nullptr ? place : a.rows[place];
     Row<V> y = preactivation(chains, row, first);
-    if (a.activation != FTH_IDENTITY) y = activate<V>(a.activation, y);
+    if (a.activation != FTH_IDENTITY) {
+      Row<V> active = y;
+      activate<V>(a.activation, active);
+      y = active;
+    }
     if (a.glu) {
       const Row<V> value = preactivation(values, row, a.n + first);
       each([&](int64_t n) { y.v[n] = V::mul(y.v[n], value.v[n]); });
@@ -180,7 +188,8 @@ void panels(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_b
                    [&](int64_t done, int64_t size) {
                      if (half + 1 < halves) return;
                      const auto end = (p + 1) * kPanel <= a.n ? finish<V, true> : finish<V, false>;
-                     end(a, p, first + done, size, {z[0] + done * kPanel, scales[0]}, {z[1] + done * kPanel, scales[1]});
+                     end(a, p, first + done, size, {z[0] + done * kPanel, scales[0]},
+                         {z[1] + done * kPanel, scales[1]});
                    });
       }
     }

@@ -7,11 +7,12 @@
 namespace fth::linear {
 namespace {
 
-constexpr int64_t kCodesBytes = kGroup * kPanel;    // of 8-bit weights, per group
-constexpr int64_t kScaleBytes = kPanel * 2;         // of fp16 scales, in front of a group
+constexpr int64_t kCodesBytes = kGroup * kPanel;  // of 8-bit weights, per group
+constexpr int64_t kScaleBytes = kPanel * 2;       // of fp16 scales, in front of a group
 
 // A vector of stored weights feeds kHalves dot products, each with 4 codes of x. kOffsetBits: stored plus 2^that. With
-// scales a tile has two chains of each feature in registers, its integers' and its groups', and so takes I::kScaledRows.
+// scales a tile has two chains of each feature in registers, its integers' and its groups', which is why I::kScaledRows
+// and I::vectors are what they are.
 struct I8 {
   static constexpr int32_t kType = FTH_I8;
   static constexpr int64_t kGroupBytes = kCodesBytes;
@@ -35,10 +36,11 @@ struct Q4 {
 struct CodesTask {
   const Codes* x[6];
   const char* w;
-  int64_t groups;     // of 32 k; a multiple of kGroups but at the end of a row
-  int64_t fetch, fetch_lines;  // from each group on, what to bring to the L2 cache meanwhile, in lines of 64 bytes
-  const float* from;           // what z is so far, or zeros
-  float* z;                    // [rows][kPanel]
+  int64_t groups;         // of 32 k; a multiple of kGroups but at the end of a row
+  const char* next;       // weights to bring to the L2 cache meanwhile
+  int64_t share, shares;  // the first pass's part in that, if it is not negative, and how many parts there are
+  const float* before;    // z so far, or zeros
+  float* z;               // [rows][kPanel]
 };
 
 alignas(64) constexpr float kZeros[6 * kPanel] = {};
@@ -46,7 +48,8 @@ alignas(64) constexpr float kZeros[6 * kPanel] = {};
 template <class I, class Q>
 struct CodesTile {
   static constexpr int kRows = Q::kScaled && I::kRows > I::kScaledRows ? I::kScaledRows : I::kRows;
-  static constexpr int64_t kVectorBytes = I::kLanes * 4;  // of weights: 4 of each lane
+  static constexpr int64_t kSteps = kGroup / 4 / Q::kHalves;  // of a group, kStepBytes of weights each
+  static constexpr int64_t kVectorBytes = I::kLanes * 4;      // of weights: 4 of each lane
 
   static void run(int rows, const CodesTask& task) {
     switch (rows) {
@@ -58,25 +61,34 @@ struct CodesTile {
       default: return passes<least(6)>(task);
     }
   }
-  static int64_t pass_count(int rows) { return kPanel / I::kLanes / I::vectors(rows); }
+  static int64_t pass_count(int rows) { return kPanel / I::kLanes / I::vectors(rows, Q::kScaled); }
   static constexpr int least(int rows) { return rows < kRows ? rows : kRows; }
 
-  // N vectors of the panel's features per pass.
+  // N vectors of the panel's features per pass. Passes with a share bring the next weights, one, two or all four lines
+  // of every step, so that they come in an even stream: a burst of prefetches holds up the loads behind it.
   template <int R>
   static void passes(const CodesTask& task) {
-    constexpr int N = I::vectors(R);
-    for (int64_t first = 0; first < kPanel; first += N * I::kLanes) tile<R, N>(task, first);
+    constexpr int N = I::vectors(R, Q::kScaled);
+    constexpr bool kFetches = R > 1 && 2 * R > kRows;  // smaller tiles have none before them
+    for (int64_t pass = 0; pass < kPanel / (N * I::kLanes); pass++) {
+      const int64_t first = pass * N * I::kLanes, share = task.share + pass;
+      const int lines = task.shares >= 4 ? 1 : task.shares >= 2 ? 2 : 4;
+      const char* next = task.next + share * lines * 64 * kSteps * task.groups;
+      if (!kFetches || share < 0 || share * lines >= 4) tile<R, N, 0>(task, first, nullptr);
+      else if (lines == 1) tile<R, N, 1>(task, first, next);
+      else if (lines == 2) tile<R, N, 2>(task, first, next);
+      else tile<R, N, 4>(task, first, next);
+    }
   }
 
-  template <int R, int N>
-  [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first) {
+  template <int R, int N, int kLines>
+  [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first, [[maybe_unused]] const char* next) {
     const Codes* x[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++) x[r] = task.x[r];
     const char* w = task.w + first * (Q::kScaled ? 2 : 4);
-    const float* from = task.from + first;
-    float* z = task.z + first;
-    const int64_t lines = task.fetch_lines, fetch = task.fetch + first / (N * I::kLanes) * lines * 64;
+    const float* before = task.before + first;
+    float* const z = task.z + first;
     for (int64_t left = task.groups; left > 0; left -= kGroups) {
       const int64_t groups = left < kGroups ? left : kGroups;
       typename I::V sum[R][N];
@@ -87,10 +99,9 @@ struct CodesTile {
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) t[r][n] = I::zero();
         for (int64_t g = 0; g < groups; g++, w += Q::kGroupBytes) {
-          prefetch(w + fetch, lines);
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) start<N>(sum[r], x[r]->minus_sum[g]);
-          dots<R, N>(sum, x, g * kGroup, 1, w + kScaleBytes + first * 2);
+          dots<R, N, kLines>(sum, x, g * kGroup, 1, w + kScaleBytes + first * 2, next);
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) {
             const typename I::F d = I::scales(w + n * I::kLanes * 2);
@@ -99,13 +110,12 @@ struct CodesTile {
           }
         }
       } else {
-        prefetch(w + fetch, lines);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
           const int32_t* s = x[r]->minus_sum;
           start<N>(sum[r], s[0] + s[1] + s[2] + s[3]);
         }
-        dots<R, N>(sum, x, 0, groups, w);
+        dots<R, N, kLines>(sum, x, 0, groups, w, next);
         w += groups * Q::kGroupBytes;
       }
 #pragma GCC unroll 6
@@ -115,11 +125,11 @@ struct CodesTile {
         for (int n = 0; n < N; n++) {
           const int64_t at = r * kPanel + n * I::kLanes;
           const typename I::F link = Q::kScaled ? t[r][n] : I::to_float(sum[r][n]);
-          I::store(z + at, I::fma(scale, link, I::load(from + at)));
+          I::store(z + at, I::fma(scale, link, I::load(before + at)));
         }
         x[r]++;
       }
-      from = z;
+      before = z;
     }
   }
 
@@ -129,15 +139,13 @@ struct CodesTile {
     for (int n = 0; n < N; n++) sum[n] = offset;
   }
 
-  [[gnu::always_inline]] static void prefetch(const char* p, int64_t lines) {
-    for (; lines > 0; lines--, p += 64) _mm_prefetch(p, _MM_HINT_T1);
-  }
-
-  // Adds the products of some groups.
-  template <int R, int N>
+  // Adds the products of some groups from k on, and fetches kLines lines of `next` per step.
+  template <int R, int N, int kLines>
   [[gnu::always_inline]] static void dots(typename I::V (&sum)[R][N], const Codes* const (&x)[R], int64_t k,
-                                          int64_t groups, const char* w) {
-    for (int64_t s = 0; s < groups * (kGroup / 4 / Q::kHalves); s++, w += kPanel * 4)
+                                          int64_t groups, const char* w, const char*& next) {
+    for (int64_t s = 0; s < groups * kSteps; s++, w += kStepBytes) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
 #pragma GCC unroll 2
       for (int half = 0; half < Q::kHalves; half++, k += 4) {
         typename I::Weights b[N];
@@ -155,6 +163,7 @@ struct CodesTile {
           for (int n = 0; n < N; n++) I::dot(sum[r][n], b[n], codes);
         }
       }
+    }
   }
 };
 
@@ -180,14 +189,13 @@ struct CodesPanel {
           task.x[r] = reinterpret_cast<const Codes*>(x[first + r]) + begin / kGroups;
         task.w = w + begin * Q::kGroupBytes;
         task.groups = end - begin;
-        // Each pass of the tiles behind the first brings some lines of every group of the next block.
-        if (tile > 0) {
-          const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), shares = (tiles - 1) * passes;
-          task.fetch_lines = (Q::kGroupBytes * (Q::kScaled ? 1 : kGroups) / 64 + shares - 1) / shares;
-          task.fetch = (end - begin) * Q::kGroupBytes + (tile - 1) * passes * task.fetch_lines * 64;
-        }
+        // The tiles behind the first bring the next block.
+        const int64_t passes = CodesTile<I, Q>::pass_count(int(size));
+        task.next = w + end * Q::kGroupBytes;
+        task.share = (tile - 1) * passes;
+        task.shares = (tiles - 1) * passes;
         task.z = z + first * kPanel;
-        task.from = begin == 0 ? kZeros : task.z;
+        task.before = begin == 0 ? kZeros : task.z;
         CodesTile<I, Q>::run(int(size), task);
         if (end == groups) done(first, size);
       }

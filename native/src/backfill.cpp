@@ -163,7 +163,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   check.pointer("packed", packed, product.alignment(), any);
   check.array("frequency", frequency, any && turns);
   check.array("entry", entry, any);
-  check.pointer("pool", pool, 4, any && kv->entries > 0);
+  check.pointer("pool", pool, fth::pool_alignment(ctx), any && kv->entries > 0);
   if (!check.ok() || !any) return check.status();
   check.disjoint({{"rows", rows, count * int64_t(sizeof(fth_row))},
                   {"h", h, count * weight.in * 4},
@@ -219,7 +219,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     fth::run_linears(ctx, &linear, 1);
 
     const auto write = [&](int64_t target) {
-      return fth::kv::Args{fth::pool_of(*kv, pool), target % kv->layers,
+      return fth::kv::Args{fth::pool_of(ctx, *kv, pool), target % kv->layers,
                            entry + first * shape->depths + target / kv->layers, shape->depths};
     };
     const auto turning = [&](float* k) {

@@ -547,7 +547,7 @@ fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shap
   const fth::BlockPlan plan(ctx, *shape);
   const size_t words = fth::step_words(*shape, count) + size_t(fth::check_distinct_words(count)) * sizeof(int32_t);
   const size_t kernels = fth::step_scratch(ctx, *shape, plan, count);
-  *bytes = int64_t(fth_context::grown(FTH_ON_DEVICE(ctx) ? kernels : words + kernels));
+  *bytes = int64_t(fth::grown_scratch(FTH_ON_DEVICE(ctx) ? kernels : words + kernels));
   return FTH_OK;
 }
 
@@ -567,7 +567,7 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   check.array("entry_position", entry_position, false);
   check.pointer("weights", weights, fth::BlockPlan::alignment(ctx), any);
   check.array("entries", entries, any && entry_count > 0);
-  check.pointer("pool", pool, 4, any);
+  check.pointer("pool", pool, fth::pool_alignment(ctx), any);
   check.array("hidden", hidden, any);
   check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
              "pool_entries must be a multiple of 64 in 0..%d, got %lld", INT32_MAX, (long long)pool_entries);

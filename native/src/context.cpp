@@ -32,11 +32,9 @@ fth_status fth_context::fail(fth_status status, const char* format, ...) {
   return status;
 }
 
-size_t fth_context::grown(size_t bytes) { return (bytes + bytes / 2 + kHugePage - 1) / kHugePage * kHugePage; }
-
 char* fth_context::reserve(size_t bytes) {
   if (bytes <= scratch_bytes) return scratch;
-  const size_t wanted = grown(bytes);
+  const size_t wanted = fth::grown_scratch(bytes);
   void* fresh = nullptr;
   if (posix_memalign(&fresh, kHugePage, wanted) != 0) {
     fail(FTH_OUT_OF_MEMORY, "scratch of %zu bytes could not be allocated", wanted);
@@ -223,7 +221,8 @@ fth_status fth_context_create(int32_t backend, int32_t workers_or_device, int32_
     bool out_of_memory;
     fth::Device* device = fth::Device::open(workers_or_device, why, sizeof why, &out_of_memory);
     if (device == nullptr)
-      return out_of_memory ? refuse(FTH_OUT_OF_MEMORY, "%s", why) : refuse(FTH_UNSUPPORTED, "%s; use a CPU context", why);
+      return out_of_memory ? refuse(FTH_OUT_OF_MEMORY, "%s", why)
+                           : refuse(FTH_UNSUPPORTED, "%s; use a CPU context", why);
     fth_context* ctx = new_context(1);
     if (ctx == nullptr) {
       device->close();

@@ -47,8 +47,6 @@ struct fth_context {
   char* reserve(size_t bytes);
   // The same where kernels run: on a CPU context it is the scratch above.
   char* reserve_device(size_t bytes);
-  // What reserve allocates for them: half as much again, so that slowly growing steps do not allocate each time.
-  static size_t grown(size_t bytes);
 };
 
 namespace fth {

@@ -77,7 +77,7 @@ char* Device::reserve(size_t bytes) {
   if (bytes <= scratch_bytes_) return scratch_;
   if (gpu::capturing(stream_)) return nullptr;
   // Kernels under way may use the old scratch; releasing it waits for them.
-  const size_t wanted = (bytes + bytes / 2 + 1023) / 1024 * 1024;
+  const size_t wanted = grown_scratch(bytes);
   char* fresh = static_cast<char*>(gpu::allocate(wanted));
   if (fresh == nullptr) return nullptr;
   gpu::synchronize(stream_);

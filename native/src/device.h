@@ -9,6 +9,13 @@
 
 namespace fth {
 
+// What is allocated for scratch of `bytes`: half as much again, so that slowly growing steps do not allocate each time,
+// in whole pages of 2 MiB.
+inline size_t grown_scratch(size_t bytes) {
+  constexpr size_t kPage = size_t(2) << 20;
+  return (bytes + bytes / 2 + kPage - 1) / kPage * kPage;
+}
+
 class Device {
  public:
   // Null with a sentence and, for memory that could not be had, `out_of_memory`.
@@ -28,6 +35,7 @@ class Device {
   // At least `bytes`, 1024-byte aligned; earlier scratch becomes invalid. Null without memory, or if it would have to
   // grow while the stream is being captured. Its contents are undefined.
   char* reserve(size_t bytes);
+  size_t scratch_bytes() const { return scratch_bytes_; }
   // Blocks that count one another use these: zero between calls.
   unsigned* tickets(size_t count);
 

@@ -208,7 +208,7 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
   check.that(gate != nullptr || gate_weights == nullptr, "gate_weights must be null without gate");
   check.array("entries", entries, any && entry_count > 0);
   check.array("entry_position", entry_position, false);
-  check.pointer("pool", pool, 4, any);
+  check.pointer("pool", pool, fth::pool_alignment(ctx), any);
   check.array("hidden", hidden, any);
   check.array("passes", passes, any);
   check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
@@ -224,7 +224,7 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
                   {"entries", entries, entry_count * 4},
                   {"entry_position", entry_position, pool_entries * 4}},
                  {{"hidden", hidden, count * block->hidden_size * 4},
-                  {"pool", pool, fth::pool_bytes(kv)},
+                  {"pool", pool, fth::pool_bytes(ctx, kv)},
                   {"passes", passes, count * 4}});
   if (!check.ok() || !any) return check.status();
 
@@ -240,7 +240,7 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
                            reinterpret_cast<int32_t*>(scratch.host + words.words)))
     return check.status();
   fth::Recursion{ctx, *shape, *block, gate, plan, count, rows, block_weights, gate_weights, entry_count,
-                 entry_position, fth::pool_of(kv, pool), hidden, passes, lists, scratch.host + words.step, at,
+                 entry_position, fth::pool_of(ctx, kv, pool), hidden, passes, lists, scratch.host + words.step, at,
                  scratch.kernels}
       .run();
   return FTH_OK;

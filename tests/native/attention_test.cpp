@@ -520,7 +520,7 @@ TEST(lists_keep_to_their_arguments) {
           const auto rows = a.input<fth_row>("rows", count);
           const auto q = a.input<float>("q", count * heads * head_dim);
           const auto entries = a.input<int32_t>("entries", entry_count);
-          const auto pool = a.packed("pool", bytes, test::kCuda ? 16 : 4);
+          const auto pool = a.packed("pool", bytes, test::kStored);
           const auto position = a.optional<int32_t>("entry_position", pool_shape.entries);
           const auto bias = a.input<float>("bias", (dense ? count : 1) * heads * width);
           const auto out = a.output<float>("out", count * heads * head_dim);

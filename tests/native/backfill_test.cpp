@@ -262,7 +262,7 @@ TEST(keeps_to_its_arguments) {
         const auto bv = pack.packed("bv", row * element, element, false);
         const auto gain = pack.optional<float>("gain", norm < 0 ? 0 : hidden);
         const auto norm_bias = pack.optional<float>("norm_bias", norm < 0 ? 0 : hidden);
-        const auto target = pack.packed_output("packed", packed_bytes, 4);
+        const auto target = pack.packed_output("packed", packed_bytes, test::kStored);
         pack.random.fill(gain, gain.size());
         pack.random.fill(norm_bias, norm_bias.size());
         pack.call = [&](fth_context* ctx) {
@@ -275,10 +275,10 @@ TEST(keeps_to_its_arguments) {
         const auto kv = run.shape(pool_shape, "kv");
         const auto rows = run.input<fth_row>("rows", count);
         const auto h = run.input<float>("h", count * hidden);
-        const auto packed = run.packed("packed", packed_bytes, 4);
+        const auto packed = run.packed("packed", packed_bytes, test::kStored);
         const auto frequency = run.input<float>("frequency", 8);
         const auto entry = run.input<int32_t>("entry", count * 2);
-        const auto pool = run.packed_output("pool", pool_bytes, 4);
+        const auto pool = run.packed_output("pool", pool_bytes, test::kStored);
         run.random.fill(h, h.size());
         run.random.fill(frequency, 8);
         for (int32_t i = 0; i < count; i++) {

@@ -408,7 +408,7 @@ TEST(packing_stays_inside_its_buffers) {
       const int64_t element = type == FTH_F32 ? 4 : 2;
       const auto shape = a.shape(s);
       const auto source = a.packed("source", sizes[part] * element, element);
-      const auto packed = a.packed_output("packed", Weights::bytes(a.ctx, s), test::kCuda ? 16 : 4);
+      const auto packed = a.packed_output("packed", Weights::bytes(a.ctx, s), test::kStored);
       a.call = [&](fth_context* ctx) { return fth_gate_pack(ctx, shape, 1, part, type, source, packed); };
       a.guards();
       a.refusals();

@@ -155,7 +155,7 @@ TEST(keeps_to_its_arguments) {
       const auto rows = write.input<fth_row>("rows", count);
       const auto k = write.input<float>("k", count * row);
       const auto v = write.input<float>("v", count * row);
-      const auto pool = write.packed_output("pool", pool_bytes, test::kCuda ? 16 : 4);
+      const auto pool = write.packed_output("pool", pool_bytes, test::kStored);
       for (int32_t i = 0; i < count; i++) {
         rows[i] = test::row();
         rows[i].entry = i == 2 ? -1 : 63 - 9 * i;
@@ -167,7 +167,7 @@ TEST(keeps_to_its_arguments) {
 
       const auto read_shape = read.shape(kv);
       const auto entry = read.input<int32_t>("entry", count);
-      const auto source = read.packed("pool", pool_bytes, test::kCuda ? 16 : 4);
+      const auto source = read.packed("pool", pool_bytes, test::kStored);
       const auto k_out = read.output<float>("k", count * row);
       const auto v_out = read.output<float>("v", count * row);
       for (int32_t i = 0; i < count; i++) entry[i] = i == 2 ? 0 : 63 - 9 * i;

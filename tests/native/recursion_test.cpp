@@ -265,11 +265,11 @@ TEST(keeps_to_its_arguments) {
   const auto block = a.shape(c.block, "block");
   const auto gate = a.shape(c.gate, "gate");
   const auto rows = a.input<fth_row>("rows", 3 * count);
-  const auto block_weights = a.packed("block_weights", int64_t(c.block_weights.size()), 4);
-  const auto gate_weights = a.packed("gate_weights", int64_t(c.gate_weights.size()), 4);
+  const auto block_weights = a.packed("block_weights", int64_t(c.block_weights.size()), test::kStored);
+  const auto gate_weights = a.packed("gate_weights", int64_t(c.gate_weights.size()), test::kStored);
   const auto entries = a.input<int32_t>("entries", entry_count);
   const auto position = a.optional<int32_t>("entry_position", pool_entries);
-  const auto pool = a.packed_output("pool", c.pool_bytes, 4);
+  const auto pool = a.packed_output("pool", c.pool_bytes, test::kStored);
   const auto hidden = a.output<float>("hidden", count * kHidden);
   const auto passes = a.output<int32_t>("passes", count);
   for (int64_t i = 0; i < rows.size(); i++) rows[i] = c.rows[size_t(i)];

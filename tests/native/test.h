@@ -104,6 +104,7 @@ inline int32_t last_isa() { return 0; }
 constexpr bool kCuda = false;
 inline int32_t last_isa() { return fth_isa_best(); }
 #endif
+constexpr int32_t kStored = kCuda ? 16 : 4;  // alignment of fp32 weights and of pools
 
 class Context {
  public:
