@@ -117,9 +117,9 @@ class Decode:
         return lambda i: compiled(self.tq, *kv[i], block_mask=mask, enable_gqa=True)
 
 
-def decode(bench, sizes):
+def decode(bench, sizes, remark=""):
     for sequences, tokens, heads, kv_heads, dim, targets in sizes:
-        name = f"decode, {sequences} of {tokens}, {heads}/{kv_heads} heads of {dim}"
+        name = f"decode, {sequences} of {tokens}, {heads}/{kv_heads} heads of {dim}{remark}"
         if not bench.wants("attention", name):
             continue
         with bench.trying("attention", name):
@@ -194,6 +194,9 @@ def run(bench):
     decode(bench, [(64, 4096, 15, 5, 64, {"floor": 0.85, **plain}), (32, 4096, 32, 8, 128, {"floor": 0.85, **plain}),
                    (64, 4096, 8, 1, 256, {"floor": 0.85, **plain}), (256, 2048, 32, 8, 128, {"floor": 0.85, **plain}),
                    (8, 4096, 32, 8, 128, {"floor": 0.65, "best": 1.1}), (1, 4096, 32, 8, 128, {})])
+    bench.library.pinned = True
+    decode(bench, [(32, 4096, 32, 8, 128, {})], ", rows and lists in pinned memory")
+    bench.library.pinned = False
     masks(bench, 32, 8192, 32, 8, 128)
     prefill(bench, [(8192, 32, 8, 128, {"best": 0.75}), (8192, 15, 5, 64, {"best": 0.7}),
                     (8192, 8, 1, 256, {"best": 0.7})])

@@ -65,7 +65,7 @@ class Fathom:
             raise SystemExit(f"Fathom made no context: {message.value.decode()}")
         self.info = Info()
         self.call("fth_context_info", self.info)
-        self._managed = None
+        self._managed, self.pinned = None, False
 
     def call(self, name, *arguments):
         """Tensors and structures become addresses, integers 64-bit numbers unless they are wrapped."""
@@ -85,9 +85,12 @@ class Fathom:
 
     def host(self, tensor):
         """A copy of integers or rows where both the host and kernels read it, also while a graph is captured. Managed
-        memory: after its first replay it lies on the device, where staging would have put it."""
+        memory: after its first replay it lies on the device, where staging would have put it; pinned memory, which is what
+        callers have, stays with the host and is read over the bus."""
         if self.device != "cuda":
             return tensor.clone()
+        if self.pinned:
+            return tensor.pin_memory()
         if self._managed is None:
             self._managed = c.CDLL(f"libcudart.so.{torch.version.cuda.split('.')[0]}").cudaMallocManaged
         memory, size = c.c_void_p(), max(tensor.numel() * tensor.element_size(), 1)

@@ -51,6 +51,7 @@ def main():
         with open(options.json) as file:
             lines = json.load(file)["lines"]
     bench = Bench(device, library, ceilings, options.only, options.smoke, options.json, about, lines)
+    torch._dynamo.config.recompile_limit = 64  # one function, many shapes
     with torch.inference_mode():
         bench.measure_ceilings()
         if options.ceilings:
