@@ -2,7 +2,9 @@
 # Everything that needs a CUDA device, in one run of less than nine minutes: its limits, the native tests, the table
 # against torch, compute-sanitizer. Takes what pack.sh left in build/gpu, or builds it; needs a python3 with torch.
 #
-#   bench/gpu/run.sh [--part library|ceilings|tests|attention|linear|block|head|backfill|small|sanitizer]...
+#   bench/gpu/run.sh [--part library|ceilings|tests|attention|linear|block|head|backfill|small|sanitizer|profile]...
+#
+# profile, which runs only if it is named, puts what Nsight Compute says of three kernels beside the results.
 #
 # OUT: where DATE-DEVICE.json, .md and .log go (default bench/results). Every part has a time limit of its own, and what
 # was measured is on disk when it ends.
@@ -19,7 +21,7 @@ fail() {
 }
 while [ $# -gt 0 ]; do
   [ "$1" = --part ] && [ $# -gt 1 ] || fail "usage: run.sh [--part NAME]..., of ${all[*]}"
-  [[ " ${all[*]} " = *" $2 "* ]] || fail "--part must be one of ${all[*]}, got $2"
+  [[ " ${all[*]} profile " = *" $2 "* ]] || fail "--part must be one of ${all[*]}, got $2"
   parts+=("$2")
   shift 2
 done
@@ -119,6 +121,19 @@ part_block() { compare block 130; }
 part_head() { compare head 40; }
 part_backfill() { compare backfill 40; }
 part_small() { compare small 60; }
+
+# profile_kernel KERNEL PART CASE
+profile_kernel() {
+  limited 60 ncu --clock-control none --set full -k "regex:$1" -c 2 "$python" -W ignore "$here/peers.py" \
+    --library "$have/libfathom.so" --part "$2" --only "$3" --ceilings "$work/ceilings.json" >"$name-ncu-$2.txt" 2>&1
+  grep -E 'Duration|DRAM Throughput|L2 Cache Throughput|Registers Per|Theoretical Occ|Achieved Occ' "$name-ncu-$2.txt"
+}
+part_profile() {
+  command -v ncu >/dev/null || { echo "the profile is left out: ncu is not installed"; return; }
+  profile_kernel attend attention "decode, 32 of 4096, 32/8 heads of 128"
+  profile_kernel linear_strip linear "4096 to 14336, bf16, 8 rows"
+  profile_kernel statistics head "960 to 49152"
+}
 
 find_library || fail "there is no library that works here"
 for part in "${parts[@]}"; do
