@@ -96,9 +96,12 @@ __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4) linea
   const unsigned row_tile = blockIdx.x % p.row_tiles, rest = blockIdx.x / p.row_tiles;
   const int part = int(rest % unsigned(p.parts));
   const int64_t strip = rest / unsigned(p.parts);
+  const int64_t first = p.first + int64_t(row_tile) * N;
+  const int64_t count = p.a.live == nullptr || *p.a.live > p.a.count ? p.a.count : *p.a.live;
+  if (first >= count) return;
   for (int i = int(threadIdx.x); i < N; i += kThreads) {
-    const int64_t place = p.first + int64_t(row_tile) * N + i;
-    const int row = place >= p.a.count ? -1 : p.a.rows == nullptr ? int(place) : p.a.rows[place];
+    const int64_t place = first + i;
+    const int row = place >= count ? -1 : p.a.rows == nullptr ? int(place) : p.a.rows[place];
     tile.row[i] = row;
     tile.depth[i] = row < 0 || p.d.weight == nullptr ? -1 : p.d.rows[row].depth;
   }

@@ -65,6 +65,7 @@ struct Args {
   int64_t x_bytes;      // from row to row of x; all other strides are in elements
   const int32_t* rows;  // the rows to work on, of x and of everything below; null: 0, 1, 2, ...
   int64_t count;        // how many
+  const int32_t* live;  // on a device, which may know of fewer: those at places before *live. Null: all
   const float* bias;    // [n], glu: [2][n]; or null
   const float* addend;  // rows of [n], glu: [2][n]; or null
   int64_t addend_stride;

@@ -277,6 +277,7 @@ class Step {
     c.product.x_bytes = x_bytes(part.shape.in, s_.weight_type);
     c.lora_x = input_.lora_x;
     c.product.count = count_;
+    c.product.live = step_.live;
     c.product.bias = vector(part.bias);
     if (part.lora >= 0) {
       c.lora = layer_ + part.lora;
@@ -377,7 +378,7 @@ fth_status step_rows(fth_context* ctx, const fth_block_shape& s, int64_t count, 
   int64_t writer_count = 0;
   for (int64_t i = 0; i < count; i++)
     if (rows[i].entry >= 0) writers[writer_count++] = int32_t(i);
-  *out = {count, rows, cross_rows, entries, writers, writer_count, {}, {}};
+  *out = {count, rows, cross_rows, entries, writers, writer_count, {}, {}, nullptr};
   if (FTH_ON_DEVICE(ctx)) {
     // A captured step takes its rows anew at every replay: who writes is not known, so K and V are computed of all.
     if (writer_count > 0 && gpu::capturing(ctx->device->stream())) {

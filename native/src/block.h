@@ -45,6 +45,7 @@ struct StepRows {
   const int32_t* writers;  // rows that store K and V
   int64_t writer_count;
   DepthGroups all, writing;  // with LoRA
+  const int32_t* live;       // on a device, or null: rows from *live on see nothing and write nothing
 };
 // Finds the writers and the groups in checked arrays of the host, in `host` of step_words bytes, and stages what
 // kernels read of them.

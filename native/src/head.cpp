@@ -51,7 +51,7 @@ struct Sweep {
     });
   }
 
-  // Columns of the vocabulary whose logits stay in a device's second-level cache between the product and the statistics.
+  // Columns of the vocabulary whose logits stay in a device's second-level cache between product and statistics.
   static int64_t piece_columns(int64_t count, int64_t vocab_size) {
     constexpr int64_t kFloats = 4 << 20;
     return least(kFloats / count / kChunk * kChunk, fth::round_up(vocab_size, kChunk));
@@ -177,7 +177,8 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   const int64_t chunks = ceil_div(weight.out, kChunk);
   // A whole pass reads W and takes a twelfth of that time for each row, as measured; a chosen logit reads its panel.
   const bool on_device = FTH_ON_DEVICE(ctx);
-  const bool few = !on_device && only_chosen && 12 * count * shape->chosen < (12 + count) * ceil_div(weight.out, kPanel);
+  const bool few =
+      !on_device && only_chosen && 12 * count * shape->chosen < (12 + count) * ceil_div(weight.out, kPanel);
   fth::Layout layout;
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
   const int64_t step = Sweep::piece_columns(slab, weight.out);

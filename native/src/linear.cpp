@@ -93,6 +93,7 @@ void enqueue_linears(fth_context* ctx, LinearCall* calls, int count) {
       inner.n = lora.rank;
       inner.rows = call.product.rows;
       inner.count = call.product.count;
+      inner.live = call.product.live;
       if (lora.type == FTH_BF16) inner.y_bf16 = static_cast<uint16_t*>(call.lora_inner);
       else inner.y = static_cast<float*>(call.lora_inner);
       inner.y_stride = lora.rank;

@@ -4,6 +4,7 @@
 #include "block.h"
 #include "compact/compact.h"
 #include "gate.h"
+#include "recursion/recursion.h"
 
 namespace fth {
 namespace {
@@ -39,12 +40,13 @@ bool follows(const fth_row& row, const fth_row& before) {
 
 // What the host works on: the lists with room taken for every row that may come, and every row as it is if all come.
 struct Words {
-  size_t lists, rows, words, step;
+  size_t lists, rows, words, writes, step;
 
   Words(Layout& layout, const fth_block_shape& block, int32_t depths, int64_t count, int64_t entry_count)
       : lists(layout.add<int32_t>(entry_count)),
         rows(layout.add<fth_row>(depths * count)),
         words(layout.add<int32_t>(check_distinct_words(depths * count))),
+        writes(layout.add<bool>(depths)),
         step(layout.add<char>(int64_t(step_words(block, count)))) {}
 };
 
@@ -78,12 +80,14 @@ bool expect_all(Check& check, int32_t depths, int64_t count, const fth_row* rows
 
 // Temporaries of kernels.
 struct Temporaries {
-  size_t alive, rows, x, gate, choice, gate_scratch, step;
+  size_t alive, live, rows, lists, x, gate, choice, gate_scratch, step;
 
   Temporaries(Layout& layout, const fth_context* ctx, const fth_block_shape& block, const fth_gate_shape* gates,
-              const BlockPlan& plan, int64_t count)
+              const BlockPlan& plan, int64_t count, int64_t entry_count)
       : alive(layout.add<int32_t>(count)),
+        live(layout.add<int32_t>(1)),
         rows(layout.add<fth_row>(count)),
+        lists(layout.add<int32_t>(FTH_ON_DEVICE(ctx) ? entry_count : 0)),
         x(layout.add<float>(count * block.hidden_size)),
         gate(layout.add<float>(count)),
         choice(layout.add<int32_t>(count)),
@@ -91,7 +95,8 @@ struct Temporaries {
         step(layout.add<char>(int64_t(step_scratch(ctx, block, plan, count)))) {}
 };
 
-// One call of fth_recursion on the CPU whose arguments are checked.
+// One call of fth_recursion whose arguments are checked. On the CPU the host decides after every pass who goes on; on a
+// device all passes are enqueued for all rows, and kernels leave out those that stopped.
 struct Recursion {
   fth_context* ctx;
   const fth_recursion_shape& shape;
@@ -99,31 +104,75 @@ struct Recursion {
   const fth_gate_shape* gates;
   const BlockPlan& plan;
   int64_t count;
-  const fth_row* rows;
+  const fth_row* rows;  // as kernels read them
   const void *block_weights, *gate_weights;
   int64_t entry_count;
   const int32_t* entry_position;
   kv::Pool pool;
   float* hidden;
   int32_t* passes;
-  int32_t* lists;
-  char* step_host;
+  int32_t* lists;   // as kernels read them
+  char* step_host;  // CPU
   const Temporaries& at;
   char* scratch;
 
   template <class T>
   T* temporary(size_t offset) const { return reinterpret_cast<T*>(scratch + offset); }
 
+  bool asks(int32_t d) const { return gates != nullptr && (d > 0 || shape.update == FTH_UPDATE_ADD_GATED); }
+  bool weighted() const { return shape.update == FTH_UPDATE_ADD_GATED; }
+
+  // Router d about the first n rows of x.
+  void route(int32_t d, int64_t n) const {
+    fth_gate_shape one = *gates;
+    one.depths = 1;
+    const int64_t offset = gates->depths == 1 ? 0 : d * Router(ctx, *gates).stride();
+    run_gate(ctx, one, n, nullptr, temporary<float>(at.x), static_cast<const char*>(gate_weights) + offset, nullptr,
+             {nullptr, nullptr, temporary<float>(at.gate), temporary<int32_t>(at.choice)}, scratch + at.gate_scratch);
+  }
+
+  // `writes` [depths]: whether any row of a pass has an entry.
+  void enqueue(const bool* writes) const {
+    const gpu::Stream stream = ctx->device->stream();
+    recursion::States states{temporary<int32_t>(at.alive), temporary<int32_t>(at.live), count, block.hidden_size,
+                             hidden, temporary<float>(at.x), weighted() ? temporary<float>(at.gate) : nullptr};
+    recursion::Select select{};
+    select.going = shape.going;
+    select.count = count;
+    select.alive = temporary<int32_t>(at.alive);
+    select.live = temporary<int32_t>(at.live);
+    select.lists = lists;
+    select.step = temporary<fth_row>(at.rows);
+    select.passes = passes;
+    for (int32_t d = 0; d < shape.depths; d++) {
+      select.rows = rows + d * count;
+      select.depth = d;
+      if (d == 0) recursion::cuda::select(select, stream);
+      if (asks(d)) {
+        recursion::cuda::gather(states, stream);
+        route(d, count);
+        select.choice = temporary<int32_t>(at.choice);
+        select.gate = weighted() ? temporary<float>(at.gate) : nullptr;
+      }
+      if (d > 0) recursion::cuda::select(select, stream);
+      recursion::cuda::gather(states, stream);
+      StepRows step{count, select.step, nullptr, lists, nullptr, writes[d] ? count : 0, {}, {}, select.live};
+      step.all.rows = step.writing.rows = select.step;
+      run_step(ctx, block, plan, step, block_weights, pool, entry_position, states.x, scratch + at.step);
+      if (shape.update == FTH_UPDATE_REPLACE) recursion::cuda::replace(states, stream);
+      else recursion::cuda::add(states, stream);
+    }
+  }
+
   void run() const {
     int32_t* alive = temporary<int32_t>(at.alive);
-    float *x = temporary<float>(at.x), *gate = temporary<float>(at.gate);
     int64_t n = count;
     for (int64_t i = 0; i < count; i++) {
       alive[i] = int32_t(i);
       passes[i] = 0;
     }
     for (int32_t d = 0; d < shape.depths; d++) {
-      if (gates != nullptr && (d > 0 || shape.update == FTH_UPDATE_ADD_GATED)) n = decide(d, n);
+      if (asks(d)) n = decide(d, n);
       if (n == 0) return;
       fth_row* step = temporary<fth_row>(at.rows);
       for (int64_t i = 0, rank = 0; i < n; i++) {
@@ -136,8 +185,9 @@ struct Recursion {
       gather(n);
       StepRows step_rows;
       fth::step_rows(ctx, block, n, step, nullptr, lists, entry_count, step_host, &step_rows);
-      run_step(ctx, block, plan, step_rows, block_weights, pool, entry_position, x, scratch + at.step);
-      update(n, gate);
+      run_step(ctx, block, plan, step_rows, block_weights, pool, entry_position, temporary<float>(at.x),
+               scratch + at.step);
+      update(n);
     }
   }
 
@@ -145,11 +195,8 @@ struct Recursion {
   int64_t decide(int32_t d, int64_t n) const {
     int32_t *alive = temporary<int32_t>(at.alive), *choice = temporary<int32_t>(at.choice);
     float* gate = temporary<float>(at.gate);
-    fth_row* asked = temporary<fth_row>(at.rows);
-    for (int64_t i = 0; i < n; i++) asked[i].depth = d;
     gather(n);
-    run_gate(ctx, *gates, n, gates->depths == 1 ? nullptr : asked, temporary<float>(at.x), gate_weights, nullptr,
-             {nullptr, nullptr, gate, choice}, scratch + at.gate_scratch);
+    route(d, n);
     if (d == 0) return n;
     int64_t going = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -170,7 +217,7 @@ struct Recursion {
     });
   }
 
-  void update(int64_t n, const float* gate) const {
+  void update(int64_t n) const {
     const int64_t width = block.hidden_size;
     const int32_t* alive = temporary<int32_t>(at.alive);
     const float* x = temporary<float>(at.x);
@@ -180,7 +227,7 @@ struct Recursion {
       });
       return;
     }
-    const compact::Args args{alive, shape.update == FTH_UPDATE_ADD ? nullptr : gate, x, hidden, width};
+    const compact::Args args{alive, weighted() ? temporary<float>(at.gate) : nullptr, x, hidden, width};
     const auto kernel = for_isa(ctx, compact::scalar::scatter_add, compact::avx2::scatter_add,
                                 compact::avx512::scatter_add);
     parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
@@ -195,7 +242,7 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
                                     const void* block_weights, const void* gate_weights, const int32_t* entries,
                                     int64_t entry_count, const int32_t* entry_position, int64_t pool_entries,
                                     void* pool, float* hidden, int32_t* passes) {
-  FTH_ENTER_CPU(ctx);
+  FTH_ENTER(ctx);
   fth::Check check(ctx);
   if (!fth::check_shape(check, shape, block, gate)) return check.status();
   check.range("count", count, 0, fth::kMostRows / shape->depths);
@@ -226,11 +273,14 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
                  {{"hidden", hidden, count * block->hidden_size * 4},
                   {"pool", pool, fth::pool_bytes(ctx, kv)},
                   {"passes", passes, count * 4}});
+  check.on_host({{"rows", rows}, {"entries", entries}});
+  check.on_device({{"block_weights", block_weights}, {"gate_weights", gate_weights}, {"entry_position", entry_position},
+                   {"pool", pool}, {"hidden", hidden}, {"passes", passes}});
   if (!check.ok() || !any) return check.status();
 
   fth::Layout host, kernels;
   const fth::Words words(host, *block, shape->depths, count, entry_count);
-  const fth::Temporaries at(kernels, ctx, *block, gate, plan, count);
+  const fth::Temporaries at(kernels, ctx, *block, gate, plan, count, entry_count);
   fth::Scratch scratch;
   if (!fth::reserve(ctx, host, kernels, &scratch)) return FTH_OUT_OF_MEMORY;
   int32_t* lists = reinterpret_cast<int32_t*>(scratch.host + words.lists);
@@ -239,9 +289,25 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
       !fth::check_distinct(check, fth::entries_of(rows, all_rows),
                            reinterpret_cast<int32_t*>(scratch.host + words.words)))
     return check.status();
-  fth::Recursion{ctx, *shape, *block, gate, plan, count, rows, block_weights, gate_weights, entry_count,
-                 entry_position, fth::pool_of(ctx, kv, pool), hidden, passes, lists, scratch.host + words.step, at,
-                 scratch.kernels}
-      .run();
-  return FTH_OK;
+  fth::Recursion recursion{ctx, *shape, *block, gate, plan, count, rows, block_weights, gate_weights, entry_count,
+                           entry_position, fth::pool_of(ctx, kv, pool), hidden, passes, lists,
+                           scratch.host + words.step, at, scratch.kernels};
+  if (!FTH_ON_DEVICE(ctx)) {
+    recursion.run();
+    return FTH_OK;
+  }
+  bool* writes = reinterpret_cast<bool*>(scratch.host + words.writes);
+  for (int32_t d = 0; d < shape->depths; d++) {
+    writes[d] = false;
+    for (int64_t i = 0; i < count; i++) writes[d] = writes[d] || rows[d * count + i].entry >= 0;
+  }
+  // The device appends to a copy; while it is being captured, to one of the lists as they are at each replay.
+  const int32_t* items = fth::gpu::capturing(ctx->device->stream()) ? entries : lists;
+  const fth_status status =
+      fth::stage(ctx, {fth::staged("rows", recursion.rows, all_rows), fth::staged("entries", items, entry_count)});
+  if (status != FTH_OK) return status;
+  recursion.lists = reinterpret_cast<int32_t*>(scratch.kernels + at.lists);
+  fth::gpu::copy(recursion.lists, items, size_t(entry_count) * sizeof *items, ctx->device->stream());
+  recursion.enqueue(writes);
+  return fth::finish(ctx);
 }
