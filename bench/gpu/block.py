@@ -275,8 +275,8 @@ def run(bench):
             64: {"floor": 0.70, "compiled": 1.15}, 256: {"floor": 0.65, "compiled": 1.0}}
     model = Model(bench, *shape)
     steps(bench, "MoR 360M", model, 2048, (1, 8, 64, 256), bars)
-    recursions(bench, "MoR 360M", model, 2048, (1, 8, 64), bars)
     mixed(bench, "MoR 360M", model, 2048, 64)
+    recursions(bench, "MoR 360M", model, 2048, (1, 8, 64), {n: {"floor": bar["floor"]} for n, bar in bars.items()})
     mixed(bench, "MoR 360M, LoRA of rank 16", Model(bench, *shape, rank=16), 2048, 64)
     steps(bench, "one layer of 25 MB", Model(bench, 1, 1024, 2816, 16, 4, 64), 256, (1, 8),
           {n: {"compiled": 2.5} for n in (1, 8)}, warm=True)

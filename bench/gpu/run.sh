@@ -115,10 +115,10 @@ compare() {
     return $status
   done
 }
-part_attention() { compare attention 110; }
+part_attention() { compare attention 130; }
 part_linear() { compare linear 80; }
-part_block() { compare block 130; }
-part_head() { compare head 40; }
+part_block() { compare block 150; }
+part_head() { compare head 55; }
 part_backfill() { compare backfill 40; }
 part_small() { compare small 60; }
 
