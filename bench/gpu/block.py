@@ -186,10 +186,11 @@ class Recursion:
         self.ours = lambda i: library.call(
             "fth_recursion", shape, model.shape, gate, count, self.rows, weights, packed, lists.items,
             lists.items.numel(), None, lists.entries, lists.pool, self.hidden, self.passes)
-        self.reference, taken, clear = self.run([lambda h, d=d: lists.exact(h, self.of(d)) for d in range(depths)])
+        self.reference, self.taken, clear = self.run([lambda h, d=d: lists.exact(h, self.of(d)) for d in range(depths)])
         self.clear = clear.nonzero().view(-1)  # rows that rounding does not send another way
-        self.bytes = int(taken.max()) * model.weight_bytes + int(taken.sum()) * lists.list_bytes
-        self.flops = int(taken.sum()) * lists.row_flops
+        passes = int(self.taken.sum())
+        self.bytes = int(self.taken.max()) * model.weight_bytes + passes * lists.list_bytes
+        self.flops = passes * lists.row_flops
 
     def of(self, depth):
         return slice(depth * self.count, (depth + 1) * self.count)
@@ -210,8 +211,11 @@ class Recursion:
 
     def prepare(self):
         self.hidden.copy_(self.start)
+        self.passes.fill_(-1)
 
     def check(self, result=None):
+        if result is None and not torch.equal(self.passes[self.clear].float(), self.taken[self.clear]):
+            return math.inf
         return relative_error((self.hidden if result is None else result)[self.clear], self.reference[self.clear])
 
     def peers(self):

@@ -6,6 +6,7 @@
 namespace test {
 
 #ifdef FATHOM_TEST_CUDA_DEVICE
+constexpr bool kLent = true;
 // Whole pages that the process may write; until take_back() they must stay mapped.
 void lend(void* pages, size_t bytes);
 void take_back(void* pages);
@@ -13,6 +14,7 @@ void take_back(void* pages);
 constexpr int kSkipped = 77;
 int with_memory_lent(int (*program)(int, char**), int argc, char** argv);
 #else
+constexpr bool kLent = false;
 inline void lend(void*, size_t) {}
 inline void take_back(void*) {}
 inline int with_memory_lent(int (*program)(int, char**), int argc, char** argv) { return program(argc, argv); }
