@@ -106,6 +106,8 @@ namespace avx512 { Whole whole; Piece piece; Merge merge; Finish finish; }
 namespace avx512bf16 { Whole whole; Piece piece; }  // bf16, int8 K,V with AVX512-BF16 dot products
 namespace cuda {  // all pointers on the device
 size_t scratch_bytes(const Args&, int64_t count, int32_t multiprocessors);
+// Writes what run reads in `scratch`: who reads what, for all layers whose rows have these lists.
+void plan(const Args&, int64_t count, int32_t multiprocessors, char* scratch, void* stream);
 void run(const Args&, int64_t count, int32_t multiprocessors, char* scratch, void* stream);
 }
 

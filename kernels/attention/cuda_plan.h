@@ -21,9 +21,10 @@ struct alignas(16) Item {
 struct PlanArgs {
   const fth_row* rows;
   int32_t count, tile_rows, states;  // states: room for them
+  int32_t wide_rows;                 // a multiple of tile_rows, or 0: no wide items
   bool masked;
-  Item* items;
-  int32_t* item_count;
+  Item *items, *wide_items;
+  int32_t* item_count;  // [2]: of both
   unsigned* tickets;  // [states, all_parts]: made zero
   int64_t all_parts;
 };
@@ -55,12 +56,23 @@ __global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant
   const auto same_list = [&](int i, int j) {
     return p.masked ? p.rows[i].sequence == p.rows[j].sequence : p.rows[i].list == p.rows[j].list;
   };
-  int items = 0, states = 0;
+  int items = 0, wide_items = 0, states = 0;
   for (int first = 0; first < p.count; first += kPlanThreads) {
     const int row = first + int(threadIdx.x);
     Item tile{row, 0, 0, 0, INT32_MAX, 0, -1, 0};
-    if (row < p.count && (row % p.tile_rows == 0 || !same_list(row, row - 1))) {
-      const int next = row / p.tile_rows * p.tile_rows + p.tile_rows;
+    bool wide = false, leads = row < p.count && (row % p.tile_rows == 0 || !same_list(row, row - 1));
+    int next = row / p.tile_rows * p.tile_rows + p.tile_rows;
+    if (p.wide_rows > 0 && row < p.count) {
+      int begin = row, end = row + 1;  // the run of rows of one list, within a multiple of wide_rows
+      while (begin % p.wide_rows != 0 && same_list(begin, begin - 1)) begin--;
+      while (end % p.wide_rows != 0 && end < p.count && same_list(end, row)) end++;
+      wide = end - begin > p.tile_rows;
+      if (wide) {
+        leads = row == begin;
+        next = end;
+      }
+    }
+    if (leads) {
       for (int i = row; i < min(next, p.count) && same_list(i, row); i++) {
         tile.rows++;
         if (p.rows[i].start >= p.rows[i].visible) continue;
@@ -73,12 +85,12 @@ __global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant
       }
     }
     int all;
-    const int state = states + sum_before(tile.pieces > 1 ? tile.pieces : 0, &all);
+    const int state = states + sum_before(!wide && tile.pieces > 1 ? tile.pieces : 0, &all);
     states += min(all, INT32_MAX / 2 - states);
-    const bool split = tile.pieces > 1 && state + tile.pieces <= p.states;
-    int at = items + sum_before(tile.rows == 0 ? 0 : split ? tile.pieces : 1, &all);
+    const bool split = !wide && tile.pieces > 1 && state + tile.pieces <= p.states;
+    int at = items + sum_before(tile.rows == 0 || wide ? 0 : split ? tile.pieces : 1, &all);
     items += all;
-    if (tile.rows > 0 && !split) p.items[at] = tile;
+    if (tile.rows > 0 && !wide && !split) p.items[at] = tile;
     for (int i = 0; split && i < tile.pieces; i++) {
       Item one = tile;
       one.piece += i;
@@ -86,8 +98,14 @@ __global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant
       one.state = state + i;
       p.items[at + i] = one;
     }
+    at = wide_items + sum_before(tile.rows > 0 && wide, &all);
+    wide_items += all;
+    if (tile.rows > 0 && wide) p.wide_items[at] = tile;
   }
-  if (threadIdx.x == 0) *p.item_count = items;
+  if (threadIdx.x == 0) {
+    p.item_count[0] = items;
+    p.item_count[1] = wide_items;
+  }
   const int64_t tickets = int64_t(min(states, p.states)) * p.all_parts;
   for (int64_t i = threadIdx.x; i < tickets; i += kPlanThreads) p.tickets[i] = 0;
 }

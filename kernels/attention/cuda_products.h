@@ -92,8 +92,8 @@ struct Products {
   using Weights = uint32_t[int(kChunk) / 16][4];
 
   // out[n] += weights x dims [dim + 8 n, + 8) of V. Apart: not all rows see the same of these keys, and V has numbers
-  // that are not finite; a row's result comes from a product of its own, in which V is zero where the row sees nothing.
-  // bits[e]: which of the lane's columns row e sees.
+  // that are not finite; the product takes them as zeros, and each comes to the rows that see it by itself (infinite or
+  // not a number, it leaves the same as in a product). bits[e]: which of the lane's columns row e sees.
   template <int Tiles, bool Apart>
   static __device__ __forceinline__ void values(const Weights& w, const char* v, int dim, float (&out)[Tiles][4],
                                                 const uint32_t (&bits)[2]) {
@@ -112,7 +112,7 @@ struct Products {
             mma_16x8x16(out[n + 1], w[2 * two + i], widened(b[2 * i], 1, 3), widened(b[2 * i + 1], 1, 3));
           }
         }
-    } else if constexpr (!Apart) {
+    } else {
 #pragma unroll
       for (int step = 0; step < int(kChunk) / 16; step++)
 #pragma unroll
@@ -120,31 +120,45 @@ struct Products {
           uint32_t b[4];
           load_matrix_x4_transposed(
               b, v + place<int(kChunk), kRowBytes>(16 * step + lane % 16, dim / 8 + n + lane / 16));
+          if constexpr (Apart)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+              b[i] &= (infinite(b[i]) ? 0u : 0xffffu) | (infinite(b[i] >> 16) ? 0u : 0xffff0000u);
           mma_16x8x16(out[n], w[step], b[0], b[1]);
           mma_16x8x16(out[n + 1], w[step], b[2], b[3]);
         }
-    } else {
-      for (int row = 0; row < 16; row++) {
-        const uint32_t seen = __shfl_sync(~0u, row < 8 ? bits[0] : bits[1], row % 8 * 4 + lane % 4);
-        const auto masked = [&](uint32_t b, int j) {
-          return b & ((seen >> 2 * j & 1 ? 0xffffu : 0u) | (seen >> 2 * j & 2 ? 0xffff0000u : 0u));
-        };
+      if constexpr (Apart) add_infinite(w, v, dim, out, bits);
+    }
+  }
+  static __device__ __forceinline__ bool infinite(uint32_t bf16_bits) { return (bf16_bits & 0x7f80u) == 0x7f80u; }
+  template <int Tiles>
+  static __device__ __forceinline__ void add_infinite(const Weights& w, const char* v, int dim, float (&out)[Tiles][4],
+                                                      const uint32_t (&bits)[2]) {
+    const int lane = threadIdx.x % 32, column = lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; j++)
+#pragma unroll 1
+      for (int key = 0; key < 8; key++) {
+        float weight[2];
+        bool seen[2];
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int owner = lane / 4 * 4 + key / 2, at = 2 * j + key % 2;
+          const uint32_t two = __shfl_sync(~0u, w[j / 2][j % 2 * 2 + e], owner);
+          weight[e] = key % 2 == 0 ? low(bf16x2{two}) : high(bf16x2{two});
+          seen[e] = __shfl_sync(~0u, bits[e], owner) >> at & 1;
+        }
 #pragma unroll
         for (int n = 0; n < Tiles; n++) {
-          float own[4] = {out[n][0], out[n][1], out[n][2], out[n][3]};
+          const uint32_t x = *reinterpret_cast<const uint32_t*>(
+              v + place<int(kChunk), kRowBytes>(8 * j + key, dim / 8 + n) + column * 2);
 #pragma unroll
-          for (int step = 0; step < int(kChunk) / 16; step++) {
-            uint32_t b[4];
-            load_matrix_x4_transposed(
-                b, v + place<int(kChunk), kRowBytes>(16 * step + lane % 16, dim / 8 + n / 2 * 2 + lane / 16));
-            mma_16x8x16(own, w[step], masked(b[n % 2 * 2], 2 * step), masked(b[n % 2 * 2 + 1], 2 * step + 1));
+          for (int i = 0; i < 4; i++) {
+            const uint32_t number = i % 2 == 0 ? x & 0xffff : x >> 16;
+            if (infinite(number) && seen[i / 2]) out[n][i] += weight[i / 2] * to_float(bf16{uint16_t(number)});
           }
-#pragma unroll
-          for (int i = 0; i < 4; i++)
-            if (row == lane / 4 + i / 2 * 8) out[n][i] = own[i];
         }
       }
-    }
   }
 
   // The same of f32, from weights [16][stride] in shared memory, negative where a row does not see.

@@ -9,7 +9,7 @@ namespace {
 
 using namespace gpu;
 
-constexpr int kKeyTiles = int(kChunk) / 8;
+constexpr int kTileVectors = 16, kKeyTiles = int(kChunk) / 8;
 using Scores = float[kKeyTiles][4];  // [][0], [][1]: the first row's
 
 // What a lane knows of its two rows: the largest score, and its share of the sum of weights.

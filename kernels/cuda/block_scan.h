@@ -4,8 +4,8 @@
 
 namespace fth::gpu {
 
-// The sum of v over the threads before this one; `total`: over all of them. For whole warps. `of_warps` is shared memory
-// for one value per warp.
+// The sum of v over the threads before this one; `total`: over all of them. For whole warps. `of_warps` is shared
+// memory for one value per warp.
 __device__ __forceinline__ int block_scan(int v, int* of_warps, int* total) {
   const int through = warp_scan(v);
   const unsigned warp = threadIdx.x / 32;

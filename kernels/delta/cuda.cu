@@ -1,5 +1,5 @@
-// One block per row, or per part of a row of many elements; the parts' sums are added by a second kernel. A thread takes
-// four neighbouring elements in turn. Floor: every state read once.
+// One block per row, or per part of a row of many elements; the parts' sums are added by a second kernel. A thread
+// takes four neighbouring elements in turn. Floor: every state read once.
 //
 // x * y is the same fused chain as x * x where y equals x, which the header promises.
 #include "cuda/four.h"

@@ -1,5 +1,5 @@
-// One block per row: its logits, four outputs at a time while x is at hand, then what they decide, by one warp. Floor: x
-// read once, and every router whose depth occurs.
+// One block per row: its logits, four outputs at a time while x is at hand, then what they decide, by one warp. Floor:
+// x read once, and every router whose depth occurs.
 #include "cuda/activation.h"
 #include "cuda/four.h"
 #include "cuda/order.h"

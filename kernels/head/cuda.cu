@@ -115,6 +115,11 @@ __global__ void __launch_bounds__(kThreads) chunk_statistics(const __grid_consta
   out.slope = slope;
 }
 
+__global__ void __launch_bounds__(kThreads) cap_logits(const __grid_constant__ Args a, int64_t count) {
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) a.z[i] = capped(a, a.z[i]);
+}
+
 __global__ void __launch_bounds__(kThreads) merge_rows(const Partial* partials, int64_t chunks, int64_t count,
                                                        fth_head_stats* stats) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -157,6 +162,10 @@ void statistics(const Piece& piece, int64_t count, Stream stream) {
   const int64_t chunks = (piece.args.columns + kChunk - 1) / kChunk;
   launch(chunk_statistics, {dim3(unsigned((chunks + kWarps - 1) / kWarps), unsigned(count)), dim3(kThreads)}, stream,
          piece);
+}
+
+void cap(const Args& args, int64_t count, Stream stream) {
+  launch(cap_logits, {dim3(unsigned((count + kThreads - 1) / kThreads)), dim3(kThreads)}, stream, args, count);
 }
 
 void merge(const Partial* partials, int64_t chunks, int64_t count, fth_head_stats* stats, Stream stream) {

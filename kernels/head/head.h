@@ -52,6 +52,8 @@ struct Piece {
 };
 void statistics(const Piece&, int64_t count, void* stream);  // count at most 65535
 void merge(const Partial* partials, int64_t chunks, int64_t count, fth_head_stats* stats, void* stream);
+// z, scale and softcap alone, for `count` logits.
+void cap(const Args&, int64_t count, void* stream);
 }  // namespace cuda
 
 namespace {

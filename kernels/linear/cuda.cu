@@ -62,12 +62,13 @@ __device__ __forceinline__ void multiply_by_depth(Tile<N>& tile, const ByDepth& 
 }
 
 template <int N>
-__device__ __forceinline__ void finish(const Args& a, int64_t strip, const Tile<N>& tile) {
+__device__ __forceinline__ void finish(const Args& a, int64_t strip, int64_t pick, const Tile<N>& tile) {
   const int features = a.glu ? 32 : 64;
   for (int i = int(threadIdx.x); i < N * features; i += kThreads) {
     const int column = i / features, f = i % features;
     const int64_t row = tile.row[column], feature = strip * features + f;
     if (row < 0) continue;
+    if (pick >= 0 && feature != a.picks[pick]) continue;
     if (feature >= a.n) {
       if (a.y_bf16 != nullptr && feature < (a.n + 7) / 8 * 8) a.y_bf16[row * a.y_bf16_stride + feature] = 0;
       continue;
@@ -83,11 +84,12 @@ __device__ __forceinline__ void finish(const Args& a, int64_t strip, const Tile<
     if (a.glu) y *= product(at + 8, a.n + feature);
     if (a.gate != nullptr) y *= a.gate[row];
     if (a.residual != nullptr) y += a.residual[row * a.residual_stride + feature];
-    if (a.y != nullptr) a.y[row * a.y_stride + feature] = y;
+    if (a.y != nullptr) a.y[pick >= 0 ? pick : row * a.y_stride + feature] = y;
     if (a.y_bf16 != nullptr) a.y_bf16[row * a.y_bf16_stride + feature] = to_bf16(y).bits;
   }
 }
 
+// A pick has a block of its own, of whose columns the first is its row.
 // Sole: there is no W, all of z is D_d x.
 template <class P, int N, bool Sole>
 __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4) linear_strip(const __grid_constant__ Params p) {
@@ -95,13 +97,15 @@ __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4) linea
   Tile<N>& tile = *shared_memory<Tile<N>>(kRing<P, N>);
   const unsigned row_tile = blockIdx.x % p.row_tiles, rest = blockIdx.x / p.row_tiles;
   const int part = int(rest % unsigned(p.parts));
-  const int64_t strip = rest / unsigned(p.parts);
-  const int64_t first = p.first + int64_t(row_tile) * N;
+  const int64_t pick = p.a.picks == nullptr ? -1 : p.first + row_tile;
+  const int64_t strip = pick >= 0 ? p.a.picks[pick] / kTileRows : rest / unsigned(p.parts);
+  const int64_t first = pick >= 0 ? pick : p.first + int64_t(row_tile) * N;
   const int64_t count = p.a.live == nullptr || *p.a.live > p.a.count ? p.a.count : *p.a.live;
   if (first >= count) return;
   for (int i = int(threadIdx.x); i < N; i += kThreads) {
     const int64_t place = first + i;
-    const int row = place >= count ? -1 : p.a.rows == nullptr ? int(place) : p.a.rows[place];
+    int row = place >= count ? -1 : p.a.rows == nullptr ? int(place) : p.a.rows[place];
+    if (pick >= 0) row = i == 0 ? int(pick / p.a.picks_per_row) : -1;
     tile.row[i] = row;
     tile.depth[i] = row < 0 || p.d.weight == nullptr ? -1 : p.d.rows[row].depth;
   }
@@ -123,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4) linea
     }
   }
   if (p.parts > 1) {
-    const int64_t place = strip * p.row_tiles + row_tile;
+    const int64_t place = rest / unsigned(p.parts) * p.row_tiles + row_tile;
     float* partials = p.partials + place * p.parts * N * 64 + threadIdx.x;
 #pragma unroll
     for (int i = 0; i < N / 2; i++) partials[(part * N / 2 + i) * kThreads] = tile.sum(i);
@@ -144,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4) linea
     if (p.d.weight != nullptr)
       multiply_by_depth<typename P::Lora, N>(tile, p.d, strip, 0, p.d.steps, ring);
   __syncthreads();
-  finish<N>(p.a, strip, tile);
+  finish<N>(p.a, strip, pick, tile);
 }
 
 int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
@@ -164,8 +168,10 @@ int splits_of(int64_t strips, int64_t steps) {
 
 template <class P, int N, bool Sole>
 void start(Params p, int64_t count, const Workspace& space, Stream stream) {
-  const int64_t strips = tiles::strips(p.a.n, p.a.glu), row_tiles = (count + N - 1) / N, sums = strips * row_tiles;
-  p.splits = splits_of(p.a.whole_n == 0 ? strips : tiles::strips(p.a.whole_n, p.a.glu), p.steps);
+  const bool picks = p.a.picks != nullptr;
+  const int64_t strips = picks ? 1 : tiles::strips(p.a.n, p.a.glu), row_tiles = picks ? count : (count + N - 1) / N,
+                sums = strips * row_tiles;
+  p.splits = splits_of(tiles::strips(p.a.whole_n == 0 ? p.a.n : p.a.whole_n, p.a.glu), p.steps);
   p.row_tiles = unsigned(row_tiles);
   const bool shared = sums < 2 * kRound && sums <= space.ticket_count &&
                       sums * p.splits * N * 64 * 4 <= space.partial_bytes;
@@ -181,7 +187,7 @@ void start(Params p, const Workspace& space, Stream stream) {
   constexpr int64_t kMost = 4096;  // rows of a launch, so that its blocks can be counted
   for (; p.first < p.a.count; p.first += kMost) {
     const int64_t count = clamp(p.a.count - p.first, 0, kMost);
-    if (count <= 8) start<P, 8, Sole>(p, count, space, stream);
+    if (count <= 8 || p.a.picks != nullptr) start<P, 8, Sole>(p, count, space, stream);
     else if (count <= 16) start<P, 16, Sole>(p, count, space, stream);
     else if (count <= 32) start<P, 32, Sole>(p, count, space, stream);
     else start<P, 64, Sole>(p, count, space, stream);

@@ -59,6 +59,8 @@ struct Args {
   int64_t k;            // input features
   int64_t n;            // output features
   int64_t whole_n;      // on a device, of the matrix that these are a part of: the same bits; 0: they are all
+  const int32_t* picks; // on a device: y is [count] alone, y[i] feature picks[i] of row i / picks_per_row; or null
+  int64_t picks_per_row;
   bool glu;             // 2n features: act(z_gate) * z_value
   int32_t activation;   // FTH_IDENTITY ...
   const void* x;        // rows of fp32, of bf16 (of odd k: a zero behind it), for quantised weights of Codes

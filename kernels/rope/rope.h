@@ -19,7 +19,7 @@ struct Args {
   bool interleaved;    // pairs (2i, 2i + 1), else (i, i + pairs)
 };
 
-// Row i's part of the table, i in [begin, end): angle = float(position) * frequency in fp32. The same for all CPU targets.
+// Row i's part of the table, i in [begin, end): angle = float(position) * frequency in fp32. For all CPU targets.
 void angles(const fth_row* rows, const float* frequency, int64_t pairs, float* table, int64_t begin, int64_t end);
 
 // Rows [begin, end).

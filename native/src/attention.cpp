@@ -152,6 +152,11 @@ size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv
   return plan(ctx, a, count).layout.bytes();
 }
 
+void plan_attention(fth_context* ctx, const Args& a, int64_t count, char* scratch) {
+  if (count > 0 && FTH_ON_DEVICE(ctx))
+    attention::cuda::plan(a, count, ctx->info.multiprocessors, scratch, ctx->device->stream());
+}
+
 void run_attention(fth_context* ctx, const Args& a, int64_t count, char* scratch) {
   if (count == 0) return;
   if (FTH_ON_DEVICE(ctx))
@@ -235,6 +240,7 @@ fth::attention::Args args_of(const fth_attention_shape& s, int64_t kv_heads, int
 fth_status run(fth_context* ctx, const fth::attention::Args& a, int64_t count) {
   char* scratch = ctx->reserve_device(fth::attention_scratch_bytes(ctx, a.heads, a.kv_heads, a.head_dim, count));
   if (scratch == nullptr) return FTH_OUT_OF_MEMORY;
+  fth::plan_attention(ctx, a, count, scratch);
   fth::run_attention(ctx, a, count, scratch);
   return fth::finish(ctx);
 }

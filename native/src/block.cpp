@@ -117,7 +117,7 @@ struct WordsAt {
 // Temporaries of one step, as offsets into the kernels' scratch.
 struct StepScratch {
   InputScratch input;  // of every product in turn
-  size_t q, k, v, attended, mlp, branch, rope, attention;
+  size_t q, k, v, attended, mlp, branch, rope, attention, cross_attention;
   LoraScratch lora[8];
 
   StepScratch(Layout& layout, const fth_context* ctx, const fth_block_shape& s, const BlockPlan& plan, int64_t count)
@@ -129,7 +129,8 @@ struct StepScratch {
         mlp(layout.add<char>(count * stored_bytes(s, plan.down.shape.in))),
         branch(layout.add<float>(s.norm_placement & FTH_NORM_BRANCH ? count * s.hidden_size : 0)),
         rope(layout.add<float>(rope_table_floats(s.rotary_dim, count))),
-        attention(layout.add<char>(int64_t(attention_scratch_bytes(ctx, s.heads, s.kv_heads, s.head_dim, count)))),
+        attention(attention_scratch(layout, ctx, s, count)),
+        cross_attention(s.cross && FTH_ON_DEVICE(ctx) ? attention_scratch(layout, ctx, s, count) : attention),
         lora{lora_of(layout, plan.q, count),       lora_of(layout, plan.k, count),
              lora_of(layout, plan.v, count),       lora_of(layout, plan.o, count),
              lora_of(layout, plan.cross_q, count), lora_of(layout, plan.cross_o, count),
@@ -145,6 +146,10 @@ struct StepScratch {
     if (!quantised(plan.q.shape.type)) return most;
     if (plan.o.shape.in > most) most = plan.o.shape.in;
     return plan.down.shape.in > most ? plan.down.shape.in : most;
+  }
+  // A device keeps its plan of each attention there for all layers.
+  static size_t attention_scratch(Layout& layout, const fth_context* ctx, const fth_block_shape& s, int64_t count) {
+    return layout.add<char>(int64_t(attention_scratch_bytes(ctx, s.heads, s.kv_heads, s.head_dim, count)));
   }
   static LoraScratch lora_of(Layout& layout, const LinearPart& part, int64_t count) {
     return LoraScratch(layout, part.lora_shape, part.lora < 0 ? 0 : count);
@@ -174,6 +179,8 @@ class Step {
       attention.bias = reinterpret_cast<const float*>(weights_ + plan_.relative);
       attention.entry_position = entry_position_;
     }
+    plan_attention(ctx_, attention, count_, temporary<char>(at_.attention));
+    if (s_.cross) plan_attention(ctx_, cross, count_, temporary<char>(at_.cross_attention));
     for (int32_t layer = 0; layer < s_.layers; layer++) {
       layer_ = weights_ + plan_.first_layer + layer * plan_.layer_bytes;
       norm_in(FTH_ATTENTION_PRE_NORM);
@@ -186,7 +193,7 @@ class Step {
         LinearCall q = projection(plan_.cross_q, 4, at_.q);
         run_linears(ctx_, &q, 1);
         cross.layer = layer;
-        run_attention(ctx_, cross, count_, temporary<char>(at_.attention));
+        run_attention(ctx_, cross, count_, temporary<char>(at_.cross_attention));
         norm_out(FTH_CROSS_PRE_NORM, plan_.cross_o, 5, temporary<char>(at_.attended));
       }
       norm_in(FTH_MLP_PRE_NORM);

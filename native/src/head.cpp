@@ -58,23 +58,13 @@ struct Sweep {
   }
 
   void run_on_device(fth_head_stats* stats) const {
-    namespace tiles = fth::linear::tiles;
     for (int64_t first = 0; first < weight.out; first += step) {
-      const int64_t columns = least(weight.out - first, step);
-      fth::linear::Args product{};
-      product.type = weight.type;
-      product.weight = packed + first / tiles::features(false) * tiles::strip_bytes(weight.type, weight.in);
-      product.k = weight.in;
-      product.n = columns;
-      product.whole_n = weight.out;
-      product.x_bytes = fth::x_bytes(weight.in, weight.type);
-      product.x = input;
+      fth::linear::Args product = product_on_device(first, least(weight.out - first, step));
       product.count = count;
       product.y = logits == nullptr ? tile : logits + first;
       product.y_stride = logits == nullptr ? step : weight.out;
-      fth::LinearCall call{product, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
-      fth::run_linears(ctx, &call, 1);
-      const fth::head::Args args{product.y, product.y_stride, columns, first, shape.logit_scale, shape.softcap,
+      enqueue(product);
+      const fth::head::Args args{product.y, product.y_stride, product.n, first, shape.logit_scale, shape.softcap,
                                  partials + first / kChunk, chunks()};
       fth::head::cuda::statistics({args, logits != nullptr, chosen_id, chosen_logit,
                                    chosen_id == nullptr ? 0 : shape.chosen}, count, ctx->device->stream());
@@ -82,8 +72,39 @@ struct Sweep {
     if (stats != nullptr) fth::head::cuda::merge(partials, chunks(), count, stats, ctx->device->stream());
   }
 
+  void run_chosen_on_device() const {
+    fth::linear::Args product = product_on_device(0, weight.out);
+    product.picks = chosen_id;
+    product.picks_per_row = shape.chosen;
+    product.count = count * shape.chosen;
+    product.y = chosen_logit;
+    enqueue(product);
+    fth::head::cuda::cap({chosen_logit, 0, 0, 0, shape.logit_scale, shape.softcap, nullptr, 0}, product.count,
+                         ctx->device->stream());
+  }
+
+  // The product of features first .. first + columns - 1, as far as it does not depend on the rows.
+  fth::linear::Args product_on_device(int64_t first, int64_t columns) const {
+    namespace tiles = fth::linear::tiles;
+    fth::linear::Args product{};
+    product.type = weight.type;
+    product.weight = packed + first / tiles::features(false) * tiles::strip_bytes(weight.type, weight.in);
+    product.k = weight.in;
+    product.n = columns;
+    product.whole_n = weight.out;
+    product.x_bytes = fth::x_bytes(weight.in, weight.type);
+    product.x = input;
+    return product;
+  }
+
+  void enqueue(const fth::linear::Args& product) const {
+    fth::LinearCall call{product, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+    fth::run_linears(ctx, &call, 1);
+  }
+
   // The chosen logits and no others, but for those that share a panel of W with them.
   void run_chosen() const {
+    if (FTH_ON_DEVICE(ctx)) return run_chosen_on_device();
     const int64_t grain = ceil_div(kPiece, weight.panel_bytes());
     fth::parallel(ctx, count * shape.chosen, grain, [&](int64_t begin, int64_t end, int) {
       alignas(64) float z[kPanel];
@@ -177,8 +198,9 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   const int64_t chunks = ceil_div(weight.out, kChunk);
   // A whole pass reads W and takes a twelfth of that time for each row, as measured; a chosen logit reads its panel.
   const bool on_device = FTH_ON_DEVICE(ctx);
-  const bool few =
-      !on_device && only_chosen && 12 * count * shape->chosen < (12 + count) * ceil_div(weight.out, kPanel);
+  // On a device, as estimated, a chosen logit costs two panels of a whole pass, which reads W once for 64 rows.
+  const int64_t panels = ceil_div(weight.out, kPanel), pass = on_device ? ceil_div(count, 64) * 6 : 12 + count;
+  const bool few = only_chosen && 12 * count * shape->chosen < pass * panels;
   fth::Layout layout;
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
   const int64_t step = Sweep::piece_columns(slab, weight.out);

@@ -114,14 +114,18 @@ void meet_warpgroup(const char* op, T* arg, Act act) {
     act(threads);
   });
 }
-// Every lane gets the value of lane from(lane), or keeps its own where there is none.
-template <class T, class From>
-T shuffle(const char* op, unsigned mask, T value, From from) {
-  struct Arg { T in, out; } arg{value, value};
-  meet_warp(op, mask, &arg, [&](Arg** lanes) {
+// A lane gets the value of lane `from`, or keeps its own where there is none.
+template <class T>
+T shuffle(const char* op, unsigned mask, T value, int from) {
+  struct Arg {
+    T in, out;
+    int from;
+  } arg{value, value, from};
+  meet_warp(op, mask, &arg, [](Arg** lanes) {
     for (int i = 0; i < kWarp; i++) {
-      const int j = from(i);
-      if (lanes[i] != nullptr && j >= 0 && j < kWarp && lanes[j] != nullptr) lanes[i]->out = lanes[j]->in;
+      if (lanes[i] == nullptr) continue;
+      const int j = lanes[i]->from;
+      if (j >= 0 && j < kWarp && lanes[j] != nullptr) lanes[i]->out = lanes[j]->in;
     }
   });
   return arg.out;
@@ -147,19 +151,19 @@ inline void __syncwarp(unsigned mask = ~0u) {
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T v, int x) {
-  return simt::shuffle("__shfl_xor_sync", mask, v, [=](int i) { return i ^ x; });
+  return simt::shuffle("__shfl_xor_sync", mask, v, simt::self->linear % simt::kWarp ^ x);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T v, int d) {
-  return simt::shuffle("__shfl_down_sync", mask, v, [=](int i) { return i + d; });
+  return simt::shuffle("__shfl_down_sync", mask, v, simt::self->linear % simt::kWarp + d);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T v, int d) {
-  return simt::shuffle("__shfl_up_sync", mask, v, [=](int i) { return i - d; });
+  return simt::shuffle("__shfl_up_sync", mask, v, simt::self->linear % simt::kWarp - d);
 }
 template <class T>
 T __shfl_sync(unsigned mask, T v, int source) {
-  return simt::shuffle("__shfl_sync", mask, v, [=](int) { return source & 31; });
+  return simt::shuffle("__shfl_sync", mask, v, source & 31);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   struct Arg { int in; unsigned out; } arg{predicate, 0};
