@@ -149,6 +149,10 @@ def masks(bench, sequences, tokens, heads, kv_heads, dim):
             d = Decode(bench, sequences, tokens, heads, kv_heads, dim, alive)
             case = Case("attention", f"{name}, {what}", d.bytes, **targets)
             bench.run(case, ours(d), {"flex": d.flex(alive is not None)}, d.check, d.prepare)
+            plain = f"decode, {sequences} of {tokens // 2}, {heads}/{kv_heads} heads of {dim}"  # as many bytes
+            for line in bench.lines:
+                if line["case"] == plain and alive is half:
+                    bench.against(case.line, line, "the plain kernel", 1.05)
 
 
 def prefill(bench, sizes):
@@ -186,7 +190,7 @@ def prefill(bench, sizes):
 
 def run(bench):
     if bench.smoke:
-        decode(bench, [(3, 200, 6, 2, 64, {}), (2, 130, 4, 1, 128, {})])
+        decode(bench, [(3, 200, 6, 2, 64, {}), (2, 130, 4, 1, 128, {}), (3, 128, 4, 2, 64, {})])
         masks(bench, 3, 256, 4, 2, 64)
         prefill(bench, [(70, 4, 2, 64, {})])
         return
