@@ -20,7 +20,7 @@ def rotated(k, position, frequency):
 
 
 def keys_values(h, wkv, position, frequency, heads, dim):
-    """[layers, rows, heads, d] twice; wkv [layers * 2 * heads * d, hidden] with gains folded in, layer by layer K, V."""
+    """[layers, rows, heads, d] twice; wkv [layers * 2 * heads * d, hidden] with gains folded in, each layer K, V."""
     x = F.rms_norm(h, (h.shape[-1],), None, EPS).to(wkv.dtype)
     kv = F.linear(x, wkv).view(h.shape[0], -1, 2, heads, dim)
     k = rotated(kv[:, :, 0].to(frequency.dtype), position, frequency)

@@ -85,8 +85,8 @@ class Fathom:
 
     def host(self, tensor):
         """A copy of integers or rows where both the host and kernels read it, also while a graph is captured. Managed
-        memory: after its first replay it lies on the device, where staging would have put it; pinned memory, which is what
-        callers have, stays with the host and is read over the bus."""
+        memory: after its first replay it lies on the device, where staging would have put it; pinned memory, which is
+        what callers have, stays with the host and is read over the bus."""
         if self.device != "cuda":
             return tensor.clone()
         if self.pinned:

@@ -22,7 +22,8 @@ from=$work/java
 "${PYTHON:-python3}" -m tarfile -e "$packed" "$from" || fail "build/gpu/java.tar.xz cannot be unpacked"
 library=$root/build/device/libfathom.so # run.sh built it here
 if [ ! -e "$library" ]; then
-  "${PYTHON:-python3}" -m tarfile -e "$root/build/gpu/native.tar.xz" "$work" || fail "bench/gpu/pack.sh makes the library"
+  "${PYTHON:-python3}" -m tarfile -e "$root/build/gpu/native.tar.xz" "$work" ||
+    fail "bench/gpu/pack.sh makes the library"
   library=$work/libfathom.so
 fi
 java=("$from/runtime/bin/java" -Dfathom.library="$library" --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC)

@@ -64,8 +64,8 @@ def many_rows(bench, sizes):
             y = x.new_empty(count, out)
             bench.run(Case("linear", name, w[0].numel() * 2 + x.numel() * 4 + y.numel() * 4, 2 * count * width * out,
                            linear=least),
-                      lambda i: bench.library.call("fth_linear", shape, count, None, x, packed[0], None, None, None, None,
-                                                       y),
+                      lambda i: bench.library.call("fth_linear", shape, count, None, x, packed[0], None, None, None,
+                                                   None, y),
                       {"linear": lambda i: F.linear(tx, w[0])},
                       lambda result=None: relative_error((y if result is None else result)[:64], reference),
                       lambda: poison(y), warm=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what run.sh needs and puts it into build/gpu/native.tar.xz, small enough to be carried to the machine with the device:
-# bench/gpu/pack.sh [build folder]
+# Builds what run.sh needs and puts it into build/gpu/native.tar.xz, small enough to be carried to the machine with the
+# device: bench/gpu/pack.sh [build folder]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${1:-$root/build/native}

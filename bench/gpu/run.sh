@@ -39,7 +39,8 @@ end=$((SECONDS + ${LIMIT:-530}))
 
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,temperature.gpu,pstate --format=csv
 nvcc --version 2>/dev/null | sed -n 's/.*release/nvcc: release/p'
-"$python" -c 'import torch, triton; print("torch", torch.__version__, "cuda", torch.version.cuda, "triton", triton.__version__)'
+"$python" -c 'import torch, triton
+print("torch", torch.__version__, "cuda", torch.version.cuda, "triton", triton.__version__)'
 
 # limited SECONDS COMMAND...: no longer than that, nor than the whole run may take.
 limited() {
@@ -79,8 +80,8 @@ part_ceilings() {
   limited 30 "$have/ceilings" "$work/ceilings.json"
   limited 40 "$python" -u "$here/peers.py" --library "$have/libfathom.so" --ceilings "$work/ceilings.json" --part none
 }
-# each LIMIT FILE COMMAND...: the command for every test, some side by side, for two thirds of the time at most; in FILE a
-# line NAME STATUS LAST-LINE for each.
+# each LIMIT FILE COMMAND...: the command for every test, some side by side, for two thirds of the time at most; in FILE
+# a line NAME STATUS LAST-LINE for each.
 each() {
   local test
   export file=$2 each_limit=$(($1 * 2 / 3))

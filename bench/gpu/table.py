@@ -70,8 +70,9 @@ def markdown(result):
 def main(folder, name, device):
     at = lambda file: os.path.join(folder, file)
     measured = [read_json(path) for path in sorted(glob.glob(at("peers-*.json")), key=os.path.getmtime)]
-    result = {"date": time.strftime("%Y-%m-%d"), "device": device, "about": measured[0].get("about", {}) if measured else {},
-              "ceilings": read_json(at("ceilings.json")), "lines": [line for m in measured for line in m.get("lines", [])],
+    result = {"date": time.strftime("%Y-%m-%d"), "device": device,
+              "about": measured[0].get("about", {}) if measured else {}, "ceilings": read_json(at("ceilings.json")),
+              "lines": [line for m in measured for line in m.get("lines", [])],
               "tests": read_lines(at("tests.tsv")),
               "sanitizer": {os.path.basename(path)[len("sanitizer-"):-len(".tsv")]: read_lines(path)
                             for path in sorted(glob.glob(at("sanitizer-*.tsv")))},
