@@ -180,7 +180,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
   if (slab > count) slab = count;
   check.on_host({{"rows", rows}, {"entry", entry}});
-  check.on_device({{"h", h}, {"packed", packed}, {"frequency", frequency}, {"pool", pool}});
+  check.on_device({{"h", h}, {"packed", packed}, {"frequency", turns ? frequency : nullptr}, {"pool", pool}});
   if (!check.ok()) return check.status();
   fth::Layout host, layout;
   const size_t words_at = host.add<int32_t>(fth::check_distinct_words(entries.count));

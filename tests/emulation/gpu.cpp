@@ -17,7 +17,7 @@ struct Memory {
   size_t bytes;
   Reach reach;
 };
-std::mutex mutex;
+std::recursive_mutex mutex;  // a map that grows may ask for memory itself
 std::map<uintptr_t, Memory>& memories() {
   static auto& all = *new std::map<uintptr_t, Memory>;
   return all;
@@ -27,12 +27,12 @@ void* allocate(size_t bytes, Reach reach) {
   if (bytes > size_t(1) << 40) return nullptr;
   void* p = mmap(nullptr, bytes + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) return nullptr;
-  std::lock_guard<std::mutex> lock(mutex);
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   memories()[uintptr_t(p)] = {bytes, reach};
   return p;
 }
 void forget(void* p) {
-  std::lock_guard<std::mutex> lock(mutex);
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   munmap(p, memories()[uintptr_t(p)].bytes + 1);
   memories().erase(uintptr_t(p));
 }
@@ -54,7 +54,7 @@ void release(void* memory) { forget(memory); }
 void* allocate_pinned(size_t bytes) { return allocate(bytes, Reach::both); }
 void release_pinned(void* memory) { forget(memory); }
 Reach reach(const void* p) {
-  std::lock_guard<std::mutex> lock(mutex);
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   auto after = memories().upper_bound(uintptr_t(p));
   if (after == memories().begin()) return Reach::host;
   const auto& [first, memory] = *--after;
@@ -74,3 +74,15 @@ void stream_wait(Stream, Event) {}
 const char* take_error() { return nullptr; }
 
 }  // namespace fth::gpu
+
+// What tests pin themselves (tests/native/device_memory.h).
+extern "C" int cudaHostRegister(void* p, size_t bytes, unsigned) {
+  std::lock_guard<std::recursive_mutex> lock(fth::gpu::mutex);
+  fth::gpu::memories()[uintptr_t(p)] = {bytes, fth::gpu::Reach::both};
+  return 0;
+}
+extern "C" int cudaHostUnregister(void* p) {
+  std::lock_guard<std::recursive_mutex> lock(fth::gpu::mutex);
+  fth::gpu::memories().erase(uintptr_t(p));
+  return 0;
+}

@@ -29,9 +29,13 @@ class Arguments {
         : name(n), role(r), required(must), bytes(size), alignment(align) {
       map = static_cast<char*>(mmap(nullptr, size_t(bytes + 2 * kRoom), PROT_READ | PROT_WRITE,
                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+      lend(map, size_t(bytes + 2 * kRoom));
       now = home = map + kRoom;
     }
-    ~Buffer() { munmap(map, size_t(bytes + 2 * kRoom)); }
+    ~Buffer() {
+      take_back(map);
+      munmap(map, size_t(bytes + 2 * kRoom));
+    }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     bool same(const char* contents, const std::vector<char>& want) const {

@@ -416,7 +416,7 @@ TEST(bits_do_not_depend_on_how_blocks_share_k) {
 
 // Checkpoints lie in memory that most devices do not reach, and are copied in pieces; everything else has to be reached.
 TEST(packs_what_the_device_does_not_reach) {
-  if (!test::kCuda) return;
+  if (!test::kCuda || test::kLent) return;
   setenv("FATHOM_EMULATED_PAGEABLE", "0", 1);
   test::Context ctx;
   unsetenv("FATHOM_EMULATED_PAGEABLE");

@@ -10,6 +10,7 @@
 
 #include <initializer_list>
 
+#include "device_memory.h"
 #include "fathom/fathom.h"
 
 namespace test {
@@ -53,9 +54,13 @@ class Guarded {
     map_ = static_cast<char*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     mprotect(map_, page, PROT_NONE);
     mprotect(map_ + page + body, page, PROT_NONE);
+    lend(map_ + page, body);
     data_ = reinterpret_cast<T*>(head ? map_ + page : map_ + page + body - bytes);
   }
-  ~Guarded() { munmap(map_, total_); }
+  ~Guarded() {
+    if (count_ > 0) take_back(map_ + 4096);
+    munmap(map_, total_);
+  }
   Guarded(const Guarded&) = delete;
   Guarded& operator=(const Guarded&) = delete;
   T* get() const { return data_; }
@@ -158,7 +163,7 @@ inline fth_row row() { return {0, ~uint64_t(0), 0, 0, 0, 0, -1, 0}; }
 }  // namespace test
 
 #ifndef FATHOM_TEST_NO_MAIN
-int main(int argc, char** argv) {
+static int run_tests(int argc, char** argv) {
   int cases = 0, failed = 0;
   for (test::Case* c = test::Case::first(); c != nullptr; c = c->next) {
     if (argc > 1 && strstr(c->name, argv[1]) == nullptr) continue;
@@ -170,4 +175,5 @@ int main(int argc, char** argv) {
   printf("%d passed, %d failed\n", cases - failed, failed);
   return failed != 0 || cases == 0;
 }
+int main(int argc, char** argv) { return test::with_memory_lent(run_tests, argc, argv); }
 #endif
