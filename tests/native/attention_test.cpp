@@ -411,7 +411,7 @@ TEST(what_a_row_does_not_see_does_not_reach_it) {
       EXPECT_OK(ctx, fth_kv_write(ctx, &p.kv, kLayer, 1, bad, k, v, p.pool));
       EXPECT_OK(ctx, p.run(ctx, 100, rows, q, nullptr, out));
       EXPECT(memcmp(out, want, 70 * 3 * 64 * 4) == 0);
-      for (int64_t i = 70; i < 100; i++) {
+      for (int64_t i = 70; i < 100; i += test::kCuda ? 7 : 1) {
         EXPECT_OK(ctx, p.run(ctx, 1, rows + i, q + i * 3 * 64, nullptr, want));
         for (int64_t d = 0; d < 3 * 64; d++) {
           const float in_step = out[i * 3 * 64 + d];
