@@ -421,6 +421,7 @@ attend(const __grid_constant__ Params p) {
         continue;
       }
       float* state = p.states + (int64_t(item.state) * all_parts + part) * p.state_floats;
+#pragma unroll
       for (int e = 0; e < 2; e++) {
         const int vector = first_vector + lane / 4 + 8 * e;
         if (vector >= vectors.count()) continue;
@@ -456,6 +457,7 @@ attend(const __grid_constant__ Params p) {
       }
     }
 
+#pragma unroll
     for (int e = 0; e < 2; e++) {
       const int vector = first_vector + lane / 4 + 8 * e;
       if (vector >= vectors.count()) continue;

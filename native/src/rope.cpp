@@ -41,7 +41,7 @@ extern "C" fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, in
   check.disjoint("rows", rows, count * int64_t(sizeof(fth_row)), "x", x, count * width * 4);
   check.disjoint("frequency", frequency, shape->rotary_dim / 2 * 4, "x", x, count * width * 4);
   check.on_host({{"rows", rows}});
-  check.on_device({{"frequency", frequency}, {"x", x}});
+  check.on_device({{"frequency", turns ? frequency : nullptr}, {"x", x}});
   if (!check.ok() || !any || !turns) return check.status();
   if (const fth_status status = fth::stage(ctx, {fth::staged("rows", rows, count)})) return status;
 

@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import java.lang.foreign.Arena;
 import java.util.Arrays;
@@ -24,6 +25,7 @@ class ApiErrorsTest {
     @BeforeEach
     void open() {
         context = Context.cpu(1);
+        assumeFalse(context.info().cuda()); // there overlaps of a few bytes are misaligned first
         arena = Arena.ofConfined();
         rows = Rows.allocate(context, arena, COUNT);
     }

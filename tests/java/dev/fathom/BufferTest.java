@@ -3,6 +3,7 @@ package dev.fathom;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
@@ -113,9 +114,11 @@ class BufferTest {
         int[] read = new int[4];
         whole.read(read);
         assertArrayEquals(new int[] {1, 0, 0, 4}, read);
-        assertEquals("Buffer[16 bytes]", whole.toString());
-        assertEquals("Buffer[8 bytes, read-only]", part.asReadOnly().toString());
-        assertEquals(whole.segment(), context.wrap(whole.segment()).segment());
+        String where = context.info().cuda() ? " of a CUDA device" : "";
+        assertEquals("Buffer[16 bytes" + where + "]", whole.toString());
+        assertEquals("Buffer[8 bytes" + where + ", read-only]", part.asReadOnly().toString());
+        Buffer shared = context.allocateShared(16);
+        assertEquals(shared.segment(), context.wrap(shared.segment()).segment());
     }
 
     @Test
@@ -193,14 +196,30 @@ class BufferTest {
     }
 
     @Test
+    void memoryOfADeviceIsCopiedOnly() {
+        assumeTrue(context.info().cuda());
+        Buffer device = context.allocate(16);
+        assertThrows(UnsupportedOperationException.class, device::segment);
+        assertThrows(UnsupportedOperationException.class, () -> Rows.of(device));
+        assertThrows(IllegalArgumentException.class, () -> device.asReadOnly().clear());
+        Buffer shared = context.allocateShared(16).write(new int[] {1, 2, 3, 4});
+        shared.copy(4, device, 0, 12);
+        device.setInt(3, 5);
+        device.copy(8, shared, 0, 8);
+        int[] read = new int[4];
+        shared.read(read);
+        assertArrayEquals(new int[] {4, 5, 3, 4}, read);
+    }
+
+    @Test
     void rowsOfABuffer() {
-        Buffer buffer = buffer(3 * Rows.BYTES + 39);
+        Buffer buffer = context.allocateShared(3 * Rows.BYTES + 39);
         Rows rows = Rows.of(buffer);
         assertEquals(3, rows.capacity());
         assertEquals("0 0 0 0 0 0 0 0", fields(rows, 0)); // as they are
         rows.entry(2, 9);
         assertEquals(9, Rows.of(rows.buffer()).entry(2));
-        assertEquals(0, Rows.of(buffer(39)).capacity());
+        assertEquals(0, Rows.of(context.allocateShared(39)).capacity());
         for (int i : new int[] {-1, 4, Integer.MAX_VALUE, Integer.MIN_VALUE}) {
             assertThrows(IndexOutOfBoundsException.class, () -> rows.depth(i));
             assertThrows(IndexOutOfBoundsException.class, () -> rows.depth(i, 1));
@@ -256,10 +275,12 @@ class BufferTest {
         for (long bytes : new long[] {0, 1, 4096, (1 << 20) - 1, 1 << 20, (3 << 20) + 5}) {
             for (Buffer buffer : List.of(context.allocate(bytes), buffer(bytes))) {
                 assertEquals(bytes, buffer.bytes());
-                assertEquals(0, buffer.segment().address() % 64);
-                for (long at = 0; at < bytes; at += Math.max(1, bytes / 1000)) {
-                    assertEquals(0, buffer.segment().get(ValueLayout.JAVA_BYTE, at));
+                byte[] read = new byte[1];
+                for (long at = 0; at < bytes; at += Math.max(1, bytes / 100)) {
+                    buffer.read(at, read, 0, 1);
+                    assertEquals(0, read[0]);
                 }
+                if (!buffer.onDevice()) assertEquals(0, buffer.segment().address() % 64);
             }
         }
     }

@@ -3,6 +3,7 @@ package dev.fathom;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import java.util.Arrays;
 import java.util.Random;
@@ -510,6 +511,7 @@ class KernelsTest {
     @Test
     void contextSaysWhatItRuns() {
         try (Context scalar = Context.cpu(2, Isa.SCALAR)) {
+            assumeFalse(scalar.info().cuda());
             assertEquals("cpu scalar, 2 workers", scalar.toString());
             assertEquals(Isa.SCALAR, scalar.info().isa());
             assertEquals(context.info().bestIsa(), scalar.info().bestIsa());

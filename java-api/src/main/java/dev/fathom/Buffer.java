@@ -74,9 +74,9 @@ public final class Buffer {
         return segment;
     }
 
-    /** The same for what the call itself reads before it returns: rows, lists, indices. */
+    /** The same for what the call itself reads before it returns: rows, lists, indices. Of a device it gets a copy. */
     MemorySegment readByCall() {
-        return onDevice() ? segment : readable();
+        return onDevice() ? cuda.onHost(segment) : readable();
     }
 
     /** The memory, when no kernel writes it any more. */

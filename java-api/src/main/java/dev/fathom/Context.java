@@ -175,7 +175,8 @@ public final class Context implements AutoCloseable {
 
     /**
      * Zeroed memory that Java and kernels both reach in place, as long as this context: for rows, lists, indices and
-     * for small results. On the CPU it is what {@link #allocate(long)} gives.
+     * for small results, which would have to be copied at every call if they were memory of a device. On the CPU it is
+     * what {@link #allocate(long)} gives.
      */
     public Buffer allocateShared(long bytes) {
         handle(); // refuses a closed context
@@ -191,19 +192,20 @@ public final class Context implements AutoCloseable {
         Check.notNull("arena", arena);
         Check.atLeast("bytes", bytes, 0);
         boolean host = kind == Fathom.FTH_MEMORY_HOST();
-        if (bytes == 0 || host && bytes < MAPPED_BYTES) return new Buffer(arena.allocate(bytes, 64));
+        if (host && bytes < MAPPED_BYTES) return new Buffer(arena.allocate(bytes, 64));
+        long mapped = Math.max(bytes, 1);
         int device = info.cuda ? info.device.ordinal() : 0;
         try (Arena scratch = Arena.ofConfined()) {
             MemorySegment out = scratch.allocate(Fathom.C_POINTER);
-            int status = Fathom.fth_memory_map(kind, device, bytes, out);
+            int status = Fathom.fth_memory_map(kind, device, mapped, out);
             if (status != Fathom.FTH_OK()) throw failure(status, bytes + " bytes could not be allocated");
             MemorySegment memory = out.get(Fathom.C_POINTER, 0);
             try {
                 MemorySegment owned = FathomLibrary.attach(memory, bytes, arena,
-                        m -> Fathom.fth_memory_unmap(kind, device, m, bytes));
+                        m -> Fathom.fth_memory_unmap(kind, device, m, mapped));
                 return new Buffer(owned, host ? null : new DeviceMemory(this, kind == Fathom.FTH_MEMORY_DEVICE()));
             } catch (RuntimeException e) { // closed, or another thread's
-                Fathom.fth_memory_unmap(kind, device, memory, bytes);
+                Fathom.fth_memory_unmap(kind, device, memory, mapped);
                 throw e;
             }
         }

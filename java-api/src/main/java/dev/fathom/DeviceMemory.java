@@ -64,6 +64,13 @@ final class DeviceMemory {
         }
     }
 
+    /** A copy that the host reads. */
+    MemorySegment onHost(MemorySegment memory) {
+        MemorySegment copy = Arena.ofAuto().allocate(memory.byteSize(), 64);
+        copy(memory, copy);
+        return copy;
+    }
+
     /** The four bytes at an offset. */
     MemorySegment one(MemorySegment memory, long offset) {
         byte[] bytes = new byte[4];
@@ -73,7 +80,7 @@ final class DeviceMemory {
 
     void copy(MemorySegment from, MemorySegment to) {
         requireWritable(to);
-        context.copy(from, to);
+        if (to.byteSize() > 0) context.copy(from, to);
     }
 
     private static void requireWritable(MemorySegment memory) {

@@ -23,7 +23,6 @@ public final class HeadStats {
 
     private HeadStats(Buffer buffer) {
         this.buffer = buffer;
-        buffer.segment(); // refuses memory of a device
     }
 
     /** Room for {@code capacity} rows that lives as long as the context. */
@@ -92,6 +91,6 @@ public final class HeadStats {
 
     /** Waits for the call that tells. */
     private MemorySegment told() {
-        return buffer.segment();
+        return buffer.readByCall();
     }
 }

@@ -25,7 +25,6 @@ public final class StateDelta {
 
     private StateDelta(Buffer buffer) {
         this.buffer = buffer;
-        buffer.segment(); // refuses memory of a device
     }
 
     /** Room for {@code capacity} rows that lives as long as the context. */
@@ -98,6 +97,6 @@ public final class StateDelta {
 
     /** Waits for the call that tells. */
     private MemorySegment told() {
-        return buffer.segment();
+        return buffer.readByCall();
     }
 }
