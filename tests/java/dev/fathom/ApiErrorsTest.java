@@ -25,9 +25,9 @@ class ApiErrorsTest {
     @BeforeEach
     void open() {
         context = Context.cpu(1);
-        assumeFalse(context.info().cuda()); // there overlaps of a few bytes are misaligned first
         arena = Arena.ofConfined();
         rows = Rows.allocate(context, arena, COUNT);
+        assumeFalse(context.info().cuda()); // there overlaps of a few bytes are misaligned first
     }
 
     @AfterEach

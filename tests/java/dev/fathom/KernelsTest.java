@@ -3,6 +3,7 @@ package dev.fathom;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import java.util.Arrays;
@@ -506,6 +507,57 @@ class KernelsTest {
         close(expected, out);
         context.embed(new EmbedShape(70, 12, DType.F32, true, 0.5f), 2, buffer(69, 3), packed, out.clear());
         close(expected, out);
+    }
+
+    /** Two tokens of a sequence: what their routers let pass goes through the block again, as single calls have it. */
+    @Test
+    void recursion() {
+        BlockShape block = BlockShape.builder(1, 24, 40, 2).headDim(16).kvHeads(1).depths(2).build();
+        GateShape gate = new GateShape(24, 0, 1, 2, RouterKind.LINEAR, GateFunction.SIGMOID, 1, 1, 0);
+        Buffer weights = context.allocate(context.blockBytes(block));
+        for (Part part : Part.values()) {
+            if (!block.has(part)) continue;
+            context.blockPack(block, 0, 0, part, Kind.WEIGHT, 1, DType.F32,
+                    buffer(numbers((int) block.elements(part, Kind.WEIGHT))), weights);
+        }
+        Buffer routers = context.allocate(context.gateBytes(gate));
+        for (int depth = 0; depth < 2; depth++) {
+            context.gatePack(gate, depth, GatePart.W1, DType.F32, buffer(numbers(24)), routers);
+        }
+        float[] h = numbers(2 * 24);
+        Rows rows = Rows.allocate(context, 4);
+        for (int i = 0; i < 4; i++) rows.set(i, i / 2 * 4, 0, i % 2, 0, 5 + i);
+        Buffer lists = context.allocateShared(32), pool = context.allocate(context.kvBytes(block.kv(64)));
+        Buffer hidden = buffer(h), passes = context.allocateShared(8);
+        context.recursion(new RecursionShape(2, StateUpdate.ADD_GATED, 1), block, gate, 2, rows, weights, routers, lists,
+                null, 64, pool, hidden, passes);
+
+        Buffer want = buffer(h), x = floats(24), g = context.allocateShared(8), choice = context.allocateShared(8);
+        for (int token = 0; token < 2; token++) {
+            int taken = passes.getInt(token);
+            assertTrue(taken == 1 || taken == 2);
+        }
+        Buffer again = context.allocate(context.kvBytes(block.kv(64)));
+        int[] length = new int[2];
+        for (int token = 0; token < 2; token++) {
+            for (int depth = 0; depth < 2; depth++) {
+                Rows one = Rows.allocate(context, 1).set(0, depth * 4, length[depth] + 1, token, depth,
+                        5 + 2 * depth + token);
+                Buffer state = want.slice(token * 96, 96);
+                context.gate(gate, 1, one, state, routers, null, null, null, g, choice);
+                if (depth > 0 && choice.getInt(0) == 0) break;
+                assertTrue(depth < passes.getInt(token));
+                lists.setInt(depth * 4L + length[depth]++, 5 + 2 * depth + token);
+                state.copy(0, x, 0, 96);
+                context.block(block, 1, one, null, weights, lists, null, 64, again, x);
+                context.scatterAdd(24, 2, 1, buffer(token), g, x, want);
+            }
+        }
+        float[] expected = new float[48];
+        want.read(expected);
+        float[] read = new float[48];
+        hidden.read(read);
+        assertArrayEquals(expected, read);
     }
 
     @Test

@@ -667,6 +667,43 @@ public final class Context implements AutoCloseable {
         check(Fathom.fth_gate(handle(), shape.struct, count, row, in, routers, added, all, values, gates, choices));
     }
 
+    // ---- recursion -----------------------------------------------------------------------------------------------
+
+    /**
+     * Passes through a block, as many for each row as its routers say. On a CUDA context nothing waits for Java between
+     * the passes.
+     *
+     * <p>A row with an entry appends it to its list, behind those of the rows before it that append to the same one, and
+     * sees all items up to its own; {@code visible} is what the list holds before the call. A row without an entry sees
+     * {@code visible} items. Rows that append to one list follow one another. The lists are not changed: the caller
+     * appends the entries of the passes that a row took.
+     *
+     * @param gate         its routers look at the states; null: every row takes all passes
+     * @param rows         [depths, count] (list, visible, start, tree, position, entry): each row, for each pass, as it
+     *                     is if it gets there
+     * @param blockWeights from {@link #blockPack}; the block has no cross-attention
+     * @param gateWeights  from {@link #gatePack}; null without gate
+     * @param entries      the lists, int, with room for what is appended
+     * @param hidden       [count, hiddenSize], in place
+     * @param passes       [count] of int: how many each row took
+     */
+    public void recursion(RecursionShape shape, BlockShape block, GateShape gate, long count, Rows rows,
+                          Buffer blockWeights, Buffer gateWeights, Buffer entries, Buffer entryPosition,
+                          long poolEntries, Buffer pool, Buffer hidden, Buffer passes) {
+        MemorySegment row = Check.rows(rows, Check.product(Check.atLeast("count", count, 0), shape.depths()));
+        boolean routed = gate != null;
+        MemorySegment packed = Check.input("blockWeights", blockWeights, 1, blockBytes(block));
+        MemorySegment routers = Check.inputIf(routed, "gateWeights", gateWeights, 1, routed ? gateBytes(gate) : 0);
+        MemorySegment lists = Check.control("entries", entries, 0, 4);
+        MemorySegment positions = Check.optional("entryPosition", entryPosition, poolEntries, 4);
+        MemorySegment stored = Check.output("pool", pool, 1, kvBytes(block.kv(poolEntries)));
+        MemorySegment states = Check.output("hidden", hidden, count, block.hiddenBytes);
+        MemorySegment taken = Check.output("passes", passes, count, 4);
+        check(Fathom.fth_recursion(handle(), shape.struct, block.struct, routed ? gate.struct : MemorySegment.NULL,
+                count, row, packed, routers, lists, lists.byteSize() / 4, positions, poolEntries, stored, states,
+                taken));
+    }
+
     // ---- state delta ---------------------------------------------------------------------------------------------
 
     /**

@@ -13,7 +13,7 @@ import java.util.StringJoiner;
  * to be shared between threads and contexts. Make one per layer, not one per call.
  */
 public abstract sealed class Shape permits LinearShape, NormShape, RopeShape, KvShape, AttentionShape, DenseKvShape,
-        BackfillShape, BlockShape, HeadShape, GateShape, EmbedShape {
+        BackfillShape, BlockShape, HeadShape, GateShape, RecursionShape, EmbedShape {
     private final GroupLayout layout;
     /** The C struct. Written by the constructor of the subclass only. */
     final MemorySegment struct;
