@@ -339,6 +339,19 @@ __device__ __forceinline__ bool last_block(unsigned* ticket, unsigned blocks, un
   if (last) __threadfence();
   return last;
 }
+// The same for a group of threads of each block, the first among them, that meet at barrier `id`.
+__device__ __forceinline__ bool last_group(unsigned* ticket, unsigned groups, unsigned* flag, int id, int threads) {
+  __threadfence();
+  group_barrier(id, threads);
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(ticket, 1u);
+    if (*flag == groups - 1) atomicExch(ticket, 0u);
+  }
+  group_barrier(id, threads);
+  const bool last = *flag == groups - 1;
+  if (last) __threadfence();
+  return last;
+}
 
 // ---- launch --------------------------------------------------------------------------------------------------------
 
@@ -358,6 +371,7 @@ struct Grid {
   dim3 blocks, threads;
   size_t shared_bytes = 0;
   bool together = false;  // all blocks resident at once
+  bool early = false;     // may start before the kernel in front is done, and waits itself (dependents_wait)
 };
 // Enqueues; an error stays with the runtime until the call's end asks for it.
 template <class... P, class... A>
@@ -370,11 +384,18 @@ void launch(void (*kernel)(P...), const Grid& grid, Stream stream, A... argument
   config.blockDim = grid.threads;
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = cudaStream_t(stream);
-  cudaLaunchAttribute cooperative{};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  config.attrs = &cooperative;
-  config.numAttrs = grid.together ? 1 : 0;
+  cudaLaunchAttribute attributes[2]{};
+  config.attrs = attributes;
+  if (grid.together) {
+    cudaLaunchAttribute& together = attributes[config.numAttrs++];
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+  }
+  if (grid.early) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
   cudaLaunchKernelEx(&config, kernel, P(arguments)...);
 }
 

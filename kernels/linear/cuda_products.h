@@ -1,12 +1,10 @@
-// Products of a strip of packed weights (tiles.h), 64 rows of W, with N rows of x, for blocks of 128 threads. The weights
-// are the operand of 64 rows, so few rows of x cost no more than the weights' way to the chip. Steps of both operands
-// come through a ring in shared memory by asynchronous copies.
+// Products of a strip of packed weights (tiles.h), 64 rows of W, with N rows of x, by 128 threads. The weights are the
+// operand of 64 rows, so few rows of x cost no more than the weights' way to the chip. Steps of both operands come
+// through a ring of stages in shared memory.
 //
-// Thread t keeps N / 2 of the 64 x N sums: acc[i] is row t / 32 * 16 + t % 32 / 4 + (i & 2) * 4 of the strip and column
-// (row of x) i / 4 * 8 + t % 4 * 2 + (i & 1). Every sum is one chain over k, whatever N is.
+// Thread t of the 128 keeps N / 2 of the 64 x N sums: acc[i] is row t / 32 * 16 + t % 32 / 4 + (i & 2) * 4 of the strip
+// and column (row of x) i / 4 * 8 + t % 4 * 2 + (i & 1). Every sum is one chain over k, whatever N is.
 #pragma once
-#include <climits>
-
 #include "cuda/primitives.h"
 #include "linear.h"
 #include "tiles.h"
@@ -16,10 +14,8 @@ namespace {
 
 using namespace gpu;
 
-constexpr int kThreads = 128;
-
 __device__ __forceinline__ int strip_row(int i) {
-  return int(threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4) + (i & 2) * 4;
+  return int(threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4) + (i & 2) * 4;
 }
 __device__ __forceinline__ int column_of(int i) { return i / 4 * 8 + int(threadIdx.x % 4) * 2 + (i & 1); }
 
@@ -39,32 +35,46 @@ struct Columns {
   const int* row;  // [N], shared memory
 };
 
-// ---- element types -------------------------------------------------------------------------------------------------
-// Each: kImages, of x per step; kGroups, scales of a row of W per step; load_x, which begins copies of a step of x;
-// step, which multiplies one stage of the ring.
-
-template <class P, int N>
-struct Stage {
-  static constexpr int kX = kTileBytes;                            // images of x
-  static constexpr int kScales = kX + P::kImages * N * kTileRowBytes;  // of W
-  static constexpr int kXScales = kScales + P::kGroups * kTileRows * 2;
-  static constexpr int kBytes = (kXScales + (P::kCodes ? P::kImages * N * 4 : 0) + 1023) / 1024 * 1024;
-  static constexpr int kCount = 48 * 1024 / kBytes > 3 ? 48 * 1024 / kBytes : 3;
+// One step of the operands in shared memory.
+struct Operands {
+  unsigned char *w, *x;  // images
+  const half* w_scales;
+  float* x_scales;
 };
+// A stage of the ring: images of Strips strips, of x, scales of W, of x.
+template <class P, int N, int Strips = 1>
+struct Stage {
+  static constexpr int kX = Strips * kTileBytes;
+  static constexpr int kScales = kX + P::kImages * N * kTileRowBytes, kScaleBytes = P::kGroups * kTileRows * 2;
+  static constexpr int kXScales = kScales + kScaleBytes;
+  static constexpr int kBytes = (kXScales + (P::kCodes ? P::kImages * N * 4 : 0) + 1023) / 1024 * 1024;
+  static constexpr int kStepBytes = kTileBytes + kScaleBytes;  // of a strip in memory
+  static_assert(Strips == 1 || P::kGroups == 0, "scales of one strip");
+
+  static __device__ __forceinline__ Operands of(unsigned char* stage, int strip = 0) {
+    return {stage + strip * kTileBytes, stage + kX, reinterpret_cast<const half*>(stage + kScales),
+            reinterpret_cast<float*>(stage + kXScales)};
+  }
+};
+
+// ---- element types -------------------------------------------------------------------------------------------------
+// Each: kImages, of x per step; kGroups, scales of a row of W per step; load_x, by which `Threads` threads begin copies
+// of a step of x; step, which multiplies one. kWide: it only begins to, and the operands are in use until it is waited
+// for.
 
 struct F32 {
   static constexpr int32_t kType = FTH_F32;
   static constexpr int kImages = 1, kGroups = 0;
-  static constexpr bool kCodes = false;
+  static constexpr bool kCodes = false, kWide = false;
   using Lora = F32;
 
-  template <int N>
-  static __device__ __forceinline__ void load_x(unsigned char* stage, const Columns& x, int64_t step) {
-    for (int i = int(threadIdx.x); i < N * 32; i += kThreads) {
+  template <int N, int Threads>
+  static __device__ __forceinline__ void load_x(const Operands& to, const Columns& x, int64_t step, int thread) {
+    for (int i = thread; i < N * 32; i += Threads) {
       const int column = i / 32, row = x.row[column];
       const int64_t k = step * 32 + i % 32;
       const bool there = row >= 0 && k < x.k;
-      copy4_if(there, stage + Stage<F32, N>::kX + swizzled(uint32_t(column * kTileRowBytes + i % 32 * 4)),
+      copy4_if(there, to.x + swizzled(uint32_t(column * kTileRowBytes + i % 32 * 4)),
                x.x + (there ? row * x.bytes + k * 4 : 0));
     }
   }
@@ -73,18 +83,17 @@ struct F32 {
     return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
   }
   template <int N>
-  static __device__ __forceinline__ void step(float (&acc)[N / 2], unsigned char* stage) {
+  static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
     const int row = strip_row(0);
 #pragma unroll 2
     for (int chunk = 0; chunk < 8; chunk++) {
-      const float4 upper = *reinterpret_cast<const float4*>(chunk_of(stage, row, chunk));
-      const float4 lower = *reinterpret_cast<const float4*>(chunk_of(stage, row + 8, chunk));
+      const float4 upper = *reinterpret_cast<const float4*>(chunk_of(from.w, row, chunk));
+      const float4 lower = *reinterpret_cast<const float4*>(chunk_of(from.w, row + 8, chunk));
 #pragma unroll
       for (int i = 0; i < N / 2; i += 4)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-          const float4 x =
-              *reinterpret_cast<const float4*>(chunk_of(stage + Stage<F32, N>::kX, column_of(i + h), chunk));
+          const float4 x = *reinterpret_cast<const float4*>(chunk_of(from.x, column_of(i + h), chunk));
           acc[i + h] = dot(upper, x, acc[i + h]);
           acc[i + 2 + h] = dot(lower, x, acc[i + 2 + h]);
         }
@@ -110,27 +119,28 @@ __device__ __forceinline__ T (&four(T (&all)[Size], int i))[4] { return reinterp
 struct Bf16 {
   static constexpr int32_t kType = FTH_BF16;
   static constexpr int kImages = 1, kGroups = 0;
-  static constexpr bool kCodes = false;
+  static constexpr bool kCodes = false, kWide = false;
   using Lora = Bf16;
 
-  template <int N>
-  static __device__ __forceinline__ void load_x(unsigned char* stage, const Columns& x, int64_t step) {
-    for (int i = int(threadIdx.x); i < N * 8; i += kThreads) {
+  template <int N, int Threads>
+  static __device__ __forceinline__ void load_x(const Operands& to, const Columns& x, int64_t step, int thread) {
+#pragma unroll 4
+    for (int i = thread; i < N * 8; i += Threads) {
       const int column = i / 8, row = x.row[column];
       const int64_t k = step * 64 + i % 8 * 8;
       const bool there = row >= 0 && k < x.k;
-      copy16_if(there, chunk_of(stage + Stage<Bf16, N>::kX, column, i % 8), x.x + (there ? row * x.bytes + k * 2 : 0));
+      copy16_if(there, chunk_of(to.x, column, i % 8), x.x + (there ? row * x.bytes + k * 2 : 0));
     }
   }
   template <int N>
-  static __device__ __forceinline__ void step(float (&acc)[N / 2], unsigned char* stage) {
+  static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
 #pragma unroll
     for (int chunk = 0; chunk < 8; chunk += 4) {
       uint32_t a[2][4], b[4];
-      load_rows(a, stage, chunk);
+      load_rows(a, from.w, chunk);
 #pragma unroll
       for (int i = 0; i < N / 2; i += 4) {
-        load_columns(b, stage + Stage<Bf16, N>::kX, i, chunk);
+        load_columns(b, from.x, i, chunk);
         mma_16x8x16(four(acc, i), a[0], b[0], b[1]);
         mma_16x8x16(four(acc, i), a[1], b[2], b[3]);
       }
@@ -140,15 +150,15 @@ struct Bf16 {
 
 // The same on Hopper: the block's four warps multiply together.
 struct Bf16Wide : Bf16 {
+  static constexpr bool kWide = true;
   using Lora = Bf16Wide;
   template <int N>
-  static __device__ __forceinline__ void step(float (&acc)[N / 2], unsigned char* stage) {
+  static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
     wgmma_begin();
 #pragma unroll
     for (int slice = 0; slice < 4; slice++)
-      wgmma_64xNx16<N>(acc, stage + slice * 32, stage + Stage<Bf16, N>::kX + slice * 32);
+      wgmma_64xNx16<N>(acc, from.w + slice * 32, from.x + slice * 32);
     wgmma_commit();
-    wgmma_wait<0>();
   }
 };
 
@@ -156,30 +166,33 @@ struct Bf16Wide : Bf16 {
 template <int32_t Type, class Wide>
 struct Quantised {
   static constexpr int32_t kType = Type;
-  static constexpr bool kCodes = true, kNibbles = Type == FTH_Q4_0, kScaled = Type != FTH_I8;
+  static constexpr bool kCodes = true, kWide = false, kNibbles = Type == FTH_Q4_0, kScaled = Type != FTH_I8;
   static constexpr int kImages = kNibbles ? 2 : 1, kGroups = kScaled ? kImages * 4 : 0;
   using Lora = Wide;
-  template <int N>
-  using StageOf = Stage<Quantised, N>;
 
-  template <int N>
-  static __device__ __forceinline__ void load_x(unsigned char* stage, const Columns& x, int64_t step) {
+  template <int N, int Threads>
+  static __device__ __forceinline__ void load_x(const Operands& to, const Columns& x, int64_t step, int thread) {
     const int64_t blocks = (x.k + Codes::kSize - 1) / Codes::kSize;
-    for (int i = int(threadIdx.x); i < kImages * N * 8; i += kThreads) {
+    for (int i = thread; i < kImages * N * 8; i += Threads) {
       const int image = i / (N * 8), column = i / 8 % N, row = x.row[column];
       const int64_t block = step * kImages + image;
       const bool there = row >= 0 && block < blocks;
-      copy16_if(there, chunk_of(stage + StageOf<N>::kX + image * N * kTileRowBytes, column, i % 8),
+      copy16_if(there, chunk_of(to.x + image * N * kTileRowBytes, column, i % 8),
                 x.x + (there ? row * x.bytes + block * int64_t(sizeof(Codes)) + i % 8 * 16 : 0));
     }
-    for (int i = int(threadIdx.x); i < kImages * N; i += kThreads) {
+    for (int i = thread; i < kImages * N; i += Threads) {
       const int row = x.row[i % N];
       const int64_t block = step * kImages + i / N;
       const bool there = row >= 0 && block < blocks;
-      copy4_if(there, stage + StageOf<N>::kXScales + i * 4,
+      copy4_if(there, to.x_scales + i,
                x.x + (there ? row * x.bytes + block * int64_t(sizeof(Codes)) + Codes::kSize : 0));
     }
   }
+
+  // Integer sums start at the bits of 1.5 * 2^23, whose last place is one: those below 2^22 become numbers by a
+  // subtraction, of which a multiprocessor does eight times as many as conversions.
+  static constexpr int kZero = 0x4b400000;
+  static __device__ __forceinline__ float value(int sum) { return __int_as_float(sum) - 12582912.f; }
 
   static __device__ __forceinline__ uint32_t low_nibbles(uint32_t v) { return signed_nibbles(v & 0x0f0f0f0f); }
   static __device__ __forceinline__ uint32_t high_nibbles(uint32_t v) { return signed_nibbles(v >> 4 & 0x0f0f0f0f); }
@@ -188,13 +201,13 @@ struct Quantised {
     return ((v | 0x80808080) - 0x08080808) ^ 0x80808080;
   }
   // Codes of two groups of 32, the first of them number `group` of the step.
-  static __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned char* stage, int group) {
+  static __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned char* w, int group) {
     if constexpr (!kNibbles) {
-      load_rows(a, stage, group * 2);
+      load_rows(a, w, group * 2);
     } else {
       const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane % 16;
       uint32_t both[4];
-      load_matrix_x4(both, chunk_of(stage, row, group + lane / 16));
+      load_matrix_x4(both, chunk_of(w, row, group + lane / 16));
 #pragma unroll
       for (int s = 0; s < 2; s++)
 #pragma unroll
@@ -205,29 +218,36 @@ struct Quantised {
     }
   }
   template <int N>
-  static __device__ __forceinline__ void step(float (&acc)[N / 2], unsigned char* stage) {
-    const half* scales = reinterpret_cast<const half*>(stage + StageOf<N>::kScales);
-    const float* x_scales = reinterpret_cast<const float*>(stage + StageOf<N>::kXScales);
+  static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
 #pragma unroll 1
     for (int image = 0; image < kImages; image++) {
       using Sum = std::conditional_t<kScaled, float, int>;
-      Sum link[N / 2] = {};  // over 128 k
+      Sum link[N / 2];  // over 128 k
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) link[i] = kScaled ? 0 : kZero;
 #pragma unroll
       for (int pair = 0; pair < 2; pair++) {
         const int group = image * 4 + pair * 2;
         uint32_t a[2][4], b[4];
-        load_weights(a, stage, group);
+        load_weights(a, from.w, group);
+        float scale[2][2] = {};  // of the two groups, of the thread's two rows
+        if constexpr (kScaled) {
+#pragma unroll
+          for (int s = 0; s < 2; s++)
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+              scale[s][r] = to_float(from.w_scales[strip_row(2 * r) * kGroups + group + s]);
+        }
 #pragma unroll
         for (int i = 0; i < N / 2; i += 4) {
-          load_columns(b, stage + StageOf<N>::kX + image * N * kTileRowBytes, i, pair * 4);
+          load_columns(b, from.x + image * N * kTileRowBytes, i, pair * 4);
 #pragma unroll
           for (int s = 0; s < 2; s++) {
             if constexpr (kScaled) {
-              int sum[4] = {};
+              int sum[4] = {kZero, kZero, kZero, kZero};
               mma_16x8x32(sum, a[s], b[2 * s], b[2 * s + 1]);
 #pragma unroll
-              for (int h = 0; h < 4; h++)
-                link[i + h] = fmaf(float(sum[h]), to_float(scales[strip_row(h) * kGroups + group + s]), link[i + h]);
+              for (int h = 0; h < 4; h++) link[i + h] = fmaf(value(sum[h]), scale[s][h / 2], link[i + h]);
             } else {
               mma_16x8x32(four(link, i), a[s], b[2 * s], b[2 * s + 1]);
             }
@@ -235,51 +255,15 @@ struct Quantised {
         }
       }
 #pragma unroll
-      for (int i = 0; i < N / 2; i++) acc[i] = fmaf(x_scales[image * N + column_of(i)], float(link[i]), acc[i]);
+      for (int i = 0; i < N / 2; i++) {
+        float t;
+        if constexpr (kScaled) t = link[i];
+        else t = value(link[i]);
+        acc[i] = fmaf(from.x_scales[image * N + column_of(i)], t, acc[i]);
+      }
     }
   }
 };
-
-// ---- the ring ------------------------------------------------------------------------------------------------------
-
-template <class P, int N>
-constexpr int kRingBytes = Stage<P, N>::kBytes * Stage<P, N>::kCount;
-
-// acc += steps [begin, end) of a strip times the columns. The ring is 1024-byte aligned shared memory, free again
-// afterwards; the columns' rows were written before a barrier.
-template <class P, int N>
-__device__ __forceinline__ void multiply(float (&acc)[N / 2], const unsigned char* strip, const Columns& x,
-                                         int64_t begin, int64_t end, unsigned char* ring) {
-  using S = Stage<P, N>;
-  constexpr int kStepBytes = kTileBytes + P::kGroups * kTileRows * 2;
-  const auto load = [&](int64_t step, int at) {
-    unsigned char* stage = ring + at * S::kBytes;
-    const unsigned char* w = strip + step * kStepBytes;
-    const int byte = int(threadIdx.x) * 16;
-#pragma unroll
-    for (int i = 0; i < kTileBytes; i += kThreads * 16) copy16(stage + i + byte, w + i + byte);
-    if (byte < P::kGroups * kTileRows * 2) copy16(stage + S::kScales + byte, w + kTileBytes + byte);
-    P::template load_x<N>(stage, x, step);
-  };
-  int fill = 0, drain = 0;
-  for (; fill < S::kCount - 1; fill++) {
-    if (begin + fill < end) load(begin + fill, fill);
-    copy_commit();
-  }
-#pragma unroll 1
-  for (int64_t step = begin; step < end; step++) {
-    copy_wait<S::kCount - 2>();
-    proxy_fence();
-    __syncthreads();  // this stage is there, and all threads are done with the one before
-    if (step + S::kCount - 1 < end) load(step + S::kCount - 1, fill);
-    copy_commit();
-    fill = fill + 1 == S::kCount ? 0 : fill + 1;
-    P::template step<N>(acc, ring + drain * S::kBytes);
-    drain = drain + 1 == S::kCount ? 0 : drain + 1;
-  }
-  copy_wait<0>();
-  __syncthreads();
-}
 
 }  // namespace
 }  // namespace fth::linear

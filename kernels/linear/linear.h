@@ -133,7 +133,16 @@ struct Workspace {
   int64_t partial_bytes;
   unsigned* tickets;
   int64_t ticket_count;
+  int32_t multiprocessors;
   bool wgmma;  // a device of compute capability 9.0
+};
+
+// z = W x + bias + addend + D_d u for W of `type`; D is fp32 with fp32 weights, else bf16. Without args.weight there is
+// no W x and D is of `type`, fp32 or bf16.
+struct Product {
+  int32_t type;
+  Args args;
+  ByDepth by_depth;
 };
 
 // Rows of W into strips: `count` rows of the source become features first, first + 1, ... of one half (glu: 0 gates, 1
@@ -151,9 +160,9 @@ struct Packing {
 // All pointers are to memory of the device. Weights are packed as tiles.h says; rows of bf16 begin at multiples of 16
 // bytes and are zero up to a multiple of 8.
 namespace cuda {
-// z = W x + bias + addend + D_d u for W of `type`; D is fp32 with fp32 weights, else bf16. Without args.weight there is
-// no W x and D is of `type`, fp32 or bf16.
-void product(const Args& args, int32_t type, const ByDepth& by_depth, const Workspace& space, void* stream);
+// Products that do not depend on one another. All weights were written before a kernel that is in front of these on the
+// stream: they may be read before it is done.
+void products(const Product* list, int count, const Workspace& space, void* stream);
 // As Round and Quantise for rows 0 .. count - 1, x without gaps; minus_sum is not set.
 void round(const float* x, int64_t k, uint16_t* y, int64_t y_stride, int64_t count, void* stream);
 void quantise(const float* x, int64_t k, Codes* y, int64_t count, void* stream);

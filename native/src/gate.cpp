@@ -86,7 +86,8 @@ void enqueue_inner(fth_context* ctx, const Router& router, const fth_gate_shape&
     by_depth = {packed, router.stride(), fth::linear::tiles::strip_bytes(w.type, w.in),
                 fth::linear::tiles::steps(w.type, w.in), w.in, x, w.in * 4, rows};
   }
-  fth::linear::cuda::product(args, w.type, by_depth, ctx->device->workspace(), ctx->device->stream());
+  const fth::linear::Product product{w.type, args, by_depth};
+  fth::linear::cuda::products(&product, 1, ctx->device->workspace(), ctx->device->stream());
 }
 
 // Long inputs go in slabs, so that scratch does not grow with them and stays about 16 MiB.

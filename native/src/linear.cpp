@@ -69,15 +69,18 @@ class Region {
   double cost_ = 0;
 };
 
-// A_d x of all rows in one launch, then the product, to which it adds B_d (A_d x) itself.
+// A_d x of all calls, then the products, to which those add that have B_d (A_d x).
 void enqueue_linears(fth_context* ctx, LinearCall* calls, int count) {
   const linear::Workspace space = ctx->device->workspace();
   const gpu::Stream stream = ctx->device->stream();
-  for (int c = 0; c < count; c++) {
-    LinearCall& call = calls[c];
-    if (call.product.count <= 0) continue;
-    linear::ByDepth expand{};
-    if (call.lora != nullptr) {
+  constexpr int kMost = 4;  // in one launch
+  for (int first = 0; first < count; first += kMost) {
+    linear::Product inner[kMost], outer[kMost];
+    int inners = 0, outers = 0;
+    for (int c = first; c < count && c < first + kMost; c++) {
+      const LinearCall& call = calls[c];
+      linear::Product& product = outer[outers++] = {call.product.type, call.product, {}};
+      if (call.lora == nullptr) continue;
       const LoraShape& lora = call.lora_shape;
       const auto by_depth = [&](const WeightShape& w, int64_t offset, const void* x) {
         return linear::ByDepth{static_cast<const char*>(call.lora) + offset,
@@ -89,19 +92,20 @@ void enqueue_linears(fth_context* ctx, LinearCall* calls, int count) {
                                x_bytes(w.in, w.type),
                                call.groups->rows};
       };
-      linear::Args inner{};
-      inner.n = lora.rank;
-      inner.rows = call.product.rows;
-      inner.count = call.product.count;
-      inner.live = call.product.live;
-      if (lora.type == FTH_BF16) inner.y_bf16 = static_cast<uint16_t*>(call.lora_inner);
-      else inner.y = static_cast<float*>(call.lora_inner);
-      inner.y_stride = lora.rank;
-      inner.y_bf16_stride = x_bytes(lora.rank, FTH_BF16) / 2;
-      linear::cuda::product(inner, lora.type, by_depth(lora.a(), 0, call.lora_x), space, stream);
-      expand = by_depth(lora.b(), lora.b_offset(0), call.lora_inner);
+      linear::Args args{};
+      args.n = lora.rank;
+      args.rows = call.product.rows;
+      args.count = call.product.count;
+      args.live = call.product.live;
+      if (lora.type == FTH_BF16) args.y_bf16 = static_cast<uint16_t*>(call.lora_inner);
+      else args.y = static_cast<float*>(call.lora_inner);
+      args.y_stride = lora.rank;
+      args.y_bf16_stride = x_bytes(lora.rank, FTH_BF16) / 2;
+      inner[inners++] = {lora.type, args, by_depth(lora.a(), 0, call.lora_x)};
+      product.by_depth = by_depth(lora.b(), lora.b_offset(0), call.lora_inner);
     }
-    linear::cuda::product(call.product, call.product.type, expand, space, stream);
+    linear::cuda::products(inner, inners, space, stream);
+    linear::cuda::products(outer, outers, space, stream);
   }
 }
 

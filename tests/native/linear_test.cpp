@@ -391,26 +391,67 @@ TEST(packs_blocks) {
       }
 }
 
-// With many rows a block adds up the parts of k that have blocks of their own with few.
+// Few rows have a block for each part of k, many may have larger tiles, and without room for the parts' sums one block
+// adds up its own.
 TEST(bits_do_not_depend_on_how_blocks_share_k) {
   if (!test::kCuda) return;
-  const Options o{600, 300, FTH_BF16, FTH_IDENTITY, 0, 0, 70, true};
-  const int64_t most = 64 * 53 + 3, few = 5;
-  test::Context ctx;
-  Layer layer(o, 3);
-  layer.pack(ctx);
-  test::Random random(4);
-  Guarded<float> x(most * o.in), y(most * o.out), other(few * o.out);
-  Guarded<fth_row> rows(most);
-  random.fill(x, x.size());
-  for (int64_t i = 0; i < most; i++) {
-    rows[i] = test::row();
-    rows[i].depth = int32_t(i * Layer::kDepths / most);
+  const int64_t most = 300, out = 330;
+  {
+    const Options o{600, out, FTH_BF16, FTH_IDENTITY, 0, 0, 70, true};
+    const int64_t few = 5;
+    test::Context ctx;
+    Layer layer(o, 3);
+    layer.pack(ctx);
+    test::Random random(4);
+    Guarded<float> x(most * o.in), y(most * o.out), other(few * o.out);
+    Guarded<fth_row> rows(most);
+    random.fill(x, x.size());
+    for (int64_t i = 0; i < most; i++) {
+      rows[i] = test::row();
+      rows[i].depth = int32_t(i * Layer::kDepths / most);
+    }
+    EXPECT_OK(ctx, layer.run(ctx, most, rows, x, nullptr, nullptr, y));
+    for (int64_t first : {int64_t(0), most / Layer::kDepths - 2, most - few}) {
+      EXPECT_OK(ctx, layer.run(ctx, few, rows + first, x + first * o.in, nullptr, nullptr, other));
+      EXPECT(memcmp(other, y + first * o.out, sizeof(float) * size_t(few * o.out)) == 0, "row %d", int(first));
+    }
   }
-  EXPECT_OK(ctx, layer.run(ctx, most, rows, x, nullptr, nullptr, y));
-  for (int64_t first : {int64_t(0), most / Layer::kDepths - 2, most - few}) {
-    EXPECT_OK(ctx, layer.run(ctx, few, rows + first, x + first * o.in, nullptr, nullptr, other));
-    EXPECT(memcmp(other, y + first * o.out, sizeof(float) * size_t(few * o.out)) == 0, "row %d", int(first));
+  if (test::kLent) return;  // what follows calls kernels itself
+  using namespace fth::linear;
+  for (int32_t in : {600, 400}) {  // two chains over k, one
+    test::Context ctx;
+    Layer layer({in, int32_t(out), FTH_BF16, FTH_SILU, 1, 0, 0, true}, 5);
+    layer.pack(ctx);
+    test::Random random(6);
+    Guarded<float> x(most * in), y(most * out), other(most * out), sums(4 << 20);
+    Guarded<uint16_t> rounded(most * in);
+    Guarded<unsigned> tickets(1024);
+    random.fill(x, x.size());
+    cuda::round(x, in, rounded, in, most, nullptr);
+    memset(tickets, 0, sizeof(unsigned) * size_t(tickets.size()));
+    Args a{};
+    a.weight = *layer.packed;
+    a.k = in;
+    a.n = out;
+    a.glu = true;
+    a.activation = FTH_SILU;
+    a.x = rounded.get();
+    a.x_bytes = in * 2;
+    a.bias = layer.bias;
+    a.y_stride = out;
+    const Workspace none{nullptr, 0, nullptr, 0, 4, true},
+        room{sums, sums.size() * 4, tickets, tickets.size(), 4, true};
+    for (const Workspace& space : {room, none})
+      for (int64_t count : {most, int64_t(100), int64_t(40), int64_t(9), int64_t(2)}) {
+        const bool first = count == most && space.partials != nullptr;
+        a.count = count;
+        a.y = first ? y : other;
+        const Product product{FTH_BF16, a, {}};
+        cuda::products(&product, 1, space, nullptr);
+        if (first) continue;
+        EXPECT(memcmp(other, y, sizeof(float) * size_t(count * out)) == 0, "in %d count %d room %d", in, int(count),
+               space.partials != nullptr);
+      }
   }
 }
 
@@ -486,7 +527,8 @@ TEST(kernels_work_on_listed_rows) {
     a.y_stride = n;
     a.y_bf16 = narrow;
     a.y_bf16_stride = padded_n;
-    if (test::kCuda) cuda::product(a, FTH_BF16, {}, {}, nullptr);
+    const Product product{FTH_BF16, a, {}};
+    if (test::kCuda) cuda::products(&product, 1, {}, nullptr);
     else kernels[isa](a, 0, 2, 0, 13);
     for (int64_t row = 0; row < total; row++) {
       const bool listed = row >= 2 && (38 - row) % 3 == 0;

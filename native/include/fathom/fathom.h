@@ -166,7 +166,8 @@ typedef struct fth_linear_shape {
   int32_t lora_depths; /* number of (A, B) pairs; 0 without LoRA */
 } fth_linear_shape;
 
-/* Bytes of the packed weights: panels of 64 output features, the input dimension innermost in dot groups. */
+/* Bytes of the packed weights, whose inner layout is the library's own; on CUDA they are aligned to 16 bytes, as LoRA
+ * pairs are, and blocks, heads and routers that hold such weights. */
 FTH_API fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes);
 /* Packs `count` rows of W, [count, in_features] of source_type, starting at W's row `first`. Every row must be packed
  * once before use; several calls may fill one weight (q, k and v, say). A Q8_0 or Q4_0 source needs in_features to be a

@@ -301,6 +301,18 @@ inline bool last_block(unsigned* ticket, unsigned blocks, unsigned* flag) {
   if (last) __threadfence();
   return last;
 }
+inline bool last_group(unsigned* ticket, unsigned groups, unsigned* flag, int id, int threads) {
+  __threadfence();
+  group_barrier(id, threads);
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(ticket, 1u);
+    if (*flag == groups - 1) atomicExch(ticket, 0u);
+  }
+  group_barrier(id, threads);
+  const bool last = *flag == groups - 1;
+  if (last) __threadfence();
+  return last;
+}
 
 // ---- launch --------------------------------------------------------------------------------------------------------
 
@@ -310,7 +322,7 @@ inline void dependents_wait() {}
 struct Grid {
   dim3 blocks, threads;
   size_t shared_bytes = 0;
-  bool together = false;
+  bool together = false, early = false;
 };
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Grid& grid, Stream, A... arguments) {

@@ -1,0 +1,415 @@
+// The kernel for Hopper: blocks that stay and work through items (strips of W, N rows of x, a part of k) while a ring
+// in shared memory is kept full of the steps to come, over the ends of items, so that the stream of W never runs dry.
+//
+// Strips * 128 threads multiply (each 128 of them one strip) and finish; behind them are the loaders: one warp with one
+// strip, four with two. One of their threads brings whole tile images of W by bulk copies; all of them place 16 bytes
+// of rows of x at a time by cp.async, which gathers listed rows at no cost.
+//
+// Floors, and what is expected on an H200 (4.3 TB/s of copy, 33 bytes per ns and multiprocessor): up to some 200 rows
+// the bytes of W. 8 KB come every 250 ns and take a warpgroup 100 ns with 8 rows; 190 KB under way cover 5.8 us, more
+// than an epilogue. So 0.85 of copy for bf16 from 32 MB on, and less below, where start and end (4 us together) take
+// their part. With 64 rows the sums of q8_0 take 200 ns per 8 KB and stay behind the copies; those of q4_0, twice as
+// many, do not: 0.6. With many rows 128 x 256 tiles ask the L2 cache for 48 bytes per clock and multiprocessor, more
+// than it gives at full clock: 0.6 to 0.7 of the products' ceiling, until clusters share the rows of x.
+#pragma once
+#include "cuda_epilogue.h"
+
+namespace fth::linear {
+namespace {
+
+// Products of one type that are multiplied together, the items of one after those of another.
+struct Batch {
+  static constexpr int kMost = 4;
+  Params product[kMost];
+  int64_t end[kMost];  // of the items
+  int count;
+
+  // The product of an item, whose number becomes that among the product's own.
+  __device__ const Params& product_of(int64_t* item) const {
+    int i = 0;
+    while (*item >= end[i]) i++;
+    if (i > 0) *item -= end[i - 1];
+    return product[i];
+  }
+};
+
+template <class P, int N, int Strips>
+struct Shape {
+  using S = Stage<P, N, Strips>;
+  using L = Stage<typename P::Lora, N, Strips>;
+  static constexpr int kConsumers = Strips * 128, kLoaders = Strips == 1 ? 32 : 128, kThreads = kConsumers + kLoaders;
+  static constexpr int kSlot = S::kBytes > L::kBytes ? S::kBytes : L::kBytes;
+  static constexpr int kColumns = N < 128 ? N : N == 256 ? 128 : 64;  // whose sums are in shared memory at a time
+
+  static constexpr int kSums = kColumns * kPitch * 4;  // of a strip
+  static constexpr int kRest = Strips * kSums + 4 * N * 4 + 1024;
+  static constexpr int kMostStages = (227 * 1024 - kRest) / kSlot, kStages = kMostStages < 24 ? kMostStages : 24;
+  static constexpr int kBytes = kStages * kSlot + kRest;
+  // Stages whose rows of x are under way while the loaders ask for the next.
+  static constexpr int kBehind = kStages - 2 < 8 ? kStages - 2 : 8;
+  // Stages of W that are asked for before the kernel in front has finished.
+  static constexpr int kEarly = kStages < 4 ? kStages : 4;
+  static_assert(kStages >= 3, "no ring");
+};
+
+// Shared memory behind the stages.
+template <class P, int N, int Strips>
+struct Shared {
+  using H = Shape<P, N, Strips>;
+  Barrier full[H::kStages], empty[H::kStages];
+  unsigned ticket;
+  int load_row[N], load_depth[N], row[N], depth[N];  // of the loaders' columns, and of the others'; -1: none
+  alignas(16) float z[Strips][H::kColumns * kPitch];
+};
+
+// A place in the ring; stages are used in turn.
+template <int Stages>
+struct Turn {
+  int at = 0, phase = 0;
+  __device__ void next() {
+    if (++at == Stages) {
+      at = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// Strips of one product for N rows, or a part of them.
+template <int N, int Strips>
+struct Item {
+  int64_t strip, first, place;
+  int part;
+
+  // Neighbours run at the same time: they are a patch of strips and row tiles that share what they read.
+  __device__ Item(const Params& p, int64_t number) {
+    constexpr int64_t kBand = 8;
+    const int64_t groups = (p.strips + Strips - 1) / Strips;
+    part = int(number % p.parts);
+    place = number / p.parts;
+    const int64_t band = place / (groups * kBand), rest = place - band * groups * kBand;
+    const int64_t width = min(kBand, p.row_tiles - band * kBand);
+    strip = rest / width * Strips;
+    first = (band * kBand + rest % width) * N;
+    if (p.a.picks == nullptr) return;
+    first = place;
+    strip = p.a.picks[first] / kTileRows;
+  }
+  __device__ int first_split(const Params& p) const { return p.parts == 1 ? 0 : part; }
+  __device__ int last_split(const Params& p) const { return p.parts == 1 ? p.splits - 1 : part; }
+  // One part of every strip and rows has D_d x to add.
+  __device__ bool adds_by_depth(const Params& p) const {
+    return p.d.weight != nullptr && (p.parts == 1 || part == p.parts - 1);
+  }
+};
+
+// Calls body(product, item, rows of the product that are there, whether the block has begun to load the item early).
+template <int N, int Strips, class Body>
+__device__ __forceinline__ void for_items(const Batch& batch, Body body) {
+#pragma unroll 1
+  for (int64_t number = blockIdx.x; number < batch.end[batch.count - 1]; number += gridDim.x) {
+    int64_t own = number;
+    const Params& p = batch.product_of(&own);
+    const Item<N, Strips> item(p, own);
+    body(p, item, p.count(), number == blockIdx.x);
+  }
+}
+
+// Calls body(split's first step, last) for the splits of an item.
+template <class Item, class Body>
+__device__ __forceinline__ void for_splits(const Params& p, const Item& item, Body body) {
+#pragma unroll 1
+  for (int split = item.first_split(p); split <= item.last_split(p); split++)
+    body(p.split_begin(split), p.split_begin(split + 1));
+}
+
+// The steps of W of an item that are asked for early. Of picks, none.
+template <int Early, class Item>
+__device__ __forceinline__ int early_steps(const Params& p, const Item& item) {
+  if (p.a.picks != nullptr) return 0;
+  const int split = item.first_split(p);
+  return min(Early, p.split_begin(split + 1) - p.split_begin(split));
+}
+
+template <class P, int N, int Strips, bool Sole>
+struct Loader {
+  using H = Shape<P, N, Strips>;
+  using ItemOf = Item<N, Strips>;
+  unsigned char* ring;
+  Shared<P, N, Strips>& shared;
+  int thread;  // of the loaders
+  Turn<H::kStages> fill = {}, told = {};
+  int early = 0;   // stages of W that are under way before their turn
+  int untold = 0;  // stages whose rows of x may not be there yet
+
+  // The strips of an item, as far as there are any.
+  struct Weights {
+    const unsigned char* at;
+    int64_t strip_bytes;
+    int count;
+    bool once;
+  };
+  static __device__ __forceinline__ Weights weights(const Params& p, const ItemOf& item, const void* w,
+                                                    int64_t strip_bytes) {
+    return {static_cast<const unsigned char*>(w) + item.strip * strip_bytes, strip_bytes,
+            Strips == 1 ? 1 : int(min(int64_t(Strips), p.strips - item.strip)), p.row_tiles == 1};
+  }
+
+  template <class T>
+  __device__ __forceinline__ void fetch(int at, const Weights& w, int64_t step) {
+    using S = Stage<T, N, Strips>;
+    unsigned char* slot = ring + at * H::kSlot;
+    Barrier* full = shared.full + at;
+    barrier_expect(full, w.count * S::kStepBytes);
+    for (int i = 0; i < w.count; i++) {
+      const unsigned char* from = w.at + i * w.strip_bytes + step * S::kStepBytes;
+      if (w.once) bulk_copy_once(slot + i * kTileBytes, from, kTileBytes, full);
+      else bulk_copy(slot + i * kTileBytes, from, kTileBytes, full);
+      if constexpr (S::kScaleBytes != 0) bulk_copy(slot + S::kScales, from + kTileBytes, S::kScaleBytes, full);
+    }
+  }
+
+  template <int Pending>
+  __device__ __forceinline__ void tell() {
+    copy_wait<Pending>();
+    proxy_fence();
+    __syncwarp();
+    if (thread % 32 == 0) barrier_arrive(shared.full + told.at);
+    told.next();
+  }
+
+  template <class T>
+  __device__ __forceinline__ void stream(const Weights& w, const Columns& x, int64_t begin, int64_t end) {
+#pragma unroll 1
+    for (int64_t step = begin; step < end; step++) {
+      if (early > 0) {
+        early--;
+      } else {
+        barrier_wait(shared.empty + fill.at, fill.phase ^ 1);
+        if (thread == 0) fetch<T>(fill.at, w, step);
+      }
+      T::template load_x<N, H::kLoaders>(Stage<T, N, Strips>::of(ring + fill.at * H::kSlot), x, step, thread);
+      copy_commit();
+      fill.next();
+      if (untold == H::kBehind) tell<H::kBehind>();
+      else untold++;
+    }
+  }
+
+  // D_d x, depth by depth.
+  template <class T>
+  __device__ __forceinline__ void stream_by_depth(const Params& p, const ItemOf& item, int64_t begin, int64_t end) {
+    const Columns x{static_cast<const char*>(p.d.x), p.d.x_bytes, p.d.k, shared.load_row};
+    const int* depths = shared.load_depth;
+#pragma unroll 1
+    for (int depth = next_depth(depths, N, -1); depth != INT_MAX; depth = next_depth(depths, N, depth))
+      stream<T>(weights(p, item, static_cast<const char*>(p.d.weight) + depth * p.d.depth_bytes, p.d.strip_bytes), x,
+                begin, end);
+  }
+
+  __device__ __forceinline__ void run(const Batch& batch) {
+    if constexpr (!Sole) {
+      int64_t number = blockIdx.x;
+      const Params& p = batch.product_of(&number);
+      if (p.a.picks == nullptr) {  // what is picked may not be known yet
+        const ItemOf item(p, number);
+        early = early_steps<H::kEarly>(p, item);
+        if (thread == 0)
+          for (int i = 0; i < early; i++)
+            fetch<P>(i, weights(p, item, p.a.weight, p.strip_bytes), p.split_begin(item.first_split(p)) + i);
+      }
+    }
+    dependents_wait();
+    for_items<N, Strips>(batch, [&](const Params& p, const ItemOf& item, int64_t count, bool opening) {
+      const bool dead = item.first >= count;
+      if (dead && (Sole || !opening)) return;
+      group_barrier(2, H::kLoaders);
+      for (int i = thread; i < N; i += H::kLoaders) {
+        shared.load_row[i] = p.row(item.first, i, count);
+        shared.load_depth[i] = p.depth(shared.load_row[i]);
+      }
+      group_barrier(2, H::kLoaders);
+      if constexpr (Sole) {
+        for_splits(p, item, [&](int begin, int end) { stream_by_depth<P>(p, item, begin, end); });
+      } else {
+        const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, shared.load_row};
+        const Weights w = weights(p, item, p.a.weight, p.strip_bytes);
+        for_splits(p, item, [&](int begin, int end) {
+          if (dead) end = begin + early;  // of the first split; none is left then
+          stream<P>(w, x, begin, end);
+        });
+        if (!dead && item.adds_by_depth(p)) stream_by_depth<typename P::Lora>(p, item, 0, p.d.steps);
+      }
+    });
+    for (; untold > 0; untold--) tell<0>();
+  }
+};
+
+template <class P, int N, int Strips, bool Sole>
+struct Multiplier {
+  using H = Shape<P, N, Strips>;
+  using ItemOf = Item<N, Strips>;
+  unsigned char* ring;
+  Shared<P, N, Strips>& shared;
+  Turn<H::kStages> turn = {};
+
+  __device__ __forceinline__ void release(int stage) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared.empty + stage);
+  }
+
+  // acc += the next steps that the loaders bring.
+  template <class T>
+  __device__ __forceinline__ void multiply(float (&acc)[N / 2], int steps) {
+    int before = 0;
+#pragma unroll 1
+    for (int i = 0; i < steps; i++) {
+      barrier_wait(shared.full + turn.at, turn.phase);
+      T::template step<N>(acc, Stage<T, N, Strips>::of(ring + turn.at * H::kSlot, int(threadIdx.x / 128)));
+      if constexpr (T::kWide) {
+        wgmma_wait<1>();
+        if (i > 0) release(before);
+        before = turn.at;
+      } else {
+        __syncwarp();
+        release(turn.at);
+      }
+      turn.next();
+    }
+    if constexpr (T::kWide) {
+      wgmma_wait<0>();
+      if (steps > 0) release(before);
+    }
+  }
+
+  template <class T>
+  __device__ __forceinline__ void multiply_by_depth(float (&z)[N / 2], int steps) {
+    const int* depths = shared.depth;
+#pragma unroll 1
+    for (int depth = next_depth(depths, N, -1); depth != INT_MAX; depth = next_depth(depths, N, depth)) {
+      float chain[N / 2] = {};
+      multiply<T>(chain, steps);
+#pragma unroll
+      for (int i = 0; i < N / 2; i++)
+        if (depths[column_of(i)] == depth) z[i] += chain[i];
+    }
+  }
+
+  // z of an item of several parts, from the sums of all; false in all but the last to come.
+  __device__ __forceinline__ bool merge(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
+    float* sums = p.partials + item.place * p.slots() * (N / 2) * H::kConsumers + threadIdx.x;
+    const auto slot = [&](int part, int i) { return sums + (part * (N / 2) + i) * H::kConsumers; };
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) *slot(item.part, i) = z[i];
+    if constexpr (!Sole)
+      if (item.adds_by_depth(p)) {
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) z[i] = 0;
+        multiply_by_depth<typename P::Lora>(z, int(p.d.steps));
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) *slot(p.parts, i) = z[i];
+      }
+    if (!last_group(p.tickets + item.place, unsigned(p.parts), &shared.ticket, 1, H::kConsumers)) return false;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) z[i] = 0;
+    for (int part = 0; part < p.parts; part++)
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) z[i] += load_fresh(slot(part, i));
+    scale(p, item, z);
+    if (p.slots() > p.parts)
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) z[i] += load_fresh(slot(p.parts, i));
+    return true;
+  }
+
+  __device__ __forceinline__ void scale(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
+    if constexpr (P::kType == FTH_I8 && !Sole) {
+      const float* scales = reinterpret_cast<const float*>(static_cast<const unsigned char*>(p.a.weight) +
+                                                           item.strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
+#pragma unroll
+      for (int i = 0; i < N / 2; i++) z[i] *= scales[strip_row(i)];
+    }
+  }
+
+  __device__ __forceinline__ void run(const Batch& batch) {
+    dependents_wait();
+    for_items<N, Strips>(batch, [&](const Params& p, const ItemOf& item, int64_t count, bool opening) {
+      float z[N / 2] = {};
+      if (item.first >= count) {
+        if constexpr (!Sole)
+          if (opening) multiply<P>(z, early_steps<H::kEarly>(p, item));
+        return;
+      }
+      group_barrier(1, H::kConsumers);  // all are done with the item before
+      for (int i = int(threadIdx.x); i < N; i += H::kConsumers) {
+        shared.row[i] = p.row(item.first, i, count);
+        shared.depth[i] = p.depth(shared.row[i]);
+      }
+      group_barrier(1, H::kConsumers);
+      if constexpr (N == 256) {  // one split, no D
+        multiply<P>(z, p.steps);
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) z[i] += 0.f;  // what a sum with the next split's does to a negative zero
+      } else {
+        for_splits(p, item, [&](int begin, int end) {
+          if constexpr (Sole) {
+            multiply_by_depth<P>(z, end - begin);
+          } else {
+            float chain[N / 2] = {};
+            multiply<P>(chain, end - begin);
+#pragma unroll
+            for (int i = 0; i < N / 2; i++) z[i] += chain[i];
+          }
+        });
+        if (p.parts > 1) {
+          if (!merge(p, item, z)) return;
+        } else {
+          scale(p, item, z);
+          if constexpr (!Sole)
+            if (item.adds_by_depth(p)) multiply_by_depth<typename P::Lora>(z, int(p.d.steps));
+        }
+      }
+      write(p, item, z);
+    });
+  }
+
+  __device__ __forceinline__ void write(const Params& p, const ItemOf& item, const float (&z)[N / 2]) {
+    const int warpgroup = int(threadIdx.x / 128);
+    float* sums = shared.z[warpgroup];
+#pragma unroll
+    for (int first = 0; first < N; first += H::kColumns) {
+      if (first > 0) group_barrier(3 + warpgroup, 128);  // all have read what was there
+#pragma unroll
+      for (int i = 0; i < H::kColumns / 2; i++) sums[column_of(i) * kPitch + strip_row(i)] = z[first / 2 + i];
+      group_barrier(3 + warpgroup, 128);
+      finish(p.a, item.strip + warpgroup, item.first, sums, shared.row + first, H::kColumns, int(threadIdx.x % 128),
+             128);
+    }
+  }
+};
+
+// Sole: there is no W, all of z is D_d x.
+template <class P, int N, int Strips, bool Sole>
+__global__ void __launch_bounds__(Shape<P, N, Strips>::kThreads, 1) linear_stream(const __grid_constant__ Batch batch) {
+  using H = Shape<P, N, Strips>;
+  static_assert(sizeof(Shared<P, N, Strips>) <= H::kRest, "no room behind the ring");
+  unsigned char* ring = shared_memory<unsigned char>();
+  auto& shared = *shared_memory<Shared<P, N, Strips>>(H::kStages * H::kSlot);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < H::kStages; i++) {
+      barrier_init(shared.full + i, H::kLoaders / 32 + 1);
+      barrier_init(shared.empty + i, H::kConsumers / 32);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  dependents_go();
+  if (threadIdx.x >= H::kConsumers) {
+    if constexpr (Strips == 2) give_registers<88>();
+    Loader<P, N, Strips, Sole>{ring, shared, int(threadIdx.x) - H::kConsumers}.run(batch);
+  } else {
+    if constexpr (Strips == 2) take_registers<208>();
+    Multiplier<P, N, Strips, Sole>{ring, shared}.run(batch);
+  }
+}
+
+}  // namespace
+}  // namespace fth::linear
