@@ -217,7 +217,7 @@ T atomicCAS(T* p, T want, T v) {
   __atomic_compare_exchange_n(p, &want, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
   return want;
 }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() {}  // the atomics above order already
 
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += int8_t(a >> i) * int8_t(b >> i);
