@@ -507,6 +507,7 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
 TEST(bits_do_not_depend_on_company_or_workers) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int32_t kind = 0; kind < 12; kind++) {
+      if (test::kCuda && (kind + kind / 6) % 2 == 1) continue;  // every type, of one shape or the other
       const int32_t type = kTypes[kind % 6 % 5];
       fth_block_shape s = kind < 6 ? small() : t5();
       s.weight_type = type;
