@@ -18,11 +18,13 @@ using ScatterAdd = void(const Args&, int64_t begin, int64_t end);
 namespace scalar { ScatterAdd scatter_add; }
 namespace avx2 { ScatterAdd scatter_add; }
 namespace avx512 { ScatterAdd scatter_add; }
-// All pointers on the device.
+// All pointers on the device, which may know of fewer rows: the first *live. Null: all.
 namespace cuda {
-void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, void* stream);
-void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, void* stream);
-void scatter_add(const Args&, int64_t count, void* stream);
+void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, const int32_t* live,
+            void* stream);
+void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, const int32_t* live,
+             void* stream);
+void scatter_add(const Args&, int64_t count, const int32_t* live, void* stream);
 }  // namespace cuda
 
 }  // namespace fth::compact

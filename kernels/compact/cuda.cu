@@ -14,8 +14,10 @@ enum Move { kGather, kScatter, kAdd };
 
 template <Move Kind>
 __global__ void __launch_bounds__(kThreads) move_rows(const int32_t* index, const float* gate, const float* from,
-                                                      float* to, int64_t width) {
-  const int64_t row = blockIdx.x, other = index[row];
+                                                      float* to, int64_t width, const int32_t* live) {
+  const int64_t row = blockIdx.x;
+  if (live != nullptr && row >= *live) return;
+  const int64_t other = index[row];
   from += (Kind == kGather ? other : row) * width;
   to += (Kind == kGather ? row : other) * width;
   const float g = Kind == kAdd && gate != nullptr ? gate[row] : 1.f;
@@ -39,14 +41,16 @@ Grid grid(int64_t width, int64_t count) {
 
 namespace cuda {
 
-void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, Stream stream) {
-  launch(move_rows<kGather>, grid(width, count), stream, index, nullptr, x, y, width);
+void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, const int32_t* live,
+            Stream stream) {
+  launch(move_rows<kGather>, grid(width, count), stream, index, nullptr, x, y, width, live);
 }
-void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, Stream stream) {
-  launch(move_rows<kScatter>, grid(width, count), stream, index, nullptr, y, x, width);
+void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, const int32_t* live,
+             Stream stream) {
+  launch(move_rows<kScatter>, grid(width, count), stream, index, nullptr, y, x, width, live);
 }
-void scatter_add(const Args& a, int64_t count, Stream stream) {
-  launch(move_rows<kAdd>, grid(a.width, count), stream, a.index, a.gate, a.y, a.x, a.width);
+void scatter_add(const Args& a, int64_t count, const int32_t* live, Stream stream) {
+  launch(move_rows<kAdd>, grid(a.width, count), stream, a.index, a.gate, a.y, a.x, a.width, live);
 }
 
 }  // namespace cuda

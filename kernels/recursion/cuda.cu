@@ -1,7 +1,5 @@
-// Selection is one block: a step has hundreds of rows, and what it writes is read by every kernel of the pass. States
-// move with one block per row; blocks of rows that stopped return at once. Floor: the states, read and written once.
+// Selection is one block: a step has hundreds of rows, and what it writes is read by every kernel of the pass.
 #include "cuda/block_scan.h"
-#include "cuda/four.h"
 #include "recursion/recursion.h"
 
 namespace fth::recursion {
@@ -84,38 +82,10 @@ __global__ void __launch_bounds__(kThreads) select_rows(const __grid_constant__ 
   }
 }
 
-enum Move { kGather, kReplace, kAdd };
-
-template <Move Kind>
-__global__ void __launch_bounds__(128) move_states(const __grid_constant__ States s) {
-  const int64_t row = blockIdx.x;
-  if (row >= *s.live) return;
-  float *state = s.hidden + s.alive[row] * s.width, *x = s.x + row * s.width;
-  const float gate = Kind == kAdd && s.gate != nullptr ? s.gate[row] : 1.f;
-  for (int64_t k = threadIdx.x * 4; k < s.width; k += 128 * 4) {
-    Four v = load_four((Kind == kGather ? state : x) + k, s.width - k);
-    if (Kind == kAdd) {
-      const Four h = load_four(state + k, s.width - k);
-      for (int i = 0; i < 4; i++) v.v[i] = __fadd_rn(h.v[i], __fmul_rn(gate, v.v[i]));
-    }
-    store_four((Kind == kGather ? x : state) + k, s.width - k, v);
-  }
-}
-template <Move Kind>
-void move(const States& s, Stream stream) {
-  launch(move_states<Kind>, {dim3(unsigned(s.count)), dim3(128)}, stream, s);
-}
-
 }  // namespace
 
-namespace cuda {
-
-void select(const Select& s, Stream stream) {
+void cuda::select(const Select& s, Stream stream) {
   launch(select_rows, {dim3(1), dim3(kThreads), (kThreads / 32 + 1) * sizeof(int)}, stream, s);
 }
-void gather(const States& s, Stream stream) { move<kGather>(s, stream); }
-void replace(const States& s, Stream stream) { move<kReplace>(s, stream); }
-void add(const States& s, Stream stream) { move<kAdd>(s, stream); }
 
-}  // namespace cuda
 }  // namespace fth::recursion

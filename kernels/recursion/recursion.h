@@ -1,4 +1,4 @@
-// Which rows take another pass, and what a pass does to their states; on a device, where nobody else decides it.
+// Which rows take another pass.
 #pragma once
 #include <cstdint>
 
@@ -17,24 +17,23 @@ struct Select {
   int32_t* live;
   float* gate;      // [count] or null: moves along
   int32_t* lists;   // appended to
-  fth_row* step;    // [count]: the rows of the pass; those from *live on see nothing and write nothing
+  fth_row* step;    // [count]: the rows of the pass; on a device those from *live on see nothing and write nothing
   int32_t* passes;  // [count]: of those that take it depth + 1
 };
 
-struct States {
-  const int32_t *alive, *live;
-  int64_t count, width;
-  float* hidden;      // [.., width]
-  float* x;           // [count, width]: row i is that of alive[i]
-  const float* gate;  // [count] or null: 1
-};
+namespace scalar { void select(const Select&); }
+namespace cuda { void select(const Select&, void* stream); }  // all pointers on the device
 
-// All pointers on the device.
-namespace cuda {
-void select(const Select&, void* stream);
-void gather(const States&, void* stream);      // x = hidden
-void replace(const States&, void* stream);     // hidden = x
-void add(const States&, void* stream);         // hidden += gate * x; the product is rounded before it is added
-}  // namespace cuda
+// Both append to one list, if they follow one another.
+inline bool same_list(const fth_row& row, const fth_row& before) {
+  return row.entry >= 0 && before.entry >= 0 && row.list == before.list;
+}
+// The row as it is in pass `depth`, with its entry appended behind `rank` others.
+inline fth_row appended(const fth_row& row, int32_t depth, int32_t rank) {
+  fth_row r = row;
+  r.depth = depth;
+  if (r.entry >= 0) r.visible += rank + 1;
+  return r;
+}
 
 }  // namespace fth::recursion

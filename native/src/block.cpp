@@ -363,6 +363,14 @@ bool check_block(Check& check, const fth_block_shape* shape) {
   return check.ok();
 }
 
+bool check_pool(Check& check, const fth_block_shape& s, int64_t pool_entries, fth_kv_shape* kv) {
+  if (!check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
+                  "pool_entries must be a multiple of 64 in 0..%d, got %lld", INT32_MAX, (long long)pool_entries))
+    return false;
+  *kv = {s.layers, s.kv_heads, s.head_dim, s.kv_type, pool_entries};
+  return check_kv(check, "pool", *kv);
+}
+
 size_t step_words(const fth_block_shape& s, int64_t count) {
   Layout layout;
   WordsAt(layout, s, count);
@@ -577,11 +585,8 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   check.array("entries", entries, any && entry_count > 0);
   check.pointer("pool", pool, fth::pool_alignment(ctx), any);
   check.array("hidden", hidden, any);
-  check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
-             "pool_entries must be a multiple of 64 in 0..%d, got %lld", INT32_MAX, (long long)pool_entries);
-  if (!check.ok()) return check.status();
-  const fth_kv_shape kv{shape->layers, shape->kv_heads, shape->head_dim, shape->kv_type, pool_entries};
-  if (!fth::check_kv(check, "pool", kv)) return check.status();
+  fth_kv_shape kv;
+  if (!fth::check_pool(check, *shape, pool_entries, &kv)) return check.status();
   const fth::BlockPlan plan(ctx, *shape);
   const int64_t row_bytes = count * int64_t(sizeof(fth_row));
   check.disjoint({{"rows", rows, row_bytes},

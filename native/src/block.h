@@ -36,6 +36,8 @@ struct BlockPlan {
 };
 
 bool check_block(Check& check, const fth_block_shape* shape);
+// A legal pool for the block; sets its shape. False if this or anything before was refused.
+bool check_pool(Check& check, const fth_block_shape& shape, int64_t pool_entries, fth_kv_shape* kv);
 
 // The rows of a step. All addresses are those that kernels read.
 struct StepRows {

@@ -1,8 +1,33 @@
-#include "compact/compact.h"
+#include "compact.h"
 
 #include <string.h>
 
-#include "context.h"
+namespace fth {
+
+void run_gather(fth_context* ctx, int64_t width, int64_t count, const int32_t* live, const int32_t* index,
+                const float* x, float* y) {
+  if (FTH_ON_DEVICE(ctx)) return compact::cuda::gather(index, x, y, width, count, live, ctx->device->stream());
+  parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) memcpy(y + i * width, x + int64_t(index[i]) * width, size_t(width) * 4);
+  });
+}
+
+void run_scatter(fth_context* ctx, int64_t width, int64_t count, const int32_t* live, const int32_t* index,
+                 const float* y, float* x) {
+  if (FTH_ON_DEVICE(ctx)) return compact::cuda::scatter(index, y, x, width, count, live, ctx->device->stream());
+  parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) memcpy(x + int64_t(index[i]) * width, y + i * width, size_t(width) * 4);
+  });
+}
+
+void run_scatter_add(fth_context* ctx, int64_t count, const int32_t* live, const compact::Args& args) {
+  if (FTH_ON_DEVICE(ctx)) return compact::cuda::scatter_add(args, count, live, ctx->device->stream());
+  const auto kernel =
+      for_isa(ctx, compact::scalar::scatter_add, compact::avx2::scatter_add, compact::avx512::scatter_add);
+  parallel(ctx, count, 16384 / args.width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
+}
+
+}  // namespace fth
 
 namespace {
 
@@ -86,15 +111,8 @@ fth_status fth_gather(fth_context* ctx, int32_t width, int64_t source_count, int
   check.indices("index", index, count, source_count);
   if (!check.ok() || !any) return check.status();
   if (const fth_status status = fth::stage(ctx, {fth::staged("index", index, count)})) return status;
-
-  if (FTH_ON_DEVICE(ctx)) {
-    fth::compact::cuda::gather(index, x, y, width, count, ctx->device->stream());
-    return fth::finish(ctx);
-  }
-  fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; i++) memcpy(y + i * width, x + int64_t(index[i]) * width, size_t(row_bytes));
-  });
-  return FTH_OK;
+  fth::run_gather(ctx, width, count, nullptr, index, x, y);
+  return fth::finish(ctx);
 }
 
 fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
@@ -104,14 +122,8 @@ fth_status fth_scatter(fth_context* ctx, int32_t width, int64_t target_count, in
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, nullptr, y, x, &status)) return status;
 
-  if (FTH_ON_DEVICE(ctx)) {
-    fth::compact::cuda::scatter(index, y, x, width, count, ctx->device->stream());
-    return fth::finish(ctx);
-  }
-  fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; i++) memcpy(x + int64_t(index[i]) * width, y + i * width, size_t(width) * 4);
-  });
-  return FTH_OK;
+  fth::run_scatter(ctx, width, count, nullptr, index, y, x);
+  return fth::finish(ctx);
 }
 
 fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count, int64_t count, const int32_t* index,
@@ -121,15 +133,8 @@ fth_status fth_scatter_add(fth_context* ctx, int32_t width, int64_t target_count
   fth_status status;
   if (!check_scatter(ctx, check, width, target_count, count, index, gate, y, x, &status)) return status;
 
-  const fth::compact::Args args{index, gate, y, x, width};
-  if (FTH_ON_DEVICE(ctx)) {
-    fth::compact::cuda::scatter_add(args, count, ctx->device->stream());
-    return fth::finish(ctx);
-  }
-  const auto kernel = fth::for_isa(ctx, fth::compact::scalar::scatter_add, fth::compact::avx2::scatter_add,
-                                   fth::compact::avx512::scatter_add);
-  fth::parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
-  return FTH_OK;
+  fth::run_scatter_add(ctx, count, nullptr, {index, gate, y, x, width});
+  return fth::finish(ctx);
 }
 
 }  // extern "C"

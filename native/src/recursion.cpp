@@ -2,7 +2,7 @@
 
 #include "attention.h"
 #include "block.h"
-#include "compact/compact.h"
+#include "compact.h"
 #include "gate.h"
 #include "recursion/recursion.h"
 
@@ -27,26 +27,14 @@ bool check_shape(Check& check, const fth_recursion_shape* s, const fth_block_sha
   return check.ok();
 }
 
-// rows[i] with its entry appended to its list, behind the `rank` rows before it that append to the same one.
-fth_row appended(const fth_row& row, int32_t depth, int32_t rank) {
-  fth_row r = row;
-  r.depth = depth;
-  if (r.entry >= 0) r.visible += rank + 1;
-  return r;
-}
-bool follows(const fth_row& row, const fth_row& before) {
-  return row.entry >= 0 && before.entry >= 0 && row.list == before.list;
-}
-
 // What the host works on: the lists with room taken for every row that may come, and every row as it is if all come.
 struct Words {
-  size_t lists, rows, words, writes, step;
+  size_t lists, rows, words, step;
 
   Words(Layout& layout, const fth_block_shape& block, int32_t depths, int64_t count, int64_t entry_count)
       : lists(layout.add<int32_t>(entry_count)),
         rows(layout.add<fth_row>(depths * count)),
         words(layout.add<int32_t>(check_distinct_words(depths * count))),
-        writes(layout.add<bool>(depths)),
         step(layout.add<char>(int64_t(step_words(block, count)))) {}
 };
 
@@ -58,7 +46,7 @@ bool expect_all(Check& check, int32_t depths, int64_t count, const fth_row* rows
     for (int64_t i = 0, rank = 0; i < count; i++) {
       const int64_t at = d * count + i;
       const fth_row& row = rows[at];
-      rank = i > 0 && follows(row, rows[at - 1]) ? rank + 1 : 0;
+      rank = i > 0 && recursion::same_list(row, rows[at - 1]) ? rank + 1 : 0;
       if (row.list < 0 || row.visible < 0) {
         all[at] = row;  // check_lists says so
         continue;
@@ -73,7 +61,7 @@ bool expect_all(Check& check, int32_t depths, int64_t count, const fth_row* rows
           return false;
         lists[row.list + row.visible + rank] = row.entry;
       }
-      all[at] = appended(row, d, int32_t(rank));
+      all[at] = recursion::appended(row, d, int32_t(rank));
     }
   return check_lists(check, "rows", all, depths * count, lists, entry_count, pool_entries);
 }
@@ -95,8 +83,8 @@ struct Temporaries {
         step(layout.add<char>(int64_t(step_scratch(ctx, block, plan, count)))) {}
 };
 
-// One call of fth_recursion whose arguments are checked. On the CPU the host decides after every pass who goes on; on a
-// device all passes are enqueued for all rows, and kernels leave out those that stopped.
+// One call of fth_recursion whose arguments are checked. The CPU runs every pass on the rows that take it. On a device
+// passes are enqueued for all rows, and kernels leave out those that stopped.
 struct Recursion {
   fth_context* ctx;
   const fth_recursion_shape& shape;
@@ -104,7 +92,7 @@ struct Recursion {
   const fth_gate_shape* gates;
   const BlockPlan& plan;
   int64_t count;
-  const fth_row* rows;  // as kernels read them
+  const fth_row *host_rows, *rows;  // as the host and as kernels read them
   const void *block_weights, *gate_weights;
   int64_t entry_count;
   const int32_t* entry_position;
@@ -119,8 +107,49 @@ struct Recursion {
   template <class T>
   T* temporary(size_t offset) const { return reinterpret_cast<T*>(scratch + offset); }
 
-  bool asks(int32_t d) const { return gates != nullptr && (d > 0 || shape.update == FTH_UPDATE_ADD_GATED); }
   bool weighted() const { return shape.update == FTH_UPDATE_ADD_GATED; }
+  const int32_t* live() const { return FTH_ON_DEVICE(ctx) ? temporary<int32_t>(at.live) : nullptr; }
+
+  void run() const {
+    if (!FTH_ON_DEVICE(ctx)) memset(passes, 0, size_t(count) * sizeof *passes);
+    int64_t n = count;  // rows that kernels are told of
+    for (int32_t d = 0; d < shape.depths; d++) {
+      const bool asks = gates != nullptr && (d > 0 || weighted());
+      if (d == 0) n = select(d, n, false);
+      if (asks) {
+        gather(n);
+        route(d, n);
+      }
+      if (d > 0) n = select(d, n, asks);
+      if (n == 0) return;
+      if (d > 0 || !asks) gather(n);
+      StepRows step;
+      step_of(d, n, &step);
+      run_step(ctx, block, plan, step, block_weights, pool, entry_position, temporary<float>(at.x), scratch + at.step);
+      update(n);
+    }
+  }
+
+  // Of n rows, those that take pass d move to the front. Returns how many they are, as far as the host knows.
+  int64_t select(int32_t d, int64_t n, bool asked) const {
+    const recursion::Select s{.rows = rows + d * count,
+                              .choice = asked ? temporary<int32_t>(at.choice) : nullptr,
+                              .going = shape.going,
+                              .depth = d,
+                              .count = count,
+                              .alive = temporary<int32_t>(at.alive),
+                              .live = temporary<int32_t>(at.live),
+                              .gate = asked && weighted() ? temporary<float>(at.gate) : nullptr,
+                              .lists = lists,
+                              .step = temporary<fth_row>(at.rows),
+                              .passes = passes};
+    if (FTH_ON_DEVICE(ctx)) {
+      recursion::cuda::select(s, ctx->device->stream());
+      return n;
+    }
+    recursion::scalar::select(s);
+    return *s.live;
+  }
 
   // Router d about the first n rows of x.
   void route(int32_t d, int64_t n) const {
@@ -131,106 +160,31 @@ struct Recursion {
              {nullptr, nullptr, temporary<float>(at.gate), temporary<int32_t>(at.choice)}, scratch + at.gate_scratch);
   }
 
-  // `writes` [depths]: whether any row of a pass has an entry.
-  void enqueue(const bool* writes) const {
-    const gpu::Stream stream = ctx->device->stream();
-    recursion::States states{temporary<int32_t>(at.alive), temporary<int32_t>(at.live), count, block.hidden_size,
-                             hidden, temporary<float>(at.x), weighted() ? temporary<float>(at.gate) : nullptr};
-    recursion::Select select{};
-    select.going = shape.going;
-    select.count = count;
-    select.alive = temporary<int32_t>(at.alive);
-    select.live = temporary<int32_t>(at.live);
-    select.lists = lists;
-    select.step = temporary<fth_row>(at.rows);
-    select.passes = passes;
-    for (int32_t d = 0; d < shape.depths; d++) {
-      select.rows = rows + d * count;
-      select.depth = d;
-      if (d == 0) recursion::cuda::select(select, stream);
-      if (asks(d)) {
-        recursion::cuda::gather(states, stream);
-        route(d, count);
-        select.choice = temporary<int32_t>(at.choice);
-        select.gate = weighted() ? temporary<float>(at.gate) : nullptr;
-      }
-      if (d > 0) recursion::cuda::select(select, stream);
-      recursion::cuda::gather(states, stream);
-      StepRows step{count, select.step, nullptr, lists, nullptr, writes[d] ? count : 0, {}, {}, select.live};
-      step.all.rows = step.writing.rows = select.step;
-      run_step(ctx, block, plan, step, block_weights, pool, entry_position, states.x, scratch + at.step);
-      if (shape.update == FTH_UPDATE_REPLACE) recursion::cuda::replace(states, stream);
-      else recursion::cuda::add(states, stream);
+  void step_of(int32_t d, int64_t n, StepRows* step) const {
+    const fth_row* selected = temporary<fth_row>(at.rows);
+    if (!FTH_ON_DEVICE(ctx)) {  // staging, which could fail, does nothing
+      step_rows(ctx, block, n, selected, nullptr, lists, entry_count, step_host, step);
+      return;
     }
-  }
-
-  void run() const {
-    int32_t* alive = temporary<int32_t>(at.alive);
-    int64_t n = count;
-    for (int64_t i = 0; i < count; i++) {
-      alive[i] = int32_t(i);
-      passes[i] = 0;
-    }
-    for (int32_t d = 0; d < shape.depths; d++) {
-      if (asks(d)) n = decide(d, n);
-      if (n == 0) return;
-      fth_row* step = temporary<fth_row>(at.rows);
-      for (int64_t i = 0, rank = 0; i < n; i++) {
-        const fth_row& row = rows[d * count + alive[i]];
-        rank = i > 0 && follows(row, rows[d * count + alive[i - 1]]) ? rank + 1 : 0;
-        if (row.entry >= 0) lists[row.list + row.visible + rank] = row.entry;
-        step[i] = appended(row, d, int32_t(rank));
-        passes[alive[i]] = d + 1;
-      }
-      gather(n);
-      StepRows step_rows;
-      fth::step_rows(ctx, block, n, step, nullptr, lists, entry_count, step_host, &step_rows);
-      run_step(ctx, block, plan, step_rows, block_weights, pool, entry_position, temporary<float>(at.x),
-               scratch + at.step);
-      update(n);
-    }
-  }
-
-  // Asks router d about the rows that took the last pass; those that go on and their gates move to the front.
-  int64_t decide(int32_t d, int64_t n) const {
-    int32_t *alive = temporary<int32_t>(at.alive), *choice = temporary<int32_t>(at.choice);
-    float* gate = temporary<float>(at.gate);
-    gather(n);
-    route(d, n);
-    if (d == 0) return n;
-    int64_t going = 0;
-    for (int64_t i = 0; i < n; i++) {
-      if (choice[i] != shape.going) continue;
-      alive[going] = alive[i];
-      gate[going++] = gate[i];
-    }
-    return going;
+    bool writes = false;
+    for (int64_t i = 0; i < count; i++) writes = writes || host_rows[d * count + i].entry >= 0;
+    *step = {n, selected, nullptr, lists, nullptr, writes ? n : 0, {}, {}, live()};
+    step->all.rows = step->writing.rows = selected;
   }
 
   // x = the states of the first n.
   void gather(int64_t n) const {
-    const int64_t width = block.hidden_size;
-    const int32_t* alive = temporary<int32_t>(at.alive);
-    float* x = temporary<float>(at.x);
-    parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; i++) memcpy(x + i * width, hidden + alive[i] * width, size_t(width) * 4);
-    });
+    run_gather(ctx, block.hidden_size, n, live(), temporary<int32_t>(at.alive), hidden, temporary<float>(at.x));
   }
 
   void update(int64_t n) const {
-    const int64_t width = block.hidden_size;
     const int32_t* alive = temporary<int32_t>(at.alive);
     const float* x = temporary<float>(at.x);
-    if (shape.update == FTH_UPDATE_REPLACE) {
-      parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; i++) memcpy(hidden + alive[i] * width, x + i * width, size_t(width) * 4);
-      });
-      return;
-    }
-    const compact::Args args{alive, weighted() ? temporary<float>(at.gate) : nullptr, x, hidden, width};
-    const auto kernel = for_isa(ctx, compact::scalar::scatter_add, compact::avx2::scatter_add,
-                                compact::avx512::scatter_add);
-    parallel(ctx, n, 16384 / width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });
+    if (shape.update == FTH_UPDATE_REPLACE)
+      run_scatter(ctx, block.hidden_size, n, live(), alive, x, hidden);
+    else
+      run_scatter_add(ctx, n, live(),
+                      {alive, weighted() ? temporary<float>(at.gate) : nullptr, x, hidden, block.hidden_size});
   }
 };
 
@@ -258,11 +212,8 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
   check.pointer("pool", pool, fth::pool_alignment(ctx), any);
   check.array("hidden", hidden, any);
   check.array("passes", passes, any);
-  check.that(pool_entries >= 0 && pool_entries <= INT32_MAX && pool_entries % 64 == 0,
-             "pool_entries must be a multiple of 64 in 0..%d, got %lld", INT32_MAX, (long long)pool_entries);
-  if (!check.ok()) return check.status();
-  const fth_kv_shape kv{block->layers, block->kv_heads, block->head_dim, block->kv_type, pool_entries};
-  if (!fth::check_kv(check, "pool", kv)) return check.status();
+  fth_kv_shape kv;
+  if (!fth::check_pool(check, *block, pool_entries, &kv)) return check.status();
   const fth::BlockPlan plan(ctx, *block);
   const int64_t all_rows = shape->depths * count;
   check.disjoint({{"rows", rows, all_rows * int64_t(sizeof(fth_row))},
@@ -289,25 +240,18 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
       !fth::check_distinct(check, fth::entries_of(rows, all_rows),
                            reinterpret_cast<int32_t*>(scratch.host + words.words)))
     return check.status();
-  fth::Recursion recursion{ctx, *shape, *block, gate, plan, count, rows, block_weights, gate_weights, entry_count,
+  fth::Recursion recursion{ctx, *shape, *block, gate, plan, count, rows, rows, block_weights, gate_weights, entry_count,
                            entry_position, fth::pool_of(ctx, kv, pool), hidden, passes, lists,
                            scratch.host + words.step, at, scratch.kernels};
-  if (!FTH_ON_DEVICE(ctx)) {
-    recursion.run();
-    return FTH_OK;
+  if (FTH_ON_DEVICE(ctx)) {
+    // The device appends to a copy; while it is being captured, to one of the lists as they are at each replay.
+    const int32_t* items = fth::gpu::capturing(ctx->device->stream()) ? entries : lists;
+    const fth_status status =
+        fth::stage(ctx, {fth::staged("rows", recursion.rows, all_rows), fth::staged("entries", items, entry_count)});
+    if (status != FTH_OK) return status;
+    recursion.lists = reinterpret_cast<int32_t*>(scratch.kernels + at.lists);
+    fth::gpu::copy(recursion.lists, items, size_t(entry_count) * sizeof *items, ctx->device->stream());
   }
-  bool* writes = reinterpret_cast<bool*>(scratch.host + words.writes);
-  for (int32_t d = 0; d < shape->depths; d++) {
-    writes[d] = false;
-    for (int64_t i = 0; i < count; i++) writes[d] = writes[d] || rows[d * count + i].entry >= 0;
-  }
-  // The device appends to a copy; while it is being captured, to one of the lists as they are at each replay.
-  const int32_t* items = fth::gpu::capturing(ctx->device->stream()) ? entries : lists;
-  const fth_status status =
-      fth::stage(ctx, {fth::staged("rows", recursion.rows, all_rows), fth::staged("entries", items, entry_count)});
-  if (status != FTH_OK) return status;
-  recursion.lists = reinterpret_cast<int32_t*>(scratch.kernels + at.lists);
-  fth::gpu::copy(recursion.lists, items, size_t(entry_count) * sizeof *items, ctx->device->stream());
-  recursion.enqueue(writes);
+  recursion.run();
   return fth::finish(ctx);
 }
