@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "cuda/primitives.h"
+#include "cuda/grid.h"
 
 using namespace fth::gpu;
 

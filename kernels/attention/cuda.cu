@@ -10,6 +10,7 @@
 
 #include "attention/cuda_plan.h"
 #include "attention/cuda_products.h"
+#include "cuda/grid.h"
 #include "kv/cuda.h"
 
 namespace fth::attention {

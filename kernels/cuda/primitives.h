@@ -39,13 +39,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
 
 // ---- loads ---------------------------------------------------------------------------------------------------------
 
-// Sixteen bytes that this launch reads once: they need not push other data out of the caches.
-__device__ __forceinline__ uint4 load_once(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-  return v;
-}
 // What another block wrote, after a wait: past the first-level cache, which is not coherent.
 template <class T>
 __device__ __forceinline__ T load_fresh(const T* p) { return __ldcg(p); }
@@ -316,41 +309,6 @@ __device__ __forceinline__ void wait_for(const unsigned* counter, unsigned at_le
   unsigned seen;
   do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
   while (int(seen - at_least) < 0);
-}
-__device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned round) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    count_up(counter);
-    wait_for(counter, (round + 1) * gridDim.x);
-  }
-  __syncthreads();
-}
-// True in all threads of the last of `blocks` blocks to come, which then sees what the others wrote before. The ticket
-// is zero before, and zero again after. `flag` is shared memory that nothing else uses until the next barrier.
-__device__ __forceinline__ bool last_block(unsigned* ticket, unsigned blocks, unsigned* flag) {
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *flag = atomicAdd(ticket, 1u);
-    if (*flag == blocks - 1) atomicExch(ticket, 0u);
-  }
-  __syncthreads();
-  const bool last = *flag == blocks - 1;
-  if (last) __threadfence();
-  return last;
-}
-// The same for a group of threads of each block, the first among them, that meet at barrier `id`.
-__device__ __forceinline__ bool last_group(unsigned* ticket, unsigned groups, unsigned* flag, int id, int threads) {
-  __threadfence();
-  group_barrier(id, threads);
-  if (threadIdx.x == 0) {
-    *flag = atomicAdd(ticket, 1u);
-    if (*flag == groups - 1) atomicExch(ticket, 0u);
-  }
-  group_barrier(id, threads);
-  const bool last = *flag == groups - 1;
-  if (last) __threadfence();
-  return last;
 }
 
 // ---- launch --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 // many, do not: 0.6. With many rows 128 x 256 tiles ask the L2 cache for 48 bytes per clock and multiprocessor, more
 // than it gives at full clock: 0.6 to 0.7 of the products' ceiling, until clusters share the rows of x.
 #pragma once
+#include "cuda/grid.h"
 #include "cuda_epilogue.h"
 
 namespace fth::linear {

@@ -2,6 +2,7 @@
 // features; steps of both operands come by cp.async through a ring of some 48 KB, and several blocks share a
 // multiprocessor.
 #pragma once
+#include "cuda/grid.h"
 #include "cuda_epilogue.h"
 
 namespace fth::linear {

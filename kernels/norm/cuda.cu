@@ -1,5 +1,5 @@
-// One block per row. Every thread takes four neighbouring elements in turn, so loads are of 16 bytes where the row allows
-// and the order of the sums does not depend on whether it does.
+// One block per row. Every thread takes four neighbouring elements in turn, so loads are of 16 bytes where the row
+// allows and the order of the sums does not depend on whether it does.
 #include "cuda/block_sum.h"
 #include "cuda/four.h"
 #include "norm/norm.h"

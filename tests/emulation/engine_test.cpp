@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "cuda/primitives.h"
+#include "cuda/grid.h"
 
 using namespace fth::gpu;
 

@@ -46,10 +46,6 @@ inline float exp2_fast(float x) { return exp2f(x); }
 
 // ---- loads ---------------------------------------------------------------------------------------------------------
 
-inline uint4 load_once(const void* p) {
-  if (uintptr_t(p) % 16 != 0) simt::fail("a load of 16 bytes is not 16-byte aligned");
-  return *static_cast<const uint4*>(p);
-}
 template <class T>
 T load_fresh(const T* p) { return *p; }
 
@@ -280,38 +276,6 @@ void take_registers() {}
 inline void count_up(unsigned* counter) { __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL); }
 inline void wait_for(const unsigned* counter, unsigned at_least) {
   while (int(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - at_least) < 0) simt::yield("counter in global memory");
-}
-inline void grid_barrier(unsigned* counter, unsigned round) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    count_up(counter);
-    wait_for(counter, (round + 1) * gridDim.x);
-  }
-  __syncthreads();
-}
-inline bool last_block(unsigned* ticket, unsigned blocks, unsigned* flag) {
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *flag = atomicAdd(ticket, 1u);
-    if (*flag == blocks - 1) atomicExch(ticket, 0u);
-  }
-  __syncthreads();
-  const bool last = *flag == blocks - 1;
-  if (last) __threadfence();
-  return last;
-}
-inline bool last_group(unsigned* ticket, unsigned groups, unsigned* flag, int id, int threads) {
-  __threadfence();
-  group_barrier(id, threads);
-  if (threadIdx.x == 0) {
-    *flag = atomicAdd(ticket, 1u);
-    if (*flag == groups - 1) atomicExch(ticket, 0u);
-  }
-  group_barrier(id, threads);
-  const bool last = *flag == groups - 1;
-  if (last) __threadfence();
-  return last;
 }
 
 // ---- launch --------------------------------------------------------------------------------------------------------
