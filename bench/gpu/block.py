@@ -225,31 +225,30 @@ class Recursion:
         return {name: lambda i, each=each: self.run(each)[0] for name, each in passes.items()}
 
 
-def steps(bench, name, model, tokens, counts, bars, warm=False):
+def sweep(bench, name, model, tokens, counts, bars, make, warm=False):
+    """A case for each count of rows, of what make(weights, count) measures."""
     weights = None
     for count in counts:
-        case_name = f"{name}, {count} rows, {tokens} tokens"
+        case_name = f"{name.format(count)}, {tokens} tokens"
         if not bench.wants("block", case_name):
             continue
         with bench.trying("block", case_name):
             weights = weights if weights is not None else model.packed(bench.library)
-            depth = torch.arange(count, dtype=torch.int32) * model.depths // count
-            step = Step(bench, model, weights, count, tokens, depth)
-            bench.run(Case("block", case_name, step.bytes, step.flops, **bars.get(count, {})), step.ours, step.peers(),
-                      step.check, step.prepare, warm=warm)
+            of = make(weights, count)
+            bench.run(Case("block", case_name, of.bytes, of.flops, **bars.get(count, {})), of.ours, of.peers(), of.check,
+                      of.prepare, warm=warm)
+
+
+def steps(bench, name, model, tokens, counts, bars, warm=False):
+    def make(weights, count):
+        depth = torch.arange(count, dtype=torch.int32) * model.depths // count
+        return Step(bench, model, weights, count, tokens, depth)
+    sweep(bench, name + ", {} rows", model, tokens, counts, bars, make, warm)
 
 
 def recursions(bench, name, model, tokens, counts, bars):
-    weights = None
-    for count in counts:
-        case_name = f"{name}, recursion of {count} rows, {tokens} tokens"
-        if not bench.wants("block", case_name):
-            continue
-        with bench.trying("block", case_name):
-            weights = weights if weights is not None else model.packed(bench.library)
-            r = Recursion(bench, model, weights, count, tokens)
-            bench.run(Case("block", case_name, r.bytes, r.flops, **bars.get(count, {})), r.ours, r.peers(), r.check,
-                      r.prepare)
+    sweep(bench, name + ", recursion of {} rows", model, tokens, counts, bars,
+          lambda weights, count: Recursion(bench, model, weights, count, tokens))
 
 
 def mixed(bench, name, model, tokens, count):

@@ -14,8 +14,8 @@ bool check_lists(Check& check, const char* name, const fth_row* rows, int64_t co
 size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv_heads, int64_t head_dim,
                                int64_t count);
 
-// Comes before run_attention with this scratch: once for all layers, whose rows have the same lists. `scratch` is 64-byte
-// aligned.
+// Comes before run_attention with this scratch: once for all layers, whose rows have the same lists. `scratch` is
+// 64-byte aligned.
 void plan_attention(fth_context* ctx, const attention::Args& args, int64_t count, char* scratch);
 // Arguments are taken as checked.
 void run_attention(fth_context* ctx, const attention::Args& args, int64_t count, char* scratch);

@@ -304,9 +304,7 @@ fth_status fth_memory_map(int32_t kind, int32_t device, int64_t bytes, void** ou
   *out = nullptr;
   if (bytes <= 0 || bytes > (int64_t(1) << 46)) return FTH_INVALID_ARGUMENT;
   if (kind == FTH_MEMORY_PINNED || kind == FTH_MEMORY_DEVICE) {
-    fth::gpu::Properties there;
-    char why[160];
-    if (fth::gpu::device_count(why, sizeof why) == 0 || !fth::gpu::properties(device, &there)) return FTH_UNSUPPORTED;
+    if (device < 0 || device >= fth_cuda_device_count()) return FTH_UNSUPPORTED;
     const int32_t before = fth::gpu::use_device(device);
     *out = kind == FTH_MEMORY_DEVICE ? fth::gpu::allocate(size_t(bytes)) : fth::gpu::allocate_pinned(size_t(bytes));
     fth::gpu::use_device(before);

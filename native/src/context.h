@@ -80,10 +80,6 @@ class Call {
   if ((ctx) == nullptr) return FTH_INVALID_ARGUMENT; \
   fth::Call call(ctx);                               \
   if (!call.entered()) return FTH_BUSY
-// The same for operations without CUDA kernels.
-#define FTH_ENTER_CPU(ctx) \
-  FTH_ENTER(ctx);          \
-  if (FTH_ON_DEVICE(ctx)) return (ctx)->fail(FTH_UNSUPPORTED, "%s has no CUDA kernel yet", __func__)
 
 // Argument checks of one call. The first failure is kept with a sentence, later ones are ignored; the caller asks
 // ok() once before it touches memory.

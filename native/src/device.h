@@ -1,5 +1,5 @@
-// What a CUDA context has that a CPU context has not: a device, a stream on it, scratch there, and staging for the small
-// arrays of a call (rows, lists, indices) that the caller keeps in host memory.
+// What a CUDA context has that a CPU context has not: a device, a stream on it, scratch there, and staging for the
+// small arrays of a call (rows, lists, indices) that the caller keeps in host memory.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -42,9 +42,9 @@ class Device {
   // For products of few rows; without its memory, which is had at the first use, they take longer.
   linear::Workspace workspace();
 
-  // Replaces pointers to arrays of the host by addresses at which the kernels of this call find copies of them. While the
-  // stream is being captured an array stays where it is, in pinned memory, and each replay reads it anew. False with a
-  // sentence in `why`.
+  // Replaces pointers to arrays of the host by addresses at which the kernels of this call find copies of them. While
+  // the stream is being captured an array stays where it is, in pinned memory, and each replay reads it anew. False
+  // with a sentence in `why`.
   struct Array {
     const char* name;
     const void** p;  // may point to null

@@ -57,11 +57,11 @@ void convert(int32_t source_type, const void* source, int64_t count, float scale
 // The same into memory that kernels of this context read; as pack_rows.
 bool convert(fth_context* ctx, int32_t source_type, const void* source, int64_t count, float scale, float* out);
 
-// A source that the host is to read: itself, or, if only a device reads it, a copy in `room`. Waits for the device then.
+// A source that the host is to read: itself, or, if only a device reads it, a copy in `room`. Then it waits for that.
 const void* host_source(fth_context* ctx, const void* source, int64_t bytes, void* room);
 
-// LoRA pairs of one linear in one buffer: for each depth A [rank, in], then B [w_rows, rank], each packed. In strips the
-// rows of B lie as those of W.
+// LoRA pairs of one linear in one buffer: for each depth A [rank, in], then B [w_rows, rank], each packed. In strips
+// the rows of B lie as those of W.
 struct LoraShape {
   int64_t in, rank, w_rows;
   int32_t type, depths;
@@ -80,9 +80,9 @@ struct LoraShape {
   int64_t bytes() const { return a_offset(depths); }
 };
 
-// The rows of a call by depth: group d is order[begin[d]] .. order[begin[d + 1] - 1]. On a device kernels look depths up
-// in `rows`, an address there indexed as x is, and the rest is not read: callers give DepthGroups{.rows = staged rows},
-// also for a product on listed rows, and do not group.
+// The rows of a call by depth: group d is order[begin[d]] .. order[begin[d + 1] - 1]. On a device kernels look depths
+// up in `rows`, an address there indexed as x is, and the rest is not read: callers give DepthGroups{.rows = staged
+// rows}, also for a product on listed rows, and do not group.
 struct DepthGroups {
   const int32_t* order;
   const int32_t* begin;  // [depths + 1]

@@ -130,22 +130,11 @@ final class ConvertCommand implements Runnable {
     }
 
     private DType blocks() {
-        if (quantise == null) return null;
-        return switch (quantise.toLowerCase(Locale.ROOT)) {
-            case "q8_0" -> DType.Q8_0;
-            case "q4_0" -> DType.Q4_0;
-            default -> throw new UserException("--quantise must be q8_0 or q4_0, got " + quantise + ".");
-        };
+        return TypeOption.of("--quantise", quantise, DType.Q8_0, DType.Q4_0);
     }
 
     private DType plain() {
-        if (dtype == null) return null;
-        return switch (dtype.toLowerCase(Locale.ROOT)) {
-            case "f32" -> DType.F32;
-            case "bf16" -> DType.BF16;
-            case "f16" -> DType.F16;
-            default -> throw new UserException("--dtype must be f32, bf16 or f16, got " + dtype + ".");
-        };
+        return TypeOption.of("--dtype", dtype, DType.F32, DType.BF16, DType.F16);
     }
 
     private Map<Part, Integer> ranks() {

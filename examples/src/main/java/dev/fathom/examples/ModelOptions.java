@@ -1,7 +1,6 @@
 package dev.fathom.examples;
 
 import java.nio.file.Path;
-import java.util.Locale;
 
 import dev.fathom.Context;
 import dev.fathom.DType;
@@ -69,24 +68,10 @@ final class ModelOptions {
     }
 
     private DType type() {
-        if (dtype == null) return null;
-        return switch (dtype.toLowerCase(Locale.ROOT)) {
-            case "f32" -> DType.F32;
-            case "bf16" -> DType.BF16;
-            case "i8" -> DType.I8;
-            case "q8_0" -> DType.Q8_0;
-            case "q4_0" -> DType.Q4_0;
-            default -> throw new UserException("--dtype must be f32, bf16, i8, q8_0 or q4_0, got " + dtype + ".");
-        };
+        return TypeOption.of("--dtype", dtype, DType.F32, DType.BF16, DType.I8, DType.Q8_0, DType.Q4_0);
     }
 
     private DType kvType() {
-        if (kv == null) return null;
-        return switch (kv.toLowerCase(Locale.ROOT)) {
-            case "f32" -> DType.F32;
-            case "bf16" -> DType.BF16;
-            case "i8" -> DType.I8;
-            default -> throw new UserException("--kv must be f32, bf16 or i8, got " + kv + ".");
-        };
+        return TypeOption.of("--kv", kv, DType.F32, DType.BF16, DType.I8);
     }
 }
