@@ -266,18 +266,34 @@ def mixed(bench, name, model, tokens, count):
         bench.against(lines[1], lines[0], "one depth", 1.10)
 
 
+def sides(bench, name, model, tokens):
+    """The most rows that are one launch, and one row more, which is many."""
+    if not bench.wants("block", f"{name}, one launch"):
+        return
+    with bench.trying("block", f"{name}, one launch"):
+        weights, lines = model.packed(bench.library), []
+        for count, what in ((16, "one launch"), (17, "launches")):
+            step = Step(bench, model, weights, count, tokens, torch.arange(count, dtype=torch.int32) % model.depths)
+            case = Case("block", f"{name}, one launch: {count} rows, {what}", step.bytes, step.flops)
+            bench.run(case, step.ours, {}, step.check, step.prepare)
+            lines.append(case.line)
+        bench.against(lines[0], lines[1], "17 rows", 0.9)
+
+
 def run(bench):
     if bench.smoke:
         small = (2, 64, 96, 4, 2, 16)
         steps(bench, "small", Model(bench, *small), 70, (1, 5), {})
         recursions(bench, "small", Model(bench, *small), 70, (1, 9), {})
         mixed(bench, "small with LoRA", Model(bench, *small, rank=4), 70, 6)
+        sides(bench, "small", Model(bench, *small), 70)
         return
     shape = (10, 960, 2560, 15, 5, 64)  # what Mixture-of-Recursions shares of its 360M model
     bars = {1: {"floor": 0.60, "compiled": 1.4}, 8: {"floor": 0.60, "compiled": 1.3},
             64: {"floor": 0.70, "compiled": 1.15}, 256: {"floor": 0.65, "compiled": 1.0}}
     model = Model(bench, *shape)
     steps(bench, "MoR 360M", model, 2048, (1, 8, 64, 256), bars)
+    sides(bench, "MoR 360M", model, 2048)
     mixed(bench, "MoR 360M", model, 2048, 64)
     recursions(bench, "MoR 360M", model, 2048, (1, 8, 64), {n: {"floor": bar["floor"]} for n, bar in bars.items()})
     mixed(bench, "MoR 360M, LoRA of rank 16", Model(bench, *shape, rank=16), 2048, 64)

@@ -107,8 +107,8 @@ namespace avx512bf16 { Whole whole; Piece piece; }  // bf16, int8 K,V with AVX51
 namespace cuda {  // all pointers on the device
 size_t scratch_bytes(const Args&, int64_t count, int32_t multiprocessors);
 // Writes what run reads in `scratch`: who reads what, for all layers whose rows have these lists.
-void plan(const Args&, int64_t count, int32_t multiprocessors, char* scratch, void* stream);
-void run(const Args&, int64_t count, int32_t multiprocessors, char* scratch, void* stream);
+void plan(const Args&, int64_t count, int32_t multiprocessors, char* scratch, const gpu::Queue&);
+void run(const Args&, int64_t count, int32_t multiprocessors, char* scratch, const gpu::Queue&);
 }
 
 }  // namespace fth::attention

@@ -3,7 +3,8 @@
 // a block each. Both give the same bits: states always merge in the order of the list.
 #pragma once
 #include "attention/attention.h"
-#include "cuda/primitives.h"
+#include "cuda/block_scan.h"
+#include "cuda/team.h"
 
 namespace fth::attention {
 namespace {
@@ -29,35 +30,14 @@ struct PlanArgs {
   int64_t all_parts;
 };
 
-constexpr int kPlanThreads = 128;
-
-// Sum of v over the threads before this one; *total over all. Uses kPlanThreads / 32 words of shared memory.
-__device__ __forceinline__ int sum_before(int v, int* total) {
-  int* warps = shared_memory<int>();
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int sum = v;
-  for (int i = 1; i < 32; i *= 2) {
-    const int below = __shfl_up_sync(~0u, sum, i);
-    if (lane >= i) sum += below;
-  }
-  __syncthreads();  // those of the last sum have been read
-  if (lane == 31) warps[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  *total = 0;
-  for (int w = 0; w < kPlanThreads / 32; w++) {
-    if (w == warp) before = *total;
-    *total += warps[w];
-  }
-  return before + sum - v;
-}
-
-__global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant__ PlanArgs p) {
+// By one team, whose shared memory is one int per warp.
+__device__ __forceinline__ void plan_items(const PlanArgs& p) {
+  int* of_warps = shared_memory<int>();
   const auto same_list = [&](int i, int j) {
     return p.masked ? p.rows[i].sequence == p.rows[j].sequence : p.rows[i].list == p.rows[j].list;
   };
   int items = 0, wide_items = 0, states = 0;
-  for (int first = 0; first < p.count; first += kPlanThreads) {
+  for (int first = 0; first < p.count; first += kTeam) {
     const int row = first + int(threadIdx.x);
     Item tile{row, 0, 0, 0, INT32_MAX, 0, -1, 0};
     bool wide = false, leads = row < p.count && (row % p.tile_rows == 0 || !same_list(row, row - 1));
@@ -85,10 +65,10 @@ __global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant
       }
     }
     int all;
-    const int state = states + sum_before(!wide && tile.pieces > 1 ? tile.pieces : 0, &all);
+    const int state = states + block_scan(kTeam, !wide && tile.pieces > 1 ? tile.pieces : 0, of_warps, &all);
     states += min(all, INT32_MAX / 2 - states);
     const bool split = !wide && tile.pieces > 1 && state + tile.pieces <= p.states;
-    int at = items + sum_before(tile.rows == 0 || wide ? 0 : split ? tile.pieces : 1, &all);
+    int at = items + block_scan(kTeam, tile.rows == 0 || wide ? 0 : split ? tile.pieces : 1, of_warps, &all);
     items += all;
     if (tile.rows > 0 && !wide && !split) p.items[at] = tile;
     for (int i = 0; split && i < tile.pieces; i++) {
@@ -98,7 +78,7 @@ __global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant
       one.state = state + i;
       p.items[at + i] = one;
     }
-    at = wide_items + sum_before(tile.rows > 0 && wide, &all);
+    at = wide_items + block_scan(kTeam, tile.rows > 0 && wide, of_warps, &all);
     wide_items += all;
     if (tile.rows > 0 && wide) p.wide_items[at] = tile;
   }
@@ -107,7 +87,7 @@ __global__ void __launch_bounds__(kPlanThreads) plan_items(const __grid_constant
     p.item_count[1] = wide_items;
   }
   const int64_t tickets = int64_t(min(states, p.states)) * p.all_parts;
-  for (int64_t i = threadIdx.x; i < tickets; i += kPlanThreads) p.tickets[i] = 0;
+  for (int64_t i = threadIdx.x; i < tickets; i += kTeam) p.tickets[i] = 0;
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
+
 namespace fth::compact {
 
 struct Args {
@@ -21,10 +23,10 @@ namespace avx512 { ScatterAdd scatter_add; }
 // All pointers on the device, which may know of fewer rows: the first *live. Null: all.
 namespace cuda {
 void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, const int32_t* live,
-            void* stream);
+            const gpu::Queue&);
 void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, const int32_t* live,
-             void* stream);
-void scatter_add(const Args&, int64_t count, const int32_t* live, void* stream);
+             const gpu::Queue&);
+void scatter_add(const Args&, int64_t count, const int32_t* live, const gpu::Queue&);
 }  // namespace cuda
 
 }  // namespace fth::compact

@@ -1,40 +1,23 @@
-// One block per row (several where rows are wide), four floats per thread and turn. Floor: every row read and written
-// once, with scatter_add its target read as well.
-#include "compact/compact.h"
-#include "cuda/four.h"
+// One block per row, several where rows are wide. Floor: every row read and written once, with scatter_add its target
+// read as well.
+#include "compact/cuda.h"
 
 namespace fth::compact {
 namespace {
 
-using namespace gpu;
-
-constexpr int kThreads = 128, kMostBlocks = 64;  // of a row
-
-enum Move { kGather, kScatter, kAdd };
+constexpr int kMostBlocks = 64;  // of a row
 
 template <Move Kind>
-__global__ void __launch_bounds__(kThreads) move_rows(const int32_t* index, const float* gate, const float* from,
-                                                      float* to, int64_t width, const int32_t* live) {
-  const int64_t row = blockIdx.x;
-  if (live != nullptr && row >= *live) return;
-  const int64_t other = index[row];
-  from += (Kind == kGather ? other : row) * width;
-  to += (Kind == kGather ? row : other) * width;
-  const float g = Kind == kAdd && gate != nullptr ? gate[row] : 1.f;
-  const int64_t step = int64_t(gridDim.y) * kThreads * 4;
-  for (int64_t k = (int64_t(blockIdx.y) * kThreads + threadIdx.x) * 4; k < width; k += step) {
-    Four v = load_four(from + k, width - k);
-    if (Kind == kAdd) {
-      const Four x = load_four(to + k, width - k);
-      for (int i = 0; i < 4; i++) v.v[i] = __fadd_rn(x.v[i], __fmul_rn(g, v.v[i]));
-    }
-    store_four(to + k, width - k, v);
-  }
+__global__ void __launch_bounds__(kTeam) move_rows(const __grid_constant__ Params p) {
+  move_row<Kind>(p, blockIdx.x, blockIdx.y, gridDim.y);
 }
 
-Grid grid(int64_t width, int64_t count) {
-  const int64_t blocks = (width + kThreads * 4 - 1) / (kThreads * 4);
-  return {dim3(unsigned(count), unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)), dim3(kThreads)};
+template <Move Kind>
+void start(Op op, const Params& p, int64_t count, const Queue& queue) {
+  if (queue.tasks != nullptr) return queue.tasks->add(op, Share::row, count, p);
+  const int64_t blocks = (p.width + kTeam * 4 - 1) / (kTeam * 4);
+  launch(move_rows<Kind>,
+         {dim3(unsigned(count), unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)), dim3(kTeam)}, queue.stream, p);
 }
 
 }  // namespace
@@ -42,15 +25,15 @@ Grid grid(int64_t width, int64_t count) {
 namespace cuda {
 
 void gather(const int32_t* index, const float* x, float* y, int64_t width, int64_t count, const int32_t* live,
-            Stream stream) {
-  launch(move_rows<kGather>, grid(width, count), stream, index, nullptr, x, y, width, live);
+            const Queue& queue) {
+  start<kGather>(Op::gather, {index, nullptr, x, y, width, live}, count, queue);
 }
 void scatter(const int32_t* index, const float* y, float* x, int64_t width, int64_t count, const int32_t* live,
-             Stream stream) {
-  launch(move_rows<kScatter>, grid(width, count), stream, index, nullptr, y, x, width, live);
+             const Queue& queue) {
+  start<kScatter>(Op::scatter, {index, nullptr, y, x, width, live}, count, queue);
 }
-void scatter_add(const Args& a, int64_t count, const int32_t* live, Stream stream) {
-  launch(move_rows<kAdd>, grid(a.width, count), stream, a.index, a.gate, a.y, a.x, a.width, live);
+void scatter_add(const Args& a, int64_t count, const int32_t* live, const Queue& queue) {
+  start<kAdd>(Op::add, {a.index, a.gate, a.y, a.x, a.width, live}, count, queue);
 }
 
 }  // namespace cuda

@@ -100,6 +100,17 @@ __device__ __forceinline__ void barrier_wait(Barrier* b, int parity) {
   __trap();
 #endif
 }
+// Whether it is.
+__device__ __forceinline__ bool barrier_done(Barrier* b, int parity) {
+  int done = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{\n .reg .pred done;\n mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+               " selp.s32 %0, 1, 0, done;\n}" : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+#else
+  __trap();
+#endif
+  return done != 0;
+}
 // 16-byte aligned, a multiple of 16 bytes. Called by one thread.
 __device__ __forceinline__ void bulk_copy(void* to, const void* from, int bytes, Barrier* b) {
 #if __CUDA_ARCH__ >= 900
@@ -284,6 +295,13 @@ __device__ __forceinline__ int warp_scan(int v) {
 __device__ __forceinline__ void group_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// The same; true in all of them if `predicate` is in any.
+__device__ __forceinline__ bool group_any(int id, int threads, bool predicate) {
+  int any;
+  asm volatile("{\n .reg .pred in, out;\n setp.ne.s32 in, %3, 0;\n bar.red.or.pred out, %1, %2, in;\n"
+               " selp.s32 %0, 1, 0, out;\n}" : "=r"(any) : "r"(id), "r"(threads), "r"(int(predicate)) : "memory");
+  return any != 0;
+}
 // Warpgroups that need few registers give them to those that need many.
 template <int Registers>
 __device__ __forceinline__ void give_registers() {
@@ -304,11 +322,16 @@ __device__ __forceinline__ void take_registers() {
 __device__ __forceinline__ void count_up(unsigned* counter) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
+// Whether it has been counted so far; then what was known to those who did is visible.
+__device__ __forceinline__ bool reached(const unsigned* counter, unsigned at_least) {
+  unsigned seen;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+  return int(seen - at_least) >= 0;
+}
 // For blocks that run together.
 __device__ __forceinline__ void wait_for(const unsigned* counter, unsigned at_least) {
-  unsigned seen;
-  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
-  while (int(seen - at_least) < 0);
+  while (!reached(counter, at_least)) {
+  }
 }
 
 // ---- launch --------------------------------------------------------------------------------------------------------

@@ -1,117 +1,13 @@
-// One block per row: its logits, four outputs at a time while x is at hand, then what they decide, by one warp. Floor:
-// x read once, and every router whose depth occurs.
-#include "cuda/activation.h"
-#include "cuda/four.h"
-#include "cuda/order.h"
-#include "gate/gate.h"
+// One block per row. Floor: x read once, and every router whose depth occurs.
+#include "gate/cuda.h"
 
 namespace fth::gate {
 namespace {
 
-using namespace gpu;
+__global__ void __launch_bounds__(kTeam) gate_rows(const __grid_constant__ Params p) { gate_row(p, blockIdx.x); }
 
-constexpr int kThreads = 128, kWarps = kThreads / 32, kTogether = 4;
-
-struct Partials {
-  float of_warps[kTogether][kWarps];
-};
-
-// z[j] for all outputs j, in shared memory. Ends with a barrier.
-__device__ __forceinline__ void compute_logits(const Logits& a, const cuda::Inner& inner, int64_t row,
-                                               Partials& partials, float* z) {
-  const int64_t at = a.rows == nullptr ? 0 : a.rows[row].depth * a.stride;
-  const float *x = a.x + row * a.width, *w = a.w + at, *b = a.b == nullptr ? nullptr : a.b + at;
-  const float* bias = inner.bias == nullptr ? nullptr : inner.bias + at;
-  const int thread = int(threadIdx.x);
-  for (int64_t first = 0; first < a.outputs; first += kTogether) {
-    float sum[kTogether] = {};
-    for (int64_t k = thread * 4; k < a.width; k += kThreads * 4) {
-      Four v = load_four(x + k, a.width - k);
-      if (bias != nullptr) {
-        const Four u = load_four(bias + k, a.width - k);
-        for (int i = 0; i < 4; i++) v.v[i] += u.v[i];
-      }
-      if (inner.activation != FTH_IDENTITY)
-        for (int i = 0; i < 4; i++) v.v[i] = activate(inner.activation, v.v[i]);
-      for (int j = 0; j < kTogether; j++) {
-        if (first + j >= a.outputs) continue;
-        const Four u = load_four(w + (first + j) * a.width + k, a.width - k);
-        for (int i = 0; i < 4; i++) sum[j] = fmaf(v.v[i], u.v[i], sum[j]);
-      }
-    }
-    for (int j = 0; j < kTogether; j++) {
-      const float total = warp_sum(sum[j]);
-      if (thread % 32 == 0) partials.of_warps[j][thread / 32] = total;
-    }
-    __syncthreads();
-    if (thread < kTogether && first + thread < a.outputs) {
-      float total = 0;
-      for (int w = 0; w < kWarps; w++) total += partials.of_warps[thread][w];
-      z[first + thread] = total / a.temperature + (b == nullptr ? 0.f : b[first + thread]);
-    }
-    __syncthreads();
-  }
-}
-
-// alpha * f(z[j]), the same in whatever thread.
-struct Function {
-  int32_t function;
-  float alpha, largest, sum;
-  const float* z;
-
-  __device__ float weight(int64_t j) const { return z[j] == largest ? 1.f : expf(z[j] - largest); }
-  __device__ float operator()(int64_t j) const {
-    switch (function) {
-      case FTH_GATE_SIGMOID: return __fmul_rn(alpha, 1 / (1 + expf(-z[j])));
-      case FTH_GATE_TANH: return __fmul_rn(alpha, tanhf(z[j]));
-      case FTH_GATE_SOFTMAX: return __fmul_rn(alpha, weight(j) / sum);
-      default: return __fmul_rn(alpha, z[j]);
-    }
-  }
-};
-
-// By one warp; decide (scalar.cpp) has the rules.
-__device__ __forceinline__ void decide_row(const Decision& a, int64_t row, const float* z) {
-  const int lane = int(threadIdx.x % 32);
-  Function f{a.function, a.alpha, -INFINITY, 0, z};
-  if (a.function == FTH_GATE_SOFTMAX) {
-    for (int64_t j = lane; j < a.outputs; j += 32) f.largest = fmaxf(f.largest, z[j]);  // NaN: the other
-    f.largest = warp_max(f.largest);
-    for (int64_t j = lane; j < a.outputs; j += 32) f.sum += f.weight(j);
-    f.sum = warp_sum(f.sum);
-  }
-  uint32_t best = 0, choice = ~0u;
-  bool nan = false;
-  for (int64_t j = lane; j < a.outputs; j += 32) {
-    const float p = f(j), score = __fadd_rn(p, a.bias == nullptr ? 0.f : a.bias[j]);
-    if (a.p != nullptr) a.p[row * a.outputs + j] = p;
-    nan = nan || score != score;
-    if (ordered(score) > best) {
-      best = ordered(score);
-      choice = uint32_t(j);
-    }
-  }
-  const uint32_t largest = __reduce_max_sync(~0u, best);
-  choice = __reduce_min_sync(~0u, best == largest ? choice : ~0u);
-  if (__any_sync(~0u, nan)) choice = 0;
-  if (lane != 0) return;
-  a.gate[row] = f(a.outputs == 1 ? 0 : choice);
-  a.choice[row] = a.outputs == 1 ? z[0] >= a.threshold : int32_t(choice);
-}
-
-__global__ void __launch_bounds__(kThreads) gate_rows(const __grid_constant__ Logits logits,
-                                                      const __grid_constant__ cuda::Inner inner,
-                                                      const __grid_constant__ Decision decision) {
-  const int64_t row = blockIdx.x;
-  float* z = shared_memory<float>(sizeof(Partials));
-  compute_logits(logits, inner, row, *shared_memory<Partials>(), z);
-  if (logits.logits != nullptr)
-    for (int64_t j = threadIdx.x; j < logits.outputs; j += kThreads) logits.logits[row * logits.outputs + j] = z[j];
-  if (threadIdx.x < 32) decide_row(decision, row, z);
-}
-
-__global__ void __launch_bounds__(kThreads) divide_elements(const float* x, float by, int64_t count, float* y) {
-  const int64_t k = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * 4;
+__global__ void __launch_bounds__(kTeam) divide_elements(const float* x, float by, int64_t count, float* y) {
+  const int64_t k = (int64_t(blockIdx.x) * kTeam + threadIdx.x) * 4;
   Four v = load_four(x + k, count - k);
   for (int i = 0; i < 4; i++) v.v[i] /= by;
   store_four(y + k, count - k, v);
@@ -121,14 +17,14 @@ __global__ void __launch_bounds__(kThreads) divide_elements(const float* x, floa
 
 namespace cuda {
 
-void rows(const Logits& logits, const Inner& inner, const Decision& decision, int64_t count, Stream stream) {
-  launch(gate_rows,
-         {dim3(unsigned(count)), dim3(kThreads), sizeof(Partials) + size_t(logits.outputs) * sizeof(float)}, stream,
-         logits, inner, decision);
+void rows(const Logits& logits, const Inner& inner, const Decision& decision, int64_t count, const Queue& queue) {
+  const Params p{logits, inner, decision};
+  if (queue.tasks != nullptr) return queue.tasks->add(Op::gate, Share::row, count, p);
+  launch(gate_rows, {dim3(unsigned(count)), dim3(kTeam), shared_bytes(logits.outputs)}, queue.stream, p);
 }
 
 void divide(const float* x, float by, int64_t count, float* y, Stream stream) {
-  launch(divide_elements, {dim3(unsigned((count + kThreads * 4 - 1) / (kThreads * 4))), dim3(kThreads)}, stream, x, by,
+  launch(divide_elements, {dim3(unsigned((count + kTeam * 4 - 1) / (kTeam * 4))), dim3(kTeam)}, stream, x, by,
          count, y);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "fathom/fathom.h"
 
 namespace fth::gate {
@@ -46,7 +47,7 @@ struct Inner {
   int32_t activation;
 };
 // Both at once: Decision::logits is not read, Logits::logits may be null.
-void rows(const Logits&, const Inner&, const Decision&, int64_t count, void* stream);
+void rows(const Logits&, const Inner&, const Decision&, int64_t count, const gpu::Queue&);
 // y = x / by.
 void divide(const float* x, float by, int64_t count, float* y, void* stream);
 }  // namespace cuda

@@ -14,6 +14,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "fathom/fathom.h"
 
 namespace fth::kv {
@@ -70,7 +71,7 @@ namespace scalar { Write write; Read read; }
 namespace avx2 { Write write; }
 namespace avx512 { Write write; }
 namespace cuda {  // all pointers on the device
-void write(const Args&, int64_t count, const float* k, const float* v, int64_t stride, void* stream);
+void write(const Args&, int64_t count, const float* k, const float* v, int64_t stride, const gpu::Queue&);
 void read(const Args&, int64_t count, float* k, float* v, void* stream);
 }
 

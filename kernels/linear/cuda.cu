@@ -102,7 +102,7 @@ void start_stream(Batch& batch, Workspace space, Stream stream) {
   int64_t items = 0;
   for (int i = 0; i < batch.count; i++) batch.end[i] = items += cut(batch.product[i], N, Strips, space);
   const int64_t blocks = clamp(items, 1, space.multiprocessors);
-  launch(linear_stream<P, N, Strips, Sole>,
+  launch(linear_stream<H, Sole>,
          {dim3(unsigned(blocks)), dim3(H::kThreads), size_t(H::kBytes), false, true}, stream, batch);
 }
 
@@ -144,9 +144,24 @@ void start_stream(Batch& batch, int32_t type, const Workspace& space, Stream str
   }
 }
 
+// ---- tasks ---------------------------------------------------------------------------------------------------------
+
+void add_tasks(const Product* list, int count, Workspace space, TaskList& tasks) {
+  bool first = true;
+  for (int i = 0; i < count; i++) {
+    if (list[i].args.count <= 0) continue;
+    Params p = params_of(list[i]);
+    const int64_t items = cut(p, int(kTaskRows), 1, space);
+    tasks.add(p.a.weight == nullptr ? Op::by_depth : Op::product, first ? Share::all : Share::beside, items, p);
+    first = false;
+  }
+}
+
 }  // namespace
 
-void cuda::products(const Product* list, int count, const Workspace& space, Stream stream) {
+void cuda::products(const Product* list, int count, const Workspace& space, const Queue& queue) {
+  if (queue.tasks != nullptr) return add_tasks(list, count, space, *queue.tasks);
+  const Stream stream = queue.stream;
   Batch batch;
   batch.count = 0;
   for (int i = 0; i < count; i++) {

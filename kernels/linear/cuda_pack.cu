@@ -1,5 +1,5 @@
-// Weights of a checkpoint into strips (tiles.h), and x as products read it.
-#include "cuda/primitives.h"
+// Weights of a checkpoint into strips (tiles.h).
+#include "cuda_input.h"
 #include "cuda_tiles.h"
 #include "linear.h"
 
@@ -42,9 +42,6 @@ __device__ __forceinline__ float load(int32_t type, const void* source, int64_t 
 // A code of x / scale; of what is no number 0, and the scale is NaN.
 __device__ __forceinline__ int rounded(float x, int least, int most) {
   return !(x >= float(least)) ? (x < float(least) ? least : 0) : x > float(most) ? most : int(x);
-}
-__device__ __forceinline__ uint32_t bytes_of(int a, int b, int c, int d) {
-  return uint32_t(a & 255) | uint32_t(b & 255) << 8 | uint32_t(c & 255) << 16 | uint32_t(d & 255) << 24;
 }
 
 // One row of W, or zeros.
@@ -176,52 +173,6 @@ __global__ void __launch_bounds__(kThreads) convert_elements(int32_t type, const
   if (i < count) out[i] = load(type, source, i) * scale;
 }
 
-// ---- x -------------------------------------------------------------------------------------------------------------
-
-// Eight neighbouring elements per thread.
-__global__ void __launch_bounds__(kThreads) round_rows(const float* x, int64_t k, uint16_t* y, int64_t y_stride,
-                                                       int64_t count) {
-  const int64_t chunks = (k + 7) / 8, i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= count * chunks) return;
-  const int64_t row = i / chunks, first = i % chunks * 8;
-  const float* from = x + row * k + first;
-  float v[8];
-  if (first + 8 <= k && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
-    const float4 a = reinterpret_cast<const float4*>(from)[0], b = reinterpret_cast<const float4*>(from)[1];
-    v[0] = a.x; v[1] = a.y; v[2] = a.z; v[3] = a.w;
-    v[4] = b.x; v[5] = b.y; v[6] = b.z; v[7] = b.w;
-  } else {
-    for (int j = 0; j < 8; j++) v[j] = first + j < k ? from[j] : 0.f;
-  }
-  *reinterpret_cast<uint4*>(y + row * y_stride + first) =
-      make_uint4(to_bf16x2(v[0], v[1]).bits, to_bf16x2(v[2], v[3]).bits, to_bf16x2(v[4], v[5]).bits,
-                 to_bf16x2(v[6], v[7]).bits);
-}
-
-// A warp per Codes; the rule of fixed_point (simd/scalar.h).
-__global__ void __launch_bounds__(kThreads) quantise_rows(const float* x, int64_t k, Codes* y, int64_t count) {
-  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
-  const int64_t i = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  if (i >= count * blocks) return;  // a whole warp
-  const int64_t row = i / blocks, first = i % blocks * Codes::kSize + threadIdx.x % 32 * 4;
-  float v[4], most = 0;  // infinite if any is not finite
-  for (int j = 0; j < 4; j++) {
-    v[j] = first + j < k ? x[row * k + first + j] : 0.f;
-    most = fmaxf(most, fabsf(v[j]) < INFINITY ? fabsf(v[j]) : INFINITY);
-  }
-  most = warp_max(most);
-  const bool finite = most < INFINITY, zero = most < 0x1p-100f;
-  const float steps = !finite || zero ? 0.f : 127.f / most;
-  int code[4];
-  for (int j = 0; j < 4; j++) {
-    const float rounded = nearbyintf(__fmul_rn(v[j], steps));
-    code[j] = fabsf(rounded) <= 127 ? int(rounded) : 0;  // not a number: the scale says so
-  }
-  Codes& to = y[i];
-  reinterpret_cast<uint32_t*>(to.code)[threadIdx.x % 32] = bytes_of(code[0], code[1], code[2], code[3]);
-  if (threadIdx.x % 32 == 0) to.scale = !finite ? NAN : zero ? 0.f : most / 127.f;
-}
-
 dim3 blocks_of(int64_t items, int64_t of_block) { return dim3(unsigned((items + of_block - 1) / of_block)); }
 
 }  // namespace
@@ -232,13 +183,6 @@ void cuda::pack(const Packing& p, Stream stream) {
 }
 void cuda::convert(int32_t type, const void* source, int64_t count, float scale, float* out, Stream stream) {
   launch(convert_elements, {blocks_of(count, kThreads), dim3(kThreads)}, stream, type, source, count, scale, out);
-}
-void cuda::round(const float* x, int64_t k, uint16_t* y, int64_t y_stride, int64_t count, Stream stream) {
-  launch(round_rows, {blocks_of(count * ((k + 7) / 8), kThreads), dim3(kThreads)}, stream, x, k, y, y_stride, count);
-}
-void cuda::quantise(const float* x, int64_t k, Codes* y, int64_t count, Stream stream) {
-  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
-  launch(quantise_rows, {blocks_of(count * blocks, kThreads / 32), dim3(kThreads)}, stream, x, k, y, count);
 }
 
 }  // namespace fth::linear

@@ -34,8 +34,11 @@ struct Batch {
   }
 };
 
-template <class P, int N, int Strips>
+// Kept: bytes of shared memory in front of the ring that are something else's, a multiple of 1024.
+template <class P, int Columns, int OfStrips, int Kept = 0>
 struct Shape {
+  using Type = P;
+  static constexpr int N = Columns, Strips = OfStrips;
   using S = Stage<P, N, Strips>;
   using L = Stage<typename P::Lora, N, Strips>;
   static constexpr int kConsumers = Strips * 128, kLoaders = Strips == 1 ? 32 : 128, kThreads = kConsumers + kLoaders;
@@ -44,24 +47,42 @@ struct Shape {
 
   static constexpr int kSums = kColumns * kPitch * 4;  // of a strip
   static constexpr int kRest = Strips * kSums + 4 * N * 4 + 1024;
-  static constexpr int kMostStages = (227 * 1024 - kRest) / kSlot, kStages = kMostStages < 24 ? kMostStages : 24;
-  static constexpr int kBytes = kStages * kSlot + kRest;
+  static constexpr int kMostStages = (227 * 1024 - Kept - kRest) / kSlot;
+  static constexpr int kStages = kMostStages < 24 ? kMostStages : 24;
+  static constexpr int kRing = Kept, kShared = Kept + kStages * kSlot, kBytes = kShared + kRest;
   // Stages whose rows of x are under way while the loaders ask for the next.
   static constexpr int kBehind = kStages - 2 < 8 ? kStages - 2 : 8;
   // Stages of W that are asked for before the kernel in front has finished.
   static constexpr int kEarly = kStages < 4 ? kStages : 4;
   static_assert(kStages >= 3, "no ring");
+  static_assert(Kept % 1024 == 0, "the ring is of tiles");
 };
 
 // Shared memory behind the stages.
-template <class P, int N, int Strips>
+template <class H>
 struct Shared {
-  using H = Shape<P, N, Strips>;
   Barrier full[H::kStages], empty[H::kStages];
   unsigned ticket;
-  int load_row[N], load_depth[N], row[N], depth[N];  // of the loaders' columns, and of the others'; -1: none
-  alignas(16) float z[Strips][H::kColumns * kPitch];
+  // Of the loaders' columns, and of the others'; -1: none.
+  int load_row[H::N], load_depth[H::N], row[H::N], depth[H::N];
+  alignas(16) float z[H::Strips][H::kColumns * kPitch];
 };
+
+// The stages and what is behind them, its barriers made. By all threads of a block, which have met when it returns.
+template <class H>
+__device__ __forceinline__ Shared<H>& make_ring() {
+  static_assert(sizeof(Shared<H>) <= H::kRest, "no room behind the ring");
+  auto& shared = *shared_memory<Shared<H>>(H::kShared);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < H::kStages; i++) {
+      barrier_init(shared.full + i, H::kLoaders / 32 + 1);
+      barrier_init(shared.empty + i, H::kConsumers / 32);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  return shared;
+}
 
 // A place in the ring; stages are used in turn.
 template <int Stages>
@@ -81,6 +102,7 @@ struct Item {
   int64_t strip, first, place;
   int part;
 
+  Item() = default;
   // Neighbours run at the same time: they are a patch of strips and row tiles that share what they read.
   __device__ Item(const Params& p, int64_t number) {
     constexpr int64_t kBand = 8;
@@ -97,23 +119,36 @@ struct Item {
   }
   __device__ int first_split(const Params& p) const { return p.parts == 1 ? 0 : part; }
   __device__ int last_split(const Params& p) const { return p.parts == 1 ? p.splits - 1 : part; }
+  // Steps of W: those of all splits.
+  __device__ int first_step(const Params& p) const { return p.split_begin(first_split(p)); }
+  __device__ int last_step(const Params& p) const { return p.split_begin(last_split(p) + 1); }
   // One part of every strip and rows has D_d x to add.
   __device__ bool adds_by_depth(const Params& p) const {
     return p.d.weight != nullptr && (p.parts == 1 || part == p.parts - 1);
   }
 };
 
-// Calls body(product, item, rows of the product that are there, whether the block has begun to load the item early).
-template <int N, int Strips, class Body>
-__device__ __forceinline__ void for_items(const Batch& batch, Body body) {
-#pragma unroll 1
-  for (int64_t number = blockIdx.x; number < batch.end[batch.count - 1]; number += gridDim.x) {
-    int64_t own = number;
-    const Params& p = batch.product_of(&own);
-    const Item<N, Strips> item(p, own);
-    body(p, item, p.count(), number == blockIdx.x);
+// The items of a launch that a block computes, one after the other.
+template <class H>
+struct BatchItems {
+  const Batch& batch;
+  int64_t number = blockIdx.x;  // of the next
+  bool live_known = false;      // else they may turn out to have no rows
+  const Params* product = nullptr;
+  Item<H::N, H::Strips> item = {};
+
+  // Goes to the next item; false: there is none.
+  __device__ __forceinline__ bool next() {
+    for (; number < batch.end[batch.count - 1];) {
+      int64_t own = number;
+      product = &batch.product_of(&own);
+      item = Item<H::N, H::Strips>(*product, own);
+      number += gridDim.x;
+      if (!live_known || item.first < product->count()) return true;
+    }
+    return false;
   }
-}
+};
 
 // Calls body(split's first step, last) for the splits of an item.
 template <class Item, class Body>
@@ -123,23 +158,25 @@ __device__ __forceinline__ void for_splits(const Params& p, const Item& item, Bo
     body(p.split_begin(split), p.split_begin(split + 1));
 }
 
-// The steps of W of an item that are asked for early. Of picks, none.
-template <int Early, class Item>
-__device__ __forceinline__ int early_steps(const Params& p, const Item& item) {
-  if (p.a.picks != nullptr) return 0;
-  const int split = item.first_split(p);
-  return min(Early, p.split_begin(split + 1) - p.split_begin(split));
+// The steps of W of a launch's first item that are asked for before the kernel in front has finished. Of picks, none:
+// they may not be known yet.
+template <class H, bool Sole>
+__device__ __forceinline__ int early_steps(const Params& p, const Item<H::N, H::Strips>& item) {
+  return Sole || p.a.picks != nullptr ? 0 : min(H::kEarly, item.last_step(p) - item.first_step(p));
 }
 
-template <class P, int N, int Strips, bool Sole>
+// Brings stages. Items: those of the block, one after the other; the stream of W runs ahead of the rows of x, which may
+// have to be waited for.
+template <class H, class Items>
 struct Loader {
-  using H = Shape<P, N, Strips>;
+  using P = typename H::Type;
+  static constexpr int N = H::N, Strips = H::Strips;
   using ItemOf = Item<N, Strips>;
   unsigned char* ring;
-  Shared<P, N, Strips>& shared;
+  Shared<H>& shared;
   int thread;  // of the loaders
+  Items items;
   Turn<H::kStages> fill = {}, told = {};
-  int early = 0;   // stages of W that are under way before their turn
   int untold = 0;  // stages whose rows of x may not be there yet
 
   // The strips of an item, as far as there are any.
@@ -149,6 +186,12 @@ struct Loader {
     int count;
     bool once;
   };
+  // What thread 0 knows of the stream of W: where it is, and how many stages are under way before their turn.
+  Turn<H::kStages> fed = {};
+  Weights w = {};
+  int step = 0, end = 0, ahead = 0;
+  bool held = false;  // behind the item's steps is something by depth, which is not known early
+
   static __device__ __forceinline__ Weights weights(const Params& p, const ItemOf& item, const void* w,
                                                     int64_t strip_bytes) {
     return {static_cast<const unsigned char*>(w) + item.strip * strip_bytes, strip_bytes,
@@ -156,18 +199,54 @@ struct Loader {
   }
 
   template <class T>
-  __device__ __forceinline__ void fetch(int at, const Weights& w, int64_t step) {
+  __device__ __forceinline__ void fetch(int at, const Weights& from_strips, int64_t number) {
     using S = Stage<T, N, Strips>;
     unsigned char* slot = ring + at * H::kSlot;
     Barrier* full = shared.full + at;
-    barrier_expect(full, w.count * S::kStepBytes);
-    for (int i = 0; i < w.count; i++) {
-      const unsigned char* from = w.at + i * w.strip_bytes + step * S::kStepBytes;
-      if (w.once) bulk_copy_once(slot + i * kTileBytes, from, kTileBytes, full);
+    barrier_expect(full, from_strips.count * S::kStepBytes);
+    for (int i = 0; i < from_strips.count; i++) {
+      const unsigned char* from = from_strips.at + i * from_strips.strip_bytes + number * S::kStepBytes;
+      if (from_strips.once) bulk_copy_once(slot + i * kTileBytes, from, kTileBytes, full);
       else bulk_copy(slot + i * kTileBytes, from, kTileBytes, full);
       if constexpr (S::kScaleBytes != 0) bulk_copy(slot + S::kScales, from + kTileBytes, S::kScaleBytes, full);
     }
   }
+
+  // ---- thread 0: the stream of W ----
+
+  // Whether there is a step to ask for.
+  __device__ __forceinline__ bool ready() {
+    while (step == end) {
+      if (held || !items.next()) return false;
+      const Params& p = *items.product;
+      if (p.a.weight != nullptr) {
+        w = weights(p, items.item, p.a.weight, p.strip_bytes);
+        step = items.item.first_step(p);
+        end = items.item.last_step(p);
+      }
+      held = p.a.weight == nullptr || items.item.adds_by_depth(p);
+    }
+    return true;
+  }
+  // Asks for the next step; its stage is empty.
+  __device__ __forceinline__ void feed() {
+    fetch<P>(fed.at, w, step++);
+    fed.next();
+    ahead++;
+  }
+  // Asks for at most `most` steps, as far as stages are empty.
+  __device__ __forceinline__ void run_ahead(int most) {
+    for (; most > 0 && ready() && barrier_done(shared.empty + fed.at, fed.phase ^ 1); most--) feed();
+  }
+  // Waits for what is under way and will not be used.
+  __device__ __forceinline__ void drain() {
+    Turn<H::kStages> at = fill;
+    const int stages = ahead;
+    skip(stages);
+    for (int i = 0; i < stages; i++, at.next()) barrier_wait(shared.full + at.at, at.phase);
+  }
+
+  // ---- all loaders ----
 
   template <int Pending>
   __device__ __forceinline__ void tell() {
@@ -177,84 +256,111 @@ struct Loader {
     if (thread % 32 == 0) barrier_arrive(shared.full + told.at);
     told.next();
   }
+  __device__ __forceinline__ void tell_all() {
+    for (; untold > 0; untold--) tell<0>();
+  }
+
+  // Stages of W that are under way of an item come without rows of x; the rest of the item is left out.
+  __device__ __forceinline__ void skip(int stages) {
+    for (; stages > 0; stages--) {
+      if (thread % 32 == 0) barrier_arrive(shared.full + fill.at);
+      fill.next();
+      told.next();
+      ahead--;
+    }
+    step = end;
+    held = false;
+  }
 
   template <class T>
-  __device__ __forceinline__ void stream(const Weights& w, const Columns& x, int64_t begin, int64_t end) {
+  __device__ __forceinline__ void bring_x(const Columns& x, int64_t number) {
+    T::template load_x<N, H::kLoaders>(Stage<T, N, Strips>::of(ring + fill.at * H::kSlot), x, number, thread);
+    copy_commit();
+    fill.next();
+    if (untold == H::kBehind) tell<H::kBehind>();
+    else untold++;
+  }
+
+  // Steps of the item's W.
+  __device__ __forceinline__ void stream(const Columns& x, int64_t begin, int64_t until) {
 #pragma unroll 1
-    for (int64_t step = begin; step < end; step++) {
-      if (early > 0) {
-        early--;
-      } else {
-        barrier_wait(shared.empty + fill.at, fill.phase ^ 1);
-        if (thread == 0) fetch<T>(fill.at, w, step);
+    for (int64_t number = begin; number < until; number++) {
+      barrier_wait(shared.empty + fill.at, fill.phase ^ 1);
+      if (thread == 0) {
+        if (ahead == 0 && ready()) feed();
+        ahead--;
       }
-      T::template load_x<N, H::kLoaders>(Stage<T, N, Strips>::of(ring + fill.at * H::kSlot), x, step, thread);
-      copy_commit();
-      fill.next();
-      if (untold == H::kBehind) tell<H::kBehind>();
-      else untold++;
+      bring_x<P>(x, number);
+      if (thread == 0) run_ahead(2);
     }
   }
 
   // D_d x, depth by depth.
   template <class T>
-  __device__ __forceinline__ void stream_by_depth(const Params& p, const ItemOf& item, int64_t begin, int64_t end) {
+  __device__ __forceinline__ void stream_by_depth(const Params& p, const ItemOf& item, int64_t begin, int64_t until) {
     const Columns x{static_cast<const char*>(p.d.x), p.d.x_bytes, p.d.k, shared.load_row};
     const int* depths = shared.load_depth;
 #pragma unroll 1
-    for (int depth = next_depth(depths, N, -1); depth != INT_MAX; depth = next_depth(depths, N, depth))
-      stream<T>(weights(p, item, static_cast<const char*>(p.d.weight) + depth * p.d.depth_bytes, p.d.strip_bytes), x,
-                begin, end);
-  }
-
-  __device__ __forceinline__ void run(const Batch& batch) {
-    if constexpr (!Sole) {
-      int64_t number = blockIdx.x;
-      const Params& p = batch.product_of(&number);
-      if (p.a.picks == nullptr) {  // what is picked may not be known yet
-        const ItemOf item(p, number);
-        early = early_steps<H::kEarly>(p, item);
-        if (thread == 0)
-          for (int i = 0; i < early; i++)
-            fetch<P>(i, weights(p, item, p.a.weight, p.strip_bytes), p.split_begin(item.first_split(p)) + i);
+    for (int depth = next_depth(depths, N, -1); depth != INT_MAX; depth = next_depth(depths, N, depth)) {
+      const Weights d = weights(p, item, static_cast<const char*>(p.d.weight) + depth * p.d.depth_bytes,
+                                p.d.strip_bytes);
+#pragma unroll 1
+      for (int64_t number = begin; number < until; number++) {
+        barrier_wait(shared.empty + fill.at, fill.phase ^ 1);
+        if (thread == 0) {
+          fetch<T>(fill.at, d, number);
+          fed.next();
+        }
+        bring_x<T>(x, number);
       }
     }
-    dependents_wait();
-    for_items<N, Strips>(batch, [&](const Params& p, const ItemOf& item, int64_t count, bool opening) {
-      const bool dead = item.first >= count;
-      if (dead && (Sole || !opening)) return;
-      group_barrier(2, H::kLoaders);
-      for (int i = thread; i < N; i += H::kLoaders) {
-        shared.load_row[i] = p.row(item.first, i, count);
-        shared.load_depth[i] = p.depth(shared.load_row[i]);
+  }
+
+  // Sole: there is no W, all of z is D_d x.
+  template <bool Sole>
+  __device__ __forceinline__ void bring(const Params& p, const ItemOf& item, int64_t count) {
+    group_barrier(2, H::kLoaders);
+    for (int i = thread; i < N; i += H::kLoaders) {
+      shared.load_row[i] = p.row(item.first, i, count);
+      shared.load_depth[i] = p.depth(shared.load_row[i]);
+    }
+    group_barrier(2, H::kLoaders);
+    if constexpr (Sole) {
+      if (thread == 0) ready();  // the stream of W has come to this item, too
+      for_splits(p, item, [&](int begin, int until) { stream_by_depth<typename P::Lora>(p, item, begin, until); });
+      held = false;
+    } else {
+      const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, shared.load_row};
+      stream(x, item.first_step(p), item.last_step(p));
+      if (item.adds_by_depth(p)) {
+        stream_by_depth<typename P::Lora>(p, item, 0, p.d.steps);
+        held = false;
       }
-      group_barrier(2, H::kLoaders);
-      if constexpr (Sole) {
-        for_splits(p, item, [&](int begin, int end) { stream_by_depth<P>(p, item, begin, end); });
-      } else {
-        const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, shared.load_row};
-        const Weights w = weights(p, item, p.a.weight, p.strip_bytes);
-        for_splits(p, item, [&](int begin, int end) {
-          if (dead) end = begin + early;  // of the first split; none is left then
-          stream<P>(w, x, begin, end);
-        });
-        if (!dead && item.adds_by_depth(p)) stream_by_depth<typename P::Lora>(p, item, 0, p.d.steps);
-      }
-    });
-    for (; untold > 0; untold--) tell<0>();
+    }
   }
 };
 
-template <class P, int N, int Strips, bool Sole>
+template <class H>
 struct Multiplier {
-  using H = Shape<P, N, Strips>;
+  using P = typename H::Type;
+  static constexpr int N = H::N, Strips = H::Strips;
   using ItemOf = Item<N, Strips>;
   unsigned char* ring;
-  Shared<P, N, Strips>& shared;
+  Shared<H>& shared;
   Turn<H::kStages> turn = {};
 
   __device__ __forceinline__ void release(int stage) {
     if (threadIdx.x % 32 == 0) barrier_arrive(shared.empty + stage);
+  }
+
+  // The next stages are not used.
+  __device__ __forceinline__ void skip(int stages) {
+    for (; stages > 0; stages--) {
+      barrier_wait(shared.full + turn.at, turn.phase);
+      __syncwarp();
+      release(turn.at);
+      turn.next();
+    }
   }
 
   // acc += the next steps that the loaders bring.
@@ -295,6 +401,7 @@ struct Multiplier {
   }
 
   // z of an item of several parts, from the sums of all; false in all but the last to come.
+  template <bool Sole>
   __device__ __forceinline__ bool merge(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
     float* sums = p.partials + item.place * p.slots() * (N / 2) * H::kConsumers + threadIdx.x;
     const auto slot = [&](int part, int i) { return sums + (part * (N / 2) + i) * H::kConsumers; };
@@ -314,13 +421,14 @@ struct Multiplier {
     for (int part = 0; part < p.parts; part++)
 #pragma unroll
       for (int i = 0; i < N / 2; i++) z[i] += load_fresh(slot(part, i));
-    scale(p, item, z);
+    scale<Sole>(p, item, z);
     if (p.slots() > p.parts)
 #pragma unroll
       for (int i = 0; i < N / 2; i++) z[i] += load_fresh(slot(p.parts, i));
     return true;
   }
 
+  template <bool Sole>
   __device__ __forceinline__ void scale(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
     if constexpr (P::kType == FTH_I8 && !Sole) {
       const float* scales = reinterpret_cast<const float*>(static_cast<const unsigned char*>(p.a.weight) +
@@ -330,46 +438,40 @@ struct Multiplier {
     }
   }
 
-  __device__ __forceinline__ void run(const Batch& batch) {
-    dependents_wait();
-    for_items<N, Strips>(batch, [&](const Params& p, const ItemOf& item, int64_t count, bool opening) {
-      float z[N / 2] = {};
-      if (item.first >= count) {
-        if constexpr (!Sole)
-          if (opening) multiply<P>(z, early_steps<H::kEarly>(p, item));
-        return;
-      }
-      group_barrier(1, H::kConsumers);  // all are done with the item before
-      for (int i = int(threadIdx.x); i < N; i += H::kConsumers) {
-        shared.row[i] = p.row(item.first, i, count);
-        shared.depth[i] = p.depth(shared.row[i]);
-      }
-      group_barrier(1, H::kConsumers);
-      if constexpr (N == 256) {  // one split, no D
-        multiply<P>(z, p.steps);
+  // Sums of an item, and what is made of them; Sole as in Loader.
+  template <bool Sole>
+  __device__ __forceinline__ void compute(const Params& p, const ItemOf& item, int64_t count) {
+    float z[N / 2] = {};
+    group_barrier(1, H::kConsumers);  // all are done with the item before
+    for (int i = int(threadIdx.x); i < N; i += H::kConsumers) {
+      shared.row[i] = p.row(item.first, i, count);
+      shared.depth[i] = p.depth(shared.row[i]);
+    }
+    group_barrier(1, H::kConsumers);
+    if constexpr (N == 256) {  // one split, no D
+      multiply<P>(z, p.steps);
 #pragma unroll
-        for (int i = 0; i < N / 2; i++) z[i] += 0.f;  // what a sum with the next split's does to a negative zero
-      } else {
-        for_splits(p, item, [&](int begin, int end) {
-          if constexpr (Sole) {
-            multiply_by_depth<P>(z, end - begin);
-          } else {
-            float chain[N / 2] = {};
-            multiply<P>(chain, end - begin);
-#pragma unroll
-            for (int i = 0; i < N / 2; i++) z[i] += chain[i];
-          }
-        });
-        if (p.parts > 1) {
-          if (!merge(p, item, z)) return;
+      for (int i = 0; i < N / 2; i++) z[i] += 0.f;  // what a sum with the next split's does to a negative zero
+    } else {
+      for_splits(p, item, [&](int begin, int end) {
+        if constexpr (Sole) {
+          multiply_by_depth<typename P::Lora>(z, end - begin);
         } else {
-          scale(p, item, z);
-          if constexpr (!Sole)
-            if (item.adds_by_depth(p)) multiply_by_depth<typename P::Lora>(z, int(p.d.steps));
+          float chain[N / 2] = {};
+          multiply<P>(chain, end - begin);
+#pragma unroll
+          for (int i = 0; i < N / 2; i++) z[i] += chain[i];
         }
+      });
+      if (p.parts > 1) {
+        if (!merge<Sole>(p, item, z)) return;
+      } else {
+        scale<Sole>(p, item, z);
+        if constexpr (!Sole)
+          if (item.adds_by_depth(p)) multiply_by_depth<typename P::Lora>(z, int(p.d.steps));
       }
-      write(p, item, z);
-    });
+    }
+    write(p, item, z);
   }
 
   __device__ __forceinline__ void write(const Params& p, const ItemOf& item, const float (&z)[N / 2]) {
@@ -387,28 +489,47 @@ struct Multiplier {
   }
 };
 
-// Sole: there is no W, all of z is D_d x.
-template <class P, int N, int Strips, bool Sole>
-__global__ void __launch_bounds__(Shape<P, N, Strips>::kThreads, 1) linear_stream(const __grid_constant__ Batch batch) {
-  using H = Shape<P, N, Strips>;
-  static_assert(sizeof(Shared<P, N, Strips>) <= H::kRest, "no room behind the ring");
-  unsigned char* ring = shared_memory<unsigned char>();
-  auto& shared = *shared_memory<Shared<P, N, Strips>>(H::kStages * H::kSlot);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < H::kStages; i++) {
-      barrier_init(shared.full + i, H::kLoaders / 32 + 1);
-      barrier_init(shared.empty + i, H::kConsumers / 32);
-    }
-    barrier_init_fence();
+template <class H, bool Sole>
+__device__ __forceinline__ void load_batch(unsigned char* ring, Shared<H>& shared, const Batch& batch) {
+  Loader<H, BatchItems<H>> loader{ring, shared, int(threadIdx.x) - H::kConsumers, {batch}};
+  if (!Sole && batch.product[0].a.picks == nullptr && loader.thread == 0 && loader.ready())
+    for (int i = early_steps<H, Sole>(*loader.items.product, loader.items.item); i > 0; i--) loader.feed();
+  dependents_wait();
+  loader.items.live_known = true;
+  bool first = true;
+  for (BatchItems<H> items{batch}; items.next(); first = false) {
+    const Params& p = *items.product;
+    const int64_t count = p.count();
+    if (items.item.first < count) loader.template bring<Sole>(p, items.item, count);
+    else if (first) loader.skip(early_steps<H, Sole>(p, items.item));
   }
-  __syncthreads();
+  loader.tell_all();
+}
+
+template <class H, bool Sole>
+__device__ __forceinline__ void multiply_batch(unsigned char* ring, Shared<H>& shared, const Batch& batch) {
+  Multiplier<H> multiplier{ring, shared};
+  dependents_wait();
+  bool first = true;
+  for (BatchItems<H> items{batch}; items.next(); first = false) {
+    const Params& p = *items.product;
+    const int64_t count = p.count();
+    if (items.item.first < count) multiplier.template compute<Sole>(p, items.item, count);
+    else if (first) multiplier.skip(early_steps<H, Sole>(p, items.item));
+  }
+}
+
+template <class H, bool Sole>
+__global__ void __launch_bounds__(H::kThreads, 1) linear_stream(const __grid_constant__ Batch batch) {
+  unsigned char* ring = shared_memory<unsigned char>(H::kRing);
+  Shared<H>& shared = make_ring<H>();
   dependents_go();
   if (threadIdx.x >= H::kConsumers) {
-    if constexpr (Strips == 2) give_registers<88>();
-    Loader<P, N, Strips, Sole>{ring, shared, int(threadIdx.x) - H::kConsumers}.run(batch);
+    if constexpr (H::Strips == 2) give_registers<88>();
+    load_batch<H, Sole>(ring, shared, batch);
   } else {
-    if constexpr (Strips == 2) take_registers<208>();
-    Multiplier<P, N, Strips, Sole>{ring, shared}.run(batch);
+    if constexpr (H::Strips == 2) take_registers<208>();
+    multiply_batch<H, Sole>(ring, shared, batch);
   }
 }
 

@@ -19,6 +19,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "fathom/fathom.h"
 
 namespace fth::linear {
@@ -162,10 +163,10 @@ struct Packing {
 namespace cuda {
 // Products that do not depend on one another. All weights were written before a kernel that is in front of these on the
 // stream: they may be read before it is done.
-void products(const Product* list, int count, const Workspace& space, void* stream);
+void products(const Product* list, int count, const Workspace& space, const gpu::Queue&);
 // As Round and Quantise for rows 0 .. count - 1, x without gaps; minus_sum is not set.
-void round(const float* x, int64_t k, uint16_t* y, int64_t y_stride, int64_t count, void* stream);
-void quantise(const float* x, int64_t k, Codes* y, int64_t count, void* stream);
+void round(const float* x, int64_t k, uint16_t* y, int64_t y_stride, int64_t count, const gpu::Queue&);
+void quantise(const float* x, int64_t k, Codes* y, int64_t count, const gpu::Queue&);
 
 void pack(const Packing& packing, void* stream);
 // Elements of a checkpoint's tensor as fp32, times scale.

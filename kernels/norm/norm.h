@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "fathom/fathom.h"
 
 namespace fth::norm {
@@ -29,6 +30,6 @@ using Rows = void(const Args&, int64_t begin, int64_t end);
 namespace scalar { Rows rows; }
 namespace avx2 { Rows rows; }
 namespace avx512 { Rows rows; }
-namespace cuda { void rows(const Args&, int64_t count, void* stream); }  // all pointers on the device
+namespace cuda { void rows(const Args&, int64_t count, const gpu::Queue&); }  // all pointers on the device
 
 }  // namespace fth::norm

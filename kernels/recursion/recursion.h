@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "fathom/fathom.h"
 
 namespace fth::recursion {
@@ -22,7 +23,7 @@ struct Select {
 };
 
 namespace scalar { void select(const Select&); }
-namespace cuda { void select(const Select&, void* stream); }  // all pointers on the device
+namespace cuda { void select(const Select&, const gpu::Queue&); }  // all pointers on the device
 
 // Both append to one list, if they follow one another.
 inline bool same_list(const fth_row& row, const fth_row& before) {

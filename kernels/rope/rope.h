@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "fathom/fathom.h"
 
 namespace fth::rope {
@@ -29,8 +30,15 @@ namespace avx2 { Rows rows; }
 namespace avx512 { Rows rows; }
 // All pointers on the device. There an angle of 2^52 and more is not-a-number.
 namespace cuda {
-void angles(const fth_row* rows, const float* frequency, int64_t pairs, float* table, int64_t count, void* stream);
-void rows(const Args&, int64_t count, void* stream);
+// A table of rows' angles, as angles() fills it.
+struct Angles {
+  const fth_row* rows;
+  const float* frequency;
+  int64_t pairs;
+  float* table;
+};
+void angles(const Angles&, int64_t count, const gpu::Queue&);
+void rows(const Args&, int64_t count, const gpu::Queue&);
 }  // namespace cuda
 
 }  // namespace fth::rope

@@ -57,7 +57,7 @@ __device__ __forceinline__ Cut find_cut(const float* values, int n, int k, Share
     const int share = kBins / threads, first = kBins - 1 - thread * share;
     int sum = 0, total;
     for (int b = 0; b < share; b++) sum += s.count[first - b];
-    int above = block_scan(sum, s.of_warps, &total);
+    int above = block_scan(threads, sum, s.of_warps, &total);
     if (above < cut.ties && cut.ties <= above + sum) {
       int b = 0;
       for (; above + s.count[first - b] < cut.ties; b++) above += s.count[first - b];
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Threads) select_segment(const __grid_constant_
       if (i + e < n) both += (key[e] > cut.least) + (key[e] == cut.least) * 65536;
     }
     int total;
-    const int before = block_scan(both, s.of_warps, &total);
+    const int before = block_scan(Threads, both, s.of_warps, &total);
     int above_before = above + before % 65536, equal_before = equal + before / 65536;
     for (int e = 0; e < 4; e++) {
       if (i + e >= n) continue;

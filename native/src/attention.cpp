@@ -154,13 +154,13 @@ size_t attention_scratch_bytes(const fth_context* ctx, int64_t heads, int64_t kv
 
 void plan_attention(fth_context* ctx, const Args& a, int64_t count, char* scratch) {
   if (count > 0 && FTH_ON_DEVICE(ctx))
-    attention::cuda::plan(a, count, ctx->info.multiprocessors, scratch, ctx->device->stream());
+    attention::cuda::plan(a, count, ctx->info.multiprocessors, scratch, ctx->device->queue());
 }
 
 void run_attention(fth_context* ctx, const Args& a, int64_t count, char* scratch) {
   if (count == 0) return;
   if (FTH_ON_DEVICE(ctx))
-    return attention::cuda::run(a, count, ctx->info.multiprocessors, scratch, ctx->device->stream());
+    return attention::cuda::run(a, count, ctx->info.multiprocessors, scratch, ctx->device->queue());
   const Plan p = plan(ctx, a, count);
   Tile* tiles = reinterpret_cast<Tile*>(scratch + p.tiles);
   Workspace* workspaces = reinterpret_cast<Workspace*>(scratch + p.workspaces);

@@ -7,6 +7,7 @@
 #include "kv.h"
 #include "norm.h"
 #include "rope.h"
+#include "tasks.h"
 
 namespace fth {
 
@@ -563,7 +564,8 @@ fth_status fth_block_scratch_bytes(fth_context* ctx, const fth_block_shape* shap
   const fth::BlockPlan plan(ctx, *shape);
   const size_t words = fth::step_words(*shape, count) + size_t(fth::check_distinct_words(count)) * sizeof(int32_t);
   const size_t kernels = fth::step_scratch(ctx, *shape, plan, count);
-  *bytes = int64_t(fth::grown_scratch(FTH_ON_DEVICE(ctx) ? kernels : words + kernels));
+  const size_t tasks = size_t(fth::most_tasks(ctx, *shape, nullptr, 1)) * sizeof(fth::gpu::Task);
+  *bytes = int64_t(fth::grown_scratch(FTH_ON_DEVICE(ctx) ? kernels + tasks : words + kernels));
   return FTH_OK;
 }
 
@@ -608,6 +610,8 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   const size_t distinct_at = host.add<int32_t>(fth::check_distinct_words(count));
   const size_t words_at = host.add<char>(int64_t(fth::step_words(*shape, count)));
   kernels.add<char>(int64_t(fth::step_scratch(ctx, *shape, plan, count)));
+  const int64_t tasks = fth::most_tasks(ctx, *shape, nullptr, 1);
+  const size_t tasks_at = kernels.add<fth::gpu::Task>(tasks);
   fth::Scratch scratch;
   if (!fth::reserve(ctx, host, kernels, &scratch)) return FTH_OUT_OF_MEMORY;
   if (!fth::check_distinct(check, written, reinterpret_cast<int32_t*>(scratch.host + distinct_at)))
@@ -616,7 +620,10 @@ fth_status fth_block(fth_context* ctx, const fth_block_shape* shape, int64_t cou
   const fth_status status =
       fth::step_rows(ctx, *shape, count, rows, cross_rows, entries, entry_count, scratch.host + words_at, &step);
   if (status != FTH_OK) return status;
-  fth::run_step(ctx, *shape, plan, step, weights, fth::pool_of(ctx, kv, pool), entry_position, hidden, scratch.kernels);
+  fth::run_together(ctx, tasks, count, *shape, scratch.kernels + tasks_at, [&] {
+    fth::run_step(ctx, *shape, plan, step, weights, fth::pool_of(ctx, kv, pool), entry_position, hidden,
+                  scratch.kernels);
+  });
   return fth::finish(ctx);
 }
 

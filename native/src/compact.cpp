@@ -6,7 +6,7 @@ namespace fth {
 
 void run_gather(fth_context* ctx, int64_t width, int64_t count, const int32_t* live, const int32_t* index,
                 const float* x, float* y) {
-  if (FTH_ON_DEVICE(ctx)) return compact::cuda::gather(index, x, y, width, count, live, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return compact::cuda::gather(index, x, y, width, count, live, ctx->device->queue());
   parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) memcpy(y + i * width, x + int64_t(index[i]) * width, size_t(width) * 4);
   });
@@ -14,14 +14,14 @@ void run_gather(fth_context* ctx, int64_t width, int64_t count, const int32_t* l
 
 void run_scatter(fth_context* ctx, int64_t width, int64_t count, const int32_t* live, const int32_t* index,
                  const float* y, float* x) {
-  if (FTH_ON_DEVICE(ctx)) return compact::cuda::scatter(index, y, x, width, count, live, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return compact::cuda::scatter(index, y, x, width, count, live, ctx->device->queue());
   parallel(ctx, count, 16384 / width, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) memcpy(x + int64_t(index[i]) * width, y + i * width, size_t(width) * 4);
   });
 }
 
 void run_scatter_add(fth_context* ctx, int64_t count, const int32_t* live, const compact::Args& args) {
-  if (FTH_ON_DEVICE(ctx)) return compact::cuda::scatter_add(args, count, live, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return compact::cuda::scatter_add(args, count, live, ctx->device->queue());
   const auto kernel =
       for_isa(ctx, compact::scalar::scatter_add, compact::avx2::scatter_add, compact::avx512::scatter_add);
   parallel(ctx, count, 16384 / args.width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });

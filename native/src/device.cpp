@@ -63,6 +63,7 @@ void Device::close() {
   if (image_ != nullptr) gpu::release(image_);
   if (pinned_ != nullptr) gpu::release_pinned(pinned_);
   gpu::use_device(before);
+  free(task_memory_);
   free(this);
 }
 
@@ -102,8 +103,27 @@ unsigned* Device::tickets(size_t count) {
 linear::Workspace Device::workspace() {
   constexpr size_t kBytes = size_t(16) << 20;
   if (partials_ == nullptr && !gpu::capturing(stream_)) partials_ = static_cast<float*>(gpu::allocate(kBytes));
-  return {partials_, partials_ == nullptr ? 0 : int64_t(kBytes), tickets_, int64_t(ticket_count_),
+  return {partials_, partials_ == nullptr ? 0 : int64_t(kBytes), tickets_, int64_t(ticket_count_ - kCounters),
           properties_.multiprocessors, properties_.compute_capability == 90};
+}
+
+bool Device::record(int64_t most) {
+  if (!records()) return false;
+  if (most > task_room_) {
+    void* fresh = aligned_alloc(alignof(gpu::Task), size_t(most) * sizeof(gpu::Task));
+    if (fresh == nullptr) return false;
+    free(task_memory_);
+    task_memory_ = static_cast<gpu::Task*>(fresh);
+    task_room_ = most;
+  }
+  tasks_ = gpu::TaskList(task_memory_, int32_t(most));
+  return recording_ = true;
+}
+
+const gpu::TaskList& Device::recorded() {
+  recording_ = false;
+  tasks_.end();
+  return tasks_;
 }
 
 bool Device::grow_staging(size_t part_bytes) {

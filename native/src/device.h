@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/queue.h"
 #include "gpu.h"
 #include "linear/linear.h"
 
@@ -26,6 +27,8 @@ class Device {
   int32_t ordinal() const { return ordinal_; }
   const gpu::Properties& properties() const { return properties_; }
   gpu::Stream stream() const { return stream_; }
+  // Where operations go that a single launch can carry out: the stream, or the list while tasks are recorded.
+  gpu::Queue queue() { return {stream_, recording_ ? &tasks_ : nullptr}; }
   // Later work goes there, after all that was enqueued before.
   void use_stream(gpu::Stream stream);
 
@@ -42,6 +45,16 @@ class Device {
   // For products of few rows; without its memory, which is had at the first use, they take longer.
   linear::Workspace workspace();
 
+  // From now on operations are recorded, `most` tasks at most. False without memory for them, or where no launch can
+  // carry them out.
+  bool record(int64_t most);
+  // Ends that. Counters of the launch that carries the tasks out: zero between launches.
+  const gpu::TaskList& recorded();
+  unsigned* counters() const { return tickets_ + ticket_count_ - kCounters; }
+  bool records() const { return records_ && properties_.compute_capability == 90; }
+  // For tests: without it operations are launched.
+  void use_records(bool use) { records_ = use; }
+
   // Replaces pointers to arrays of the host by addresses at which the kernels of this call find copies of them. While
   // the stream is being captured an array stays where it is, in pinned memory, and each replay reads it anew. False
   // with a sentence in `why`.
@@ -55,6 +68,7 @@ class Device {
  private:
   static constexpr size_t kLeastPart = size_t(256) << 10;
   static constexpr int kParts = 4;
+  static constexpr size_t kCounters = 2;  // tickets of a launch of tasks, behind those of products
 
   bool grow_staging(size_t part_bytes);
 
@@ -67,6 +81,10 @@ class Device {
   unsigned* tickets_ = nullptr;
   size_t ticket_count_ = 0;
   float* partials_ = nullptr;
+  gpu::Task* task_memory_ = nullptr;
+  int64_t task_room_ = 0;
+  gpu::TaskList tasks_;
+  bool recording_ = false, records_ = true;
   // Parts of pinned memory that are used in turn, and their images on the device. Images are written in stream order; a
   // part of the pinned memory is written again only after the copies out of it, which its event follows, are done.
   char *pinned_ = nullptr, *image_ = nullptr;

@@ -87,7 +87,7 @@ void enqueue_inner(fth_context* ctx, const Router& router, const fth_gate_shape&
                 fth::linear::tiles::steps(w.type, w.in), w.in, x, w.in * 4, rows};
   }
   const fth::linear::Product product{w.type, args, by_depth};
-  fth::linear::cuda::products(&product, 1, ctx->device->workspace(), ctx->device->stream());
+  fth::linear::cuda::products(&product, 1, ctx->device->workspace(), ctx->device->queue());
 }
 
 // Long inputs go in slabs, so that scratch does not grow with them and stays about 16 MiB.
@@ -167,7 +167,7 @@ void run_gate(fth_context* ctx, const fth_gate_shape& shape, int64_t count, cons
     if (on_device) {
       const float* bias =
           router.mlp && router.bias ? reinterpret_cast<const float*>(weights + router.inner_bias_offset()) : nullptr;
-      gate::cuda::rows(product, {bias, shape.activation}, decision, n, ctx->device->stream());
+      gate::cuda::rows(product, {bias, shape.activation}, decision, n, ctx->device->queue());
       continue;
     }
     parallel(ctx, n, 65536 / (router.width * router.outputs), [&](int64_t begin, int64_t end, int) {

@@ -85,7 +85,7 @@ kv::Write* kv_writer(const fth_context* ctx) {
 void run_kv_write(fth_context* ctx, const kv::Args& args, int64_t count, const float* k, const float* v,
                   int64_t stride) {
   if (count == 0) return;
-  if (FTH_ON_DEVICE(ctx)) return kv::cuda::write(args, count, k, v, stride, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return kv::cuda::write(args, count, k, v, stride, ctx->device->queue());
   const int64_t row = args.pool.kv_heads * args.pool.head_dim;
   const int64_t some = 16384 / row, grain = some > kv::kPage ? some : kv::kPage;  // few runs of entries are cut
   kv::Write* write = kv_writer(ctx);

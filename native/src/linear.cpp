@@ -72,7 +72,7 @@ class Region {
 // A_d x of all calls, then the products, to which those add that have B_d (A_d x).
 void enqueue_linears(fth_context* ctx, LinearCall* calls, int count) {
   const linear::Workspace space = ctx->device->workspace();
-  const gpu::Stream stream = ctx->device->stream();
+  const gpu::Queue queue = ctx->device->queue();
   constexpr int kMost = 4;  // in one launch
   for (int first = 0; first < count; first += kMost) {
     linear::Product inner[kMost], outer[kMost];
@@ -104,8 +104,8 @@ void enqueue_linears(fth_context* ctx, LinearCall* calls, int count) {
       inner[inners++] = {lora.type, args, by_depth(lora.a(), 0, call.lora_x)};
       product.by_depth = by_depth(lora.b(), lora.b_offset(0), call.lora_inner);
     }
-    linear::cuda::products(inner, inners, space, stream);
-    linear::cuda::products(outer, outers, space, stream);
+    linear::cuda::products(inner, inners, space, queue);
+    linear::cuda::products(outer, outers, space, queue);
   }
 }
 
@@ -182,9 +182,9 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
   uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch + (codes ? at.rounded : at.x));
   linear::Codes* to = reinterpret_cast<linear::Codes*>(scratch + at.x);
   if (FTH_ON_DEVICE(ctx)) {
-    const gpu::Stream stream = ctx->device->stream();
-    if (!codes || at.lora) linear::cuda::round(x, in, rounded, x_bytes(in, FTH_BF16) / 2, count, stream);
-    if (codes) linear::cuda::quantise(x, in, to, count, stream);
+    const gpu::Queue queue = ctx->device->queue();
+    if (!codes || at.lora) linear::cuda::round(x, in, rounded, x_bytes(in, FTH_BF16) / 2, count, queue);
+    if (codes) linear::cuda::quantise(x, in, to, count, queue);
     return {codes ? static_cast<const void*>(to) : rounded, rounded};
   }
   if (!codes || at.lora) {

@@ -3,7 +3,7 @@
 namespace fth {
 
 void run_norm(fth_context* ctx, const norm::Args& args, int64_t count) {
-  if (FTH_ON_DEVICE(ctx)) return norm::cuda::rows(args, count, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return norm::cuda::rows(args, count, ctx->device->queue());
   const auto kernel = for_isa(ctx, norm::scalar::rows, norm::avx2::rows, norm::avx512::rows);
   // A piece of about 16 K elements is worth handing to another thread.
   parallel(ctx, count, 16384 / args.width, [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });

@@ -5,6 +5,7 @@
 #include "compact.h"
 #include "gate.h"
 #include "recursion/recursion.h"
+#include "tasks.h"
 
 namespace fth {
 namespace {
@@ -144,7 +145,7 @@ struct Recursion {
                               .step = temporary<fth_row>(at.rows),
                               .passes = passes};
     if (FTH_ON_DEVICE(ctx)) {
-      recursion::cuda::select(s, ctx->device->stream());
+      recursion::cuda::select(s, ctx->device->queue());
       return n;
     }
     recursion::scalar::select(s);
@@ -232,6 +233,8 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
   fth::Layout host, kernels;
   const fth::Words words(host, *block, shape->depths, count, entry_count);
   const fth::Temporaries at(kernels, ctx, *block, gate, plan, count, entry_count);
+  const int64_t tasks = fth::most_tasks(ctx, *block, gate, shape->depths);
+  const size_t tasks_at = kernels.add<fth::gpu::Task>(tasks);
   fth::Scratch scratch;
   if (!fth::reserve(ctx, host, kernels, &scratch)) return FTH_OUT_OF_MEMORY;
   int32_t* lists = reinterpret_cast<int32_t*>(scratch.host + words.lists);
@@ -252,6 +255,6 @@ extern "C" fth_status fth_recursion(fth_context* ctx, const fth_recursion_shape*
     recursion.lists = reinterpret_cast<int32_t*>(scratch.kernels + at.lists);
     fth::gpu::copy(recursion.lists, items, size_t(entry_count) * sizeof *items, ctx->device->stream());
   }
-  recursion.run();
+  fth::run_together(ctx, tasks, count, *block, scratch.kernels + tasks_at, [&] { recursion.run(); });
   return fth::finish(ctx);
 }

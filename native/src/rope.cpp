@@ -5,7 +5,7 @@ namespace fth {
 void rope_table(fth_context* ctx, int64_t count, const fth_row* rows, const float* frequency, int64_t rotary_dim,
                 float* table) {
   const int64_t pairs = rotary_dim / 2;
-  if (FTH_ON_DEVICE(ctx)) return rope::cuda::angles(rows, frequency, pairs, table, count, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return rope::cuda::angles({rows, frequency, pairs, table}, count, ctx->device->queue());
   // A pair takes about 20 ns; 20 us are worth handing to another thread.
   parallel(ctx, count, 1024 / (pairs + 1), [&](int64_t begin, int64_t end, int) {
     rope::angles(rows, frequency, pairs, table, begin, end);
@@ -13,7 +13,7 @@ void rope_table(fth_context* ctx, int64_t count, const fth_row* rows, const floa
 }
 
 void run_rope(fth_context* ctx, int64_t count, const rope::Args& args) {
-  if (FTH_ON_DEVICE(ctx)) return rope::cuda::rows(args, count, ctx->device->stream());
+  if (FTH_ON_DEVICE(ctx)) return rope::cuda::rows(args, count, ctx->device->queue());
   const auto kernel = rope_kernel(ctx);
   parallel(ctx, count, 16384 / (args.heads * args.head_dim),
            [&](int64_t begin, int64_t end, int) { kernel(args, begin, end); });

@@ -95,7 +95,8 @@ struct Block {
   int ready[kThreads];
   unsigned head, tail;
   int alive, order, rooms, copies;
-  uint64_t idle;
+  uint64_t idle;  // turns of polling since anything else happened
+  bool outside;   // in one of which another block was waited for
   char* stacks;
   Room room[kRooms];
   Bulk copy[kCopies];
@@ -287,11 +288,15 @@ void fail(const char* why) {
   _Exit(99);
 }
 
-void yield(const char* at) {
+void yield(const char* at, bool outside) {
+  // Other blocks get time, and much of it, before a block gives up that waits for one of them.
+  constexpr uint64_t kMost = 2'000'000, kMostOutside = 400'000'000, kTurns = 64;
   Block& b = *block;
   static_cast<Fiber*>(self)->at = at;
-  if (++b.idle > 2'000'000) fail("no progress");
-  if (b.head == b.tail) std::this_thread::yield();
+  if (b.idle == 0) b.outside = false;
+  b.outside = b.outside || outside;
+  if (++b.idle > (b.outside ? kMostOutside : kMost)) fail("no progress");
+  if (b.head == b.tail || (b.outside && b.idle % kTurns == 0)) std::this_thread::yield();
   b.wake(&self->linear, 1);
   leave();
 }
@@ -375,6 +380,12 @@ void barrier_wait(uint64_t* barrier, int parity) {
     if (!landed) yield("mbarrier wait");
   }
   acquire(barrier);
+}
+
+bool barrier_done(uint64_t* barrier, int parity) {
+  const bool done = bits(barrier).phase != unsigned(parity);
+  if (done) acquire(barrier);
+  return done;
 }
 
 void launch(dim3 grid, dim3 dim, size_t shared_bytes, bool together, const std::function<void()>& kernel) {

@@ -75,13 +75,15 @@ extern thread_local Thread* self;
 extern thread_local unsigned char arena[kShared];  // dynamic shared memory
 
 Products& products();       // of the calling thread's warpgroup
-void yield(const char* at); // one turn of a polling wait
+// One turn of a polling wait; `outside`: what it waits for is another block's to do.
+void yield(const char* at, bool outside = false);
 [[noreturn]] void fail(const char* why);
 
 // mbarriers, and the bulk copies that complete on them.
 void barrier_init(uint64_t* barrier, int arrivals);
 void barrier_arrive(uint64_t* barrier, int64_t bytes);
 void barrier_wait(uint64_t* barrier, int parity);
+bool barrier_done(uint64_t* barrier, int parity);
 void bulk_copy(void* to, const void* from, size_t bytes, uint64_t* barrier);
 
 // The one primitive: `want` threads meet under `key`; the last to come runs `act` over everybody's arguments while the
@@ -136,14 +138,6 @@ T shuffle(const char* op, unsigned mask, T value, int from) {
 // ---- builtins ------------------------------------------------------------------------------------------------------
 inline void __syncthreads() {
   simt::meet("__syncthreads", uint64_t(1) << 63, simt::self->threads, nullptr, [](simt::Arrival*, int) {});
-}
-inline int __syncthreads_or(int predicate) {
-  simt::meet("__syncthreads_or", uint64_t(1) << 63, simt::self->threads, &predicate, [](simt::Arrival* in, int n) {
-    int any = 0;
-    for (int i = 0; i < n; i++) any |= *static_cast<int*>(in[i].arg);
-    for (int i = 0; i < n; i++) *static_cast<int*>(in[i].arg) = any != 0;
-  });
-  return predicate;
 }
 inline void __syncwarp(unsigned mask = ~0u) {
   int none = 0;

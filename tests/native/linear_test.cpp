@@ -427,7 +427,7 @@ TEST(bits_do_not_depend_on_how_blocks_share_k) {
     Guarded<uint16_t> rounded(most * in);
     Guarded<unsigned> tickets(1024);
     random.fill(x, x.size());
-    cuda::round(x, in, rounded, in, most, nullptr);
+    cuda::round(x, in, rounded, in, most, {});
     memset(tickets, 0, sizeof(unsigned) * size_t(tickets.size()));
     Args a{};
     a.weight = *layer.packed;
@@ -447,7 +447,7 @@ TEST(bits_do_not_depend_on_how_blocks_share_k) {
         a.count = count;
         a.y = first ? y : other;
         const Product product{FTH_BF16, a, {}};
-        cuda::products(&product, 1, space, nullptr);
+        cuda::products(&product, 1, space, {});
         if (first) continue;
         EXPECT(memcmp(other, y, sizeof(float) * size_t(count * out)) == 0, "in %d count %d room %d", in, int(count),
                space.partials != nullptr);
@@ -506,7 +506,7 @@ TEST(kernels_work_on_listed_rows) {
   Round* rounds[] = {scalar::round, avx2::round, avx512::round};
   for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
     memset(rounded, 0xff, sizeof(uint16_t) * size_t(rounded.size()));
-    if (test::kCuda) cuda::round(x, k, rounded, padded_k, total, nullptr);
+    if (test::kCuda) cuda::round(x, k, rounded, padded_k, total, {});
     else rounds[isa](x, k, k, rounded, padded_k, 0, total);
     memset(y, 0, sizeof(float) * size_t(y.size()));
     memset(narrow, 0xff, sizeof(uint16_t) * size_t(narrow.size()));
@@ -528,7 +528,7 @@ TEST(kernels_work_on_listed_rows) {
     a.y_bf16 = narrow;
     a.y_bf16_stride = padded_n;
     const Product product{FTH_BF16, a, {}};
-    if (test::kCuda) cuda::products(&product, 1, {}, nullptr);
+    if (test::kCuda) cuda::products(&product, 1, {}, {});
     else kernels[isa](a, 0, 2, 0, 13);
     for (int64_t row = 0; row < total; row++) {
       const bool listed = row >= 2 && (38 - row) % 3 == 0;

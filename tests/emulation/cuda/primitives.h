@@ -84,6 +84,7 @@ inline void barrier_init_fence() {}
 inline void barrier_arrive(Barrier* b) { simt::barrier_arrive(&b->word, 0); }
 inline void barrier_expect(Barrier* b, int bytes) { simt::barrier_arrive(&b->word, bytes); }
 inline void barrier_wait(Barrier* b, int parity) { simt::barrier_wait(&b->word, parity); }
+inline bool barrier_done(Barrier* b, int parity) { return simt::barrier_done(&b->word, parity); }
 inline void bulk_copy(void* to, const void* from, int bytes, Barrier* b) {
   simt::bulk_copy(to, from, size_t(bytes), &b->word);
 }
@@ -266,6 +267,15 @@ inline int warp_scan(int v) {
 inline void group_barrier(int id, int threads) {
   simt::meet("bar.sync", uint64_t(1) << 63 | uint64_t(id), threads, nullptr, [](simt::Arrival*, int) {});
 }
+inline bool group_any(int id, int threads, bool predicate) {
+  int any = predicate;
+  simt::meet("bar.red", uint64_t(1) << 63 | uint64_t(id), threads, &any, [](simt::Arrival* in, int n) {
+    int or_of_all = 0;
+    for (int i = 0; i < n; i++) or_of_all |= *static_cast<int*>(in[i].arg);
+    for (int i = 0; i < n; i++) *static_cast<int*>(in[i].arg) = or_of_all;
+  });
+  return any != 0;
+}
 template <int Registers>
 void give_registers() {}
 template <int Registers>
@@ -274,8 +284,14 @@ void take_registers() {}
 // ---- counters in global memory -------------------------------------------------------------------------------------
 
 inline void count_up(unsigned* counter) { __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL); }
+inline bool reached(const unsigned* counter, unsigned at_least) {
+  const bool is = int(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - at_least) >= 0;
+  if (!is) simt::yield("counter in global memory", true);
+  return is;
+}
 inline void wait_for(const unsigned* counter, unsigned at_least) {
-  while (int(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - at_least) < 0) simt::yield("counter in global memory");
+  while (!reached(counter, at_least)) {
+  }
 }
 
 // ---- launch --------------------------------------------------------------------------------------------------------
