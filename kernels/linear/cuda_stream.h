@@ -245,12 +245,13 @@ struct Loader {
   }
 };
 
-template <class P, int N, int Strips, bool Sole>
+template <class P, int N, int Strips, bool Sole, class End>
 struct Multiplier {
   using H = Shape<P, N, Strips>;
   using ItemOf = Item<N, Strips>;
   unsigned char* ring;
   Shared<P, N, Strips>& shared;
+  const End& end;
   Turn<H::kStages> turn = {};
 
   __device__ __forceinline__ void release(int stage) {
@@ -381,15 +382,15 @@ struct Multiplier {
 #pragma unroll
       for (int i = 0; i < H::kColumns / 2; i++) sums[column_of(i) * kPitch + strip_row(i)] = z[first / 2 + i];
       group_barrier(3 + warpgroup, 128);
-      finish(p.a, item.strip + warpgroup, item.first, sums, shared.row + first, H::kColumns, int(threadIdx.x % 128),
-             128);
+      end(p.a, item.strip + warpgroup, item.first, sums, shared.row + first, H::kColumns, int(threadIdx.x % 128));
     }
   }
 };
 
-// Sole: there is no W, all of z is D_d x.
-template <class P, int N, int Strips, bool Sole>
-__global__ void __launch_bounds__(Shape<P, N, Strips>::kThreads, 1) linear_stream(const __grid_constant__ Batch batch) {
+// Sole: there is no W, all of z is D_d x. End: what becomes of the sums, see Finish.
+template <class P, int N, int Strips, bool Sole, class End>
+__global__ void __launch_bounds__(Shape<P, N, Strips>::kThreads, 1)
+    linear_stream(const __grid_constant__ Batch batch, const __grid_constant__ End end) {
   using H = Shape<P, N, Strips>;
   static_assert(sizeof(Shared<P, N, Strips>) <= H::kRest, "no room behind the ring");
   unsigned char* ring = shared_memory<unsigned char>();
@@ -408,7 +409,7 @@ __global__ void __launch_bounds__(Shape<P, N, Strips>::kThreads, 1) linear_strea
     Loader<P, N, Strips, Sole>{ring, shared, int(threadIdx.x) - H::kConsumers}.run(batch);
   } else {
     if constexpr (Strips == 2) take_registers<208>();
-    Multiplier<P, N, Strips, Sole>{ring, shared}.run(batch);
+    Multiplier<P, N, Strips, Sole, End>{ring, shared, end}.run(batch);
   }
 }
 

@@ -26,6 +26,8 @@ class Device {
   int32_t ordinal() const { return ordinal_; }
   const gpu::Properties& properties() const { return properties_; }
   gpu::Stream stream() const { return stream_; }
+  // Whether it has the products of warpgroups: compute capability 9.0 alone.
+  bool wgmma() const { return properties_.compute_capability == 90; }
   // Later work goes there, after all that was enqueued before.
   void use_stream(gpu::Stream stream);
 
