@@ -46,10 +46,12 @@ __global__ void __launch_bounds__(kThreads) fill_table(const fth_row* rows, cons
 __global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ Args a) {
   const int64_t row = blockIdx.x;
   const float *cosine = a.table + row * 2 * a.pairs, *sine = cosine + a.pairs;
-  const unsigned fours = unsigned(a.pairs + 3) / 4, items = unsigned(a.heads) * fours;
+  const unsigned heads = unsigned(a.heads), fours = unsigned(a.pairs + 3) / 4;
+  const unsigned items = unsigned(a.sets) * heads * fours;
   for (unsigned item = blockIdx.y * kThreads + threadIdx.x; item < items; item += gridDim.y * kThreads) {
     const int64_t k = item % fours * 4, left = a.pairs - k;
-    float* x = a.x + row * a.stride + item / fours * a.head_dim;
+    const unsigned head = item / fours;
+    float* x = a.x + row * a.stride + head / heads * a.set_stride + head % heads * a.head_dim;
     // Where a pair's elements are neighbours, p and q are the first and the last two pairs, else first and second
     // elements.
     float *p_at = x + (a.interleaved ? 2 * k : k), *q_at = a.interleaved ? p_at + 4 : p_at + a.pairs;
@@ -87,7 +89,7 @@ void angles(const fth_row* rows, const float* frequency, int64_t pairs, float* t
 }
 
 void rows(const Args& args, int64_t count, Stream stream) {
-  const int64_t items = args.heads * ((args.pairs + 3) / 4), blocks = (items + kThreads - 1) / kThreads;
+  const int64_t items = args.sets * args.heads * ((args.pairs + 3) / 4), blocks = (items + kThreads - 1) / kThreads;
   launch(rotate, {dim3(unsigned(count), unsigned(blocks < 64 ? blocks : 64)), dim3(kThreads)}, stream, args);
 }
 

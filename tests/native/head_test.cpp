@@ -267,11 +267,11 @@ TEST(bits_do_not_depend_on_workers_or_company) {
 TEST(kept_logits_do_not_change_the_bits) {
   struct Size { int32_t hidden, vocab; };
   for (int32_t type : kTypes)
-    for (const Size& size : {Size{24, 1000}, Size{1100, 190}})
+    for (const Size& size : {Size{24, 600}, Size{1100, 190}})
       for (int64_t count : {1, 8, 9, 31, 64, 70, 140}) {
         if (size.hidden > 1000 && type != FTH_BF16 && count > 9) continue;
         for (int32_t chosen : {0, 3, 66}) {  // none, few, more than a chunk looks for
-          if (chosen > 3 && count != 9) continue;
+          if (chosen != 3 && count != 9) continue;
           Model m(FTH_ISA_AUTO, 2, size.hidden, size.vocab, type, FTH_RMS_NORM, count, chosen);
           m.shape.logit_scale = count % 2 ? 0.7f : 1;
           m.shape.softcap = count > 8 ? 4.f : 0;
