@@ -28,7 +28,7 @@ def keys_values(h, wkv, position, frequency, heads, dim):
 
 
 def run(bench):
-    layers, hidden, heads, dim = (3, 96, 2, 32) if bench.smoke else (10, 960, 5, 64)
+    layers, hidden, heads, dim = (3, 96, 2, 64) if bench.smoke else (10, 960, 5, 64)
     library = bench.library
     for count in (70,) if bench.smoke else (64, 4096):
         name = f"{count} rows, {layers} layers, {hidden} to {heads} heads of {dim}"

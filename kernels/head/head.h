@@ -8,10 +8,11 @@
 #include <cstdint>
 
 #include "fathom/fathom.h"
+#include "linear/linear.h"
 
 namespace fth::head {
 
-constexpr int64_t kChunk = 512;  // logits per partial
+constexpr int64_t kChunk = 512;  // logits per partial, but on devices
 
 struct Partial {
   int32_t argmax = -1, second = -1;  // -1: none yet
@@ -42,6 +43,8 @@ fth_head_stats merge(const Partial* partials, int64_t count);
 
 // All pointers on the device.
 namespace cuda {
+constexpr int64_t kChunk = 64;  // there a strip of W
+
 // Neighbouring chunks of all rows: of any number of columns, from a multiple of kChunk on.
 struct Piece {
   Args args;                 // z changes only with `keep`; partial is that of row 0's first chunk in the piece
@@ -51,6 +54,9 @@ struct Piece {
   int64_t chosen;
 };
 void statistics(const Piece&, int64_t count, void* stream);  // count at most 65535
+// The product and its statistics, without logits: of the whole vocabulary, for rows 0, 1, ...; the bits are the same.
+// Needs products of warpgroups (Workspace::wgmma) and W that is not fp32. Each chunk looks at all chosen ids.
+void product(const linear::Args& product, const Piece&, const linear::Workspace&, void* stream);
 void merge(const Partial* partials, int64_t chunks, int64_t count, fth_head_stats* stats, void* stream);
 // z, scale and softcap alone, for `count` logits.
 void cap(const Args&, int64_t count, void* stream);

@@ -20,11 +20,12 @@ template <class T>
 __global__ void __launch_bounds__(kTeam) read_items(const __grid_constant__ Params p) {
   Place at;
   if (!place_of(p, number_of_warp(), &at)) return;
-  const char* row = p.rows.row(at.head, at.entry);
-  const float* scale = p.rows.scale(at.head, at.entry);
+  const cuda::Rows rows = at.rows(p);
+  const char* row = rows.row(at.head, at.entry);
+  const float* scale = rows.scale(at.head, at.entry);
   const T *k = reinterpret_cast<const T*>(row), *v = reinterpret_cast<const T*>(row + p.rows.v_offset);
   const float k_scale = sizeof(T) == 1 ? scale[0] : 1.f, v_scale = sizeof(T) == 1 ? scale[kPage] : 1.f;
-  const int64_t to = at.item * p.stride + at.head * p.head_dim;
+  const int64_t to = at.floats(p);
   for (int d = threadIdx.x % 32; d < p.head_dim; d += 32) {
     p.k_out[to + d] = k_scale * loaded(k[d]);
     p.v_out[to + d] = v_scale * loaded(v[d]);
@@ -40,18 +41,23 @@ Params params_of(const Args& a, int64_t count, int64_t stride) {
   p.head_dim = a.pool.head_dim;
   p.items = count * a.pool.kv_heads;
   p.stride = stride;
+  p.targets = {1, 0};
+  p.layers = a.pool.layers;
+  p.layer_bytes = p.rows.head_stride * a.pool.kv_heads;
   return p;
 }
 
 void run(int32_t type, const Params& p, void (*f32)(Params), void (*b16)(Params), void (*i8)(Params), Stream stream) {
-  const int64_t blocks = (p.items + kTeam / 32 - 1) / (kTeam / 32);
+  const int64_t blocks = (p.targets.count * p.items + kTeam / 32 - 1) / (kTeam / 32);
   launch(type == FTH_F32 ? f32 : type == FTH_BF16 ? b16 : i8, {dim3(unsigned(blocks)), dim3(kTeam)}, stream, p);
 }
 
 }  // namespace
 
-void cuda::write(const Args& a, int64_t count, const float* k, const float* v, int64_t stride, const Queue& queue) {
+void cuda::write(const Args& a, int64_t count, const float* k, const float* v, int64_t stride, const Queue& queue,
+                 const Targets& targets) {
   Params p = params_of(a, count, stride);
+  p.targets = targets;
   p.k = k;
   p.v = v;
   if (queue.tasks != nullptr) return queue.tasks->add(Op::write_kv, Share::row, count, p);

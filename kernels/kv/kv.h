@@ -71,7 +71,13 @@ namespace scalar { Write write; Read read; }
 namespace avx2 { Write write; }
 namespace avx512 { Write write; }
 namespace cuda {  // all pointers on the device
-void write(const Args&, int64_t count, const float* k, const float* v, int64_t stride, const gpu::Queue&);
+// Several of a backfill, from layer 0 on: target t is layer t % layers, its entries are t / layers behind the first
+// one's, its k and v t * stride floats.
+struct Targets {
+  int64_t count, stride;
+};
+void write(const Args&, int64_t count, const float* k, const float* v, int64_t stride, const gpu::Queue&,
+           const Targets& = {1, 0});
 void read(const Args&, int64_t count, float* k, float* v, void* stream);
 }
 

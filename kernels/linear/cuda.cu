@@ -5,60 +5,11 @@
 // The chain over k is cut into splits, a function of the shape of W alone: z is the sum of the splits' chains in order.
 // With few rows every split has a block of its own, and the last of a strip to finish adds their sums; with many one
 // block computes them all, one after the other. The bits are the same, and with any N.
-#include "cuda_stream.h"
+#include "cuda_start.h"
 #include "cuda_strip.h"
 
 namespace fth::linear {
 namespace {
-
-// Blocks that fill a chip. A number of its own and not the device's, on which bits would depend otherwise.
-constexpr int64_t kRound = 132;
-
-int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
-
-// The fewest splits of at least four steps with which the strips fill rounds of blocks nearly as well as with any.
-int splits_of(int64_t strips, int64_t steps) {
-  const int64_t most = clamp(steps / 4, 1, 16);
-  const auto filled = [strips](int64_t splits) {
-    const int64_t blocks = strips * splits;
-    return double(blocks) / double((blocks + kRound - 1) / kRound * kRound);
-  };
-  double best = 0;
-  for (int64_t s = 1; s <= most; s++) best = filled(s) > best ? filled(s) : best;
-  for (int64_t s = 1;; s++)
-    if (filled(s) >= 0.9 * best) return int(s);
-}
-
-Params params_of(const Product& product) {
-  Params p{};
-  p.a = product.args;
-  p.d = product.by_depth;
-  p.strips = p.a.picks == nullptr ? tiles::strips(p.a.n, p.a.glu) : 1;
-  p.strip_bytes = tiles::strip_bytes(product.type, p.a.k);
-  p.steps = int(p.a.weight == nullptr ? p.d.steps : tiles::steps(product.type, p.a.k));
-  p.splits = splits_of(tiles::strips(p.a.whole_n == 0 ? p.a.n : p.a.whole_n, p.a.glu), p.steps);
-  return p;
-}
-
-// Cuts a product into tiles of `columns` rows and, if there is room in the workspace for their sums, parts of k; takes
-// that room. `strips` are computed together. Returns the number of items.
-int64_t cut(Params& p, int columns, int strips, Workspace& space) {
-  p.row_tiles = p.a.picks == nullptr ? (p.a.count + columns - 1) / columns : p.a.count;
-  const int64_t places = (p.strips + strips - 1) / strips * p.row_tiles;
-  p.parts = p.splits;
-  const int64_t bytes = places * p.slots() * columns * 64 * strips * 4;
-  if (p.splits == 1 || places >= 2 * kRound || places > space.ticket_count || bytes > space.partial_bytes) {
-    p.parts = 1;
-    return places;
-  }
-  p.partials = space.partials;
-  p.tickets = space.tickets;
-  space.partials += bytes / 4;
-  space.partial_bytes -= bytes;
-  space.tickets += places;
-  space.ticket_count -= places;
-  return places * p.parts;
-}
 
 // ---- the portable kernel -------------------------------------------------------------------------------------------
 
@@ -96,52 +47,9 @@ void start_strips(const Product& product, const Workspace& space, Stream stream)
 
 // ---- Hopper's ------------------------------------------------------------------------------------------------------
 
-template <class P, int N, int Strips, bool Sole>
-void start_stream(Batch& batch, Workspace space, Stream stream) {
-  using H = Shape<P, N, Strips>;
-  int64_t items = 0;
-  for (int i = 0; i < batch.count; i++) batch.end[i] = items += cut(batch.product[i], N, Strips, space);
-  const int64_t blocks = clamp(items, 1, space.multiprocessors);
-  launch(linear_stream<H, Sole>,
-         {dim3(unsigned(blocks)), dim3(H::kThreads), size_t(H::kBytes), false, true}, stream, batch);
-}
-
-template <class P, bool Sole>
-void start_stream(Batch& batch, const Workspace& space, Stream stream) {
-  int64_t rows = 0;
-  for (int i = 0; i < batch.count; i++)
-    if (batch.product[i].a.picks == nullptr && batch.product[i].a.count > rows) rows = batch.product[i].a.count;
-  if (rows <= 8) return start_stream<P, 8, 1, Sole>(batch, space, stream);
-  if (rows <= 16) return start_stream<P, 16, 1, Sole>(batch, space, stream);
-  if (rows <= 32) return start_stream<P, 32, 1, Sole>(batch, space, stream);
-  if constexpr (P::kWide && !Sole) {
-    // The largest tiles of which there are enough for all multiprocessors.
-    int64_t large = 0, middle = 0;
-    bool direct = true;  // one chain
-    for (int i = 0; i < batch.count; i++) {
-      const Params& p = batch.product[i];
-      const int64_t pairs = (p.strips + 1) / 2;
-      large += pairs * ((p.a.count + 255) / 256);
-      middle += pairs * ((p.a.count + 127) / 128) * p.splits;
-      direct = direct && p.splits == 1 && p.d.weight == nullptr;
-    }
-    if (rows > 128 && direct && large >= space.multiprocessors)
-      return start_stream<P, 256, 2, false>(batch, space, stream);
-    if (rows > 128 && middle >= space.multiprocessors) return start_stream<P, 128, 2, false>(batch, space, stream);
-    if (rows > 64) return start_stream<P, 128, 1, false>(batch, space, stream);
-  }
-  start_stream<P, 64, 1, Sole>(batch, space, stream);
-}
-
 void start_stream(Batch& batch, int32_t type, const Workspace& space, Stream stream) {
-  switch (type) {
-    case FTH_BF16:
-      return batch.product[0].a.weight == nullptr ? start_stream<Bf16Wide, true>(batch, space, stream)
-                                                  : start_stream<Bf16Wide, false>(batch, space, stream);
-    case FTH_I8: return start_stream<Quantised<FTH_I8, Bf16Wide>, false>(batch, space, stream);
-    case FTH_Q8_0: return start_stream<Quantised<FTH_Q8_0, Bf16Wide>, false>(batch, space, stream);
-    default: return start_stream<Quantised<FTH_Q4_0, Bf16Wide>, false>(batch, space, stream);
-  }
+  if (batch.product[0].a.weight == nullptr) start_stream<Bf16Wide, true>(batch, Finish{}, space, stream);
+  else start_stream(batch, type, Finish{}, space, stream);
 }
 
 // ---- tasks ---------------------------------------------------------------------------------------------------------

@@ -76,5 +76,14 @@ __device__ __forceinline__ void finish(const Args& a, int64_t strip, int64_t fir
   }
 }
 
+// Ends a product: what 128 threads, `thread` of them the caller, do with the sums of a strip and some columns (of 8 and
+// more), which are at z; as finish.
+struct Finish {
+  __device__ __forceinline__ void operator()(const Args& a, int64_t strip, int64_t first, const float* z,
+                                             const int* rows, int columns, int thread) const {
+    finish(a, strip, first, z, rows, columns, thread, 128);
+  }
+};
+
 }  // namespace
 }  // namespace fth::linear

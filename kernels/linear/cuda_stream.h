@@ -340,13 +340,14 @@ struct Loader {
   }
 };
 
-template <class H>
+template <class H, class End>
 struct Multiplier {
   using P = typename H::Type;
   static constexpr int N = H::N, Strips = H::Strips;
   using ItemOf = Item<N, Strips>;
   unsigned char* ring;
   Shared<H>& shared;
+  const End& end;
   Turn<H::kStages> turn = {};
 
   __device__ __forceinline__ void release(int stage) {
@@ -438,7 +439,7 @@ struct Multiplier {
     }
   }
 
-  // Sums of an item, and what is made of them; Sole as in Loader.
+  // Sums of an item, and what becomes of them; Sole as in Loader.
   template <bool Sole>
   __device__ __forceinline__ void compute(const Params& p, const ItemOf& item, int64_t count) {
     float z[N / 2] = {};
@@ -483,8 +484,7 @@ struct Multiplier {
 #pragma unroll
       for (int i = 0; i < H::kColumns / 2; i++) sums[column_of(i) * kPitch + strip_row(i)] = z[first / 2 + i];
       group_barrier(3 + warpgroup, 128);
-      finish(p.a, item.strip + warpgroup, item.first, sums, shared.row + first, H::kColumns, int(threadIdx.x % 128),
-             128);
+      end(p.a, item.strip + warpgroup, item.first, sums, shared.row + first, H::kColumns, int(threadIdx.x % 128));
     }
   }
 };
@@ -506,9 +506,10 @@ __device__ __forceinline__ void load_batch(unsigned char* ring, Shared<H>& share
   loader.tell_all();
 }
 
-template <class H, bool Sole>
-__device__ __forceinline__ void multiply_batch(unsigned char* ring, Shared<H>& shared, const Batch& batch) {
-  Multiplier<H> multiplier{ring, shared};
+template <class H, bool Sole, class End>
+__device__ __forceinline__ void multiply_batch(unsigned char* ring, Shared<H>& shared, const Batch& batch,
+                                               const End& end) {
+  Multiplier<H, End> multiplier{ring, shared, end};
   dependents_wait();
   bool first = true;
   for (BatchItems<H> items{batch}; items.next(); first = false) {
@@ -519,8 +520,10 @@ __device__ __forceinline__ void multiply_batch(unsigned char* ring, Shared<H>& s
   }
 }
 
-template <class H, bool Sole>
-__global__ void __launch_bounds__(H::kThreads, 1) linear_stream(const __grid_constant__ Batch batch) {
+// End: what becomes of the sums, see Finish.
+template <class H, bool Sole, class End>
+__global__ void __launch_bounds__(H::kThreads, 1)
+    linear_stream(const __grid_constant__ Batch batch, const __grid_constant__ End end) {
   unsigned char* ring = shared_memory<unsigned char>(H::kRing);
   Shared<H>& shared = make_ring<H>();
   dependents_go();
@@ -529,7 +532,7 @@ __global__ void __launch_bounds__(H::kThreads, 1) linear_stream(const __grid_con
     load_batch<H, Sole>(ring, shared, batch);
   } else {
     if constexpr (H::Strips == 2) take_registers<208>();
-    multiply_batch<H, Sole>(ring, shared, batch);
+    multiply_batch<H, Sole>(ring, shared, batch, end);
   }
 }
 

@@ -157,7 +157,8 @@ __device__ __forceinline__ void carry_out_row(const Task& task, int64_t row) {
 template <class H, class KV>
 __device__ __forceinline__ void carry_out_list(unsigned char* ring, linear::Shared<H>& shared, Task& task,
                                                const Task* tasks, unsigned* counter) {
-  linear::Multiplier<H> multiplier{ring, shared};
+  const linear::Finish finish{};
+  linear::Multiplier<H, linear::Finish> multiplier{ring, shared, finish};
   unsigned boundaries = 0;
   bool boundary = false;
 #pragma unroll 1

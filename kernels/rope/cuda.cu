@@ -26,7 +26,7 @@ void angles(const Angles& a, int64_t count, const Queue& queue) {
 
 void rows(const Args& args, int64_t count, const Queue& queue) {
   if (queue.tasks != nullptr) return queue.tasks->add(Op::rotate, Share::row, count, args);
-  const int64_t items = args.heads * ((args.pairs + 3) / 4), blocks = (items + kTeam - 1) / kTeam;
+  const int64_t items = args.sets * args.heads * ((args.pairs + 3) / 4), blocks = (items + kTeam - 1) / kTeam;
   launch(rotate, {dim3(unsigned(count), unsigned(blocks < 64 ? blocks : 64)), dim3(kTeam)}, queue.stream, args);
 }
 

@@ -42,10 +42,12 @@ __device__ __forceinline__ void fill_angle(const cuda::Angles& a, int64_t row, i
 // Part `part` of `parts` of a row, by a team: a thread takes four pairs of a head.
 __device__ __forceinline__ void rotate_row(const Args& a, int64_t row, unsigned part, unsigned parts) {
   const float *cosine = a.table + row * 2 * a.pairs, *sine = cosine + a.pairs;
-  const unsigned fours = unsigned(a.pairs + 3) / 4, items = unsigned(a.heads) * fours;
+  const unsigned heads = unsigned(a.heads), fours = unsigned(a.pairs + 3) / 4;
+  const unsigned items = unsigned(a.sets) * heads * fours;
   for (unsigned item = part * kTeam + threadIdx.x; item < items; item += parts * kTeam) {
     const int64_t k = item % fours * 4, left = a.pairs - k;
-    float* x = a.x + row * a.stride + item / fours * a.head_dim;
+    const unsigned head = item / fours;
+    float* x = a.x + row * a.stride + head / heads * a.set_stride + head % heads * a.head_dim;
     // Where a pair's elements are neighbours, p and q are the first and the last two pairs, else first and second
     // elements.
     float *p_at = x + (a.interleaved ? 2 * k : k), *q_at = a.interleaved ? p_at + 4 : p_at + a.pairs;

@@ -18,6 +18,8 @@ struct Args {
   int64_t head_dim;
   int64_t pairs;       // rotary_dim / 2
   bool interleaved;    // pairs (2i, 2i + 1), else (i, i + pairs)
+  int64_t sets = 1;    // on a device, of heads: one behind the other by set_stride floats
+  int64_t set_stride = 0;
 };
 
 // Row i's part of the table, i in [begin, end): angle = float(position) * frequency in fp32. For all CPU targets.

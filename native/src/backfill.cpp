@@ -1,3 +1,5 @@
+#include "backfill/backfill.h"
+
 #include "context.h"
 #include "kv.h"
 #include "linear.h"
@@ -11,13 +13,24 @@ using fth::Check;
 // All targets, (depth, layer) pairs, are one product: its rows are [depth][layer]{k, v}[kv_heads * head_dim], its
 // inputs the norm without gain. A target's gain scales the columns of its weights, and W norm_bias + b is its bias.
 struct Product {
-  int64_t row, targets;  // floats of a K or V row
+  int64_t row, head_dim, targets;  // row: floats of K or V
   fth::WeightShape weight;
+  fth::backfill::Turn turn;
+  bool stores;  // a device's kernel that ends in the pool, and has K's rows in an order of its own
 
   Product(const fth_context* ctx, const fth_backfill_shape& s, const fth_kv_shape& kv)
       : row(int64_t(kv.kv_heads) * kv.head_dim),
+        head_dim(kv.head_dim),
         targets(int64_t(s.depths) * kv.layers),
-        weight{s.hidden_size, targets * 2 * row, s.weight_type, false, FTH_ON_DEVICE(ctx)} {}
+        weight{s.hidden_size, targets * 2 * row, s.weight_type, false, FTH_ON_DEVICE(ctx)},
+        turn{s.rope_style == FTH_ROPE_NONE ? 0 : s.rotary_dim / 2, s.rope_style == FTH_ROPE_INTERLEAVED},
+        stores(FTH_ON_DEVICE(ctx) && ctx->device->wgmma() &&
+               fth::backfill::cuda::takes(s.weight_type, fth::pool_of(ctx, kv, nullptr), turn)) {}
+  // Which row of wk or wv a target's row number r of K or V is.
+  int64_t source_row(int64_t r, bool v) const {
+    const int64_t place = r % head_dim;
+    return FATHOM_WITH_CUDA && stores && !v ? r - place + fth::backfill::cuda::dim_at(turn, int(place)) : r;
+  }
   int64_t bias_offset() const { return fth::round_up(weight.bytes(), 4); }
   int64_t bytes() const { return bias_offset() + weight.out * 4; }
   size_t alignment() const { return weight.alignment() < sizeof(float) ? sizeof(float) : weight.alignment(); }
@@ -51,32 +64,39 @@ struct Sources {
 // Scratch for it.
 struct FoldScratch {
   static constexpr int64_t kRows = fth::linear::kPanel;  // of W at once
-  size_t rows, raw, bias, gain, norm_bias;
+  size_t rows, raw, given_bias, bias, gain, norm_bias;
   FoldScratch(fth::Layout& layout, const Product& product)
       : rows(layout.add<float>(kRows * product.weight.in)),
         raw(layout.add<float>(kRows * product.weight.in + product.row)),
+        given_bias(layout.add<float>(product.row)),
         bias(layout.add<float>(product.row)),
         gain(layout.add<float>(product.weight.in)),
         norm_bias(layout.add<float>(product.weight.in)) {}
 };
 
-// Packs w [rows, in] * gain as rows first, first + 1, ... of the product, and their biases w . norm_bias + b. False
-// without memory.
-bool pack_folded(fth_context* ctx, const Product& product, int64_t first, const Sources& s, const FoldScratch& at,
-                 char* scratch, char* packed) {
-  const int64_t in = product.weight.in;
+// Packs w [rows, in] * gain as the rows of K or V of a target, and their biases w . norm_bias + b. False without
+// memory.
+bool pack_folded(fth_context* ctx, const Product& product, int64_t target, bool v, const Sources& s,
+                 const FoldScratch& at, char* scratch, char* packed) {
+  const int64_t in = product.weight.in, first = (2 * target + (v ? 1 : 0)) * product.row;
   float *folded = reinterpret_cast<float*>(scratch + at.rows), *bias = reinterpret_cast<float*>(scratch + at.bias);
-  for (int64_t r = 0; r < product.row; r++) bias[r] = 0;
+  float* given = reinterpret_cast<float*>(scratch + at.given_bias);
+  for (int64_t r = 0; r < product.row; r++) given[r] = 0;
   const int64_t bias_bytes = fth::source_bytes(s.type, product.row);
   if (s.b != nullptr)
-    fth::convert(s.type, fth::host_source(ctx, s.b, bias_bytes, scratch + at.raw), product.row, 1.f, bias);
+    fth::convert(s.type, fth::host_source(ctx, s.b, bias_bytes, scratch + at.raw), product.row, 1.f, given);
   for (int64_t begin = 0; begin < product.row; begin += at.kRows) {
     const int64_t rows = product.row - begin < at.kRows ? product.row - begin : at.kRows;
-    const char* source = static_cast<const char*>(s.w) + begin * in * fth::element_bytes(s.type);
-    fth::convert(s.type, fth::host_source(ctx, source, fth::source_bytes(s.type, rows * in), scratch + at.raw),
-                 rows * in, 1.f, folded);
+    int64_t run;  // of neighbours in the source
+    for (int64_t r = 0; r < rows; r += run) {
+      const int64_t from = product.source_row(begin + r, v);
+      for (run = 1; r + run < rows && product.source_row(begin + r + run, v) == from + run;) run++;
+      const char* source = static_cast<const char*>(s.w) + from * in * fth::element_bytes(s.type);
+      fth::convert(s.type, fth::host_source(ctx, source, fth::source_bytes(s.type, run * in), scratch + at.raw),
+                   run * in, 1.f, folded + r * in);
+    }
     for (int64_t r = 0; r < rows; r++) {
-      double sum = double(bias[begin + r]);
+      double sum = double(given[product.source_row(begin + r, v)]);
       for (int64_t k = 0; k < in; k++) {
         if (s.norm_bias != nullptr) sum += double(folded[r * in + k]) * double(s.norm_bias[k]);
         if (s.gain != nullptr) folded[r * in + k] *= s.gain[k];
@@ -140,10 +160,10 @@ fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, 
     return static_cast<const float*>(fth::host_source(ctx, source, in * 4, scratch + room));
   };
   const float *gains = vector(gain, at.gain), *biases = vector(norm_bias, at.norm_bias);
-  const int64_t k_row = (int64_t(depth) * kv->layers + layer) * 2 * product.row, v_row = k_row + product.row;
+  const int64_t target = int64_t(depth) * kv->layers + layer;
   char* to = static_cast<char*>(packed);
-  if (!pack_folded(ctx, product, k_row, {source_type, wk, bk, gains, biases}, at, scratch, to) ||
-      !pack_folded(ctx, product, v_row, {source_type, wv, bv, gains, biases}, at, scratch, to))
+  if (!pack_folded(ctx, product, target, false, {source_type, wk, bk, gains, biases}, at, scratch, to) ||
+      !pack_folded(ctx, product, target, true, {source_type, wv, bv, gains, biases}, at, scratch, to))
     return FTH_OUT_OF_MEMORY;
   return fth::finish(ctx);
 }
@@ -174,9 +194,10 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   const fth::Entries entries{"entry", "", entry, 1, count * shape->depths};
   if (!fth::check_entries(check, entries, kv->entries)) return check.status();
 
-  // Rows go in slabs: enough of them that a weight is read rarely, while their products stay about 16 MiB.
+  // Rows go in slabs: enough of them that a weight is read rarely, while their products, if they are stored, stay about
+  // 16 MiB.
   constexpr int64_t kSlabFloats = 4 << 20, kLeast = 32, kMost = 4096, kBlock = 16;
-  int64_t slab = kSlabFloats / weight.out;
+  int64_t slab = product.stores ? kMost : kSlabFloats / weight.out;
   slab = slab < kLeast ? kLeast : slab > kMost ? kMost : slab;
   if (slab > count) slab = count;
   check.on_host({{"rows", rows}, {"entry", entry}});
@@ -186,7 +207,7 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
   const size_t words_at = host.add<int32_t>(fth::check_distinct_words(entries.count));
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
   const size_t table_at = layout.add<float>(turns ? fth::rope_table_floats(shape->rotary_dim, slab) : 0);
-  const size_t y_at = layout.add<float>(slab * weight.out);
+  const size_t y_at = layout.add<float>(product.stores ? 0 : slab * weight.out);
   fth::Scratch room;
   if (!fth::reserve(ctx, host, layout, &room)) return FTH_OUT_OF_MEMORY;
   if (!fth::check_distinct(check, entries, reinterpret_cast<int32_t*>(room.host + words_at))) return check.status();
@@ -214,24 +235,31 @@ fth_status fth_backfill(fth_context* ctx, const fth_backfill_shape* shape, const
     linear.product.x_bytes = fth::x_bytes(weight.in, weight.type);
     linear.product.count = n;
     linear.product.bias = reinterpret_cast<const float*>(static_cast<const char*>(packed) + product.bias_offset());
+    const fth::kv::Pool to = fth::pool_of(ctx, *kv, pool);
+    const int32_t* entries_of_rows = entry + first * shape->depths;
+    if (FTH_ON_DEVICE(ctx) && product.stores) {
+      fth::backfill::cuda::product(linear.product, {to, entries_of_rows, shape->depths, product.turn, table},
+                                   ctx->device->workspace(), ctx->device->stream());
+      continue;
+    }
     linear.product.y = y;
     linear.product.y_stride = weight.out;
     fth::run_linears(ctx, &linear, 1);
 
     const auto write = [&](int64_t target) {
-      return fth::kv::Args{fth::pool_of(ctx, *kv, pool), target % kv->layers,
-                           entry + first * shape->depths + target / kv->layers, shape->depths};
+      return fth::kv::Args{to, target % kv->layers, entries_of_rows + target / kv->layers, shape->depths};
     };
     const auto turning = [&](float* k) {
-      return fth::rope::Args{table, k, weight.out, kv->kv_heads, kv->head_dim, shape->rotary_dim / 2,
-                             shape->rope_style == FTH_ROPE_INTERLEAVED};
+      return fth::rope::Args{table, k, weight.out, kv->kv_heads, kv->head_dim, product.turn.pairs,
+                             product.turn.interleaved};
     };
     if (FTH_ON_DEVICE(ctx)) {
-      for (int64_t target = 0; target < product.targets; target++) {
-        float* k = y + target * 2 * product.row;
-        if (turns) fth::run_rope(ctx, n, turning(k));
-        fth::run_kv_write(ctx, write(target), n, k, k + product.row, weight.out);
-      }
+      fth::rope::Args all = turning(y);
+      all.sets = product.targets;
+      all.set_stride = 2 * product.row;
+      if (turns) fth::run_rope(ctx, n, all);
+      fth::kv::cuda::write(write(0), n, y, y + product.row, weight.out, ctx->device->queue(),
+                           {product.targets, 2 * product.row});
       continue;
     }
     // Blocks of rows of one target: neighbouring entries share cache lines of the pool.

@@ -104,7 +104,7 @@ linear::Workspace Device::workspace() {
   constexpr size_t kBytes = size_t(16) << 20;
   if (partials_ == nullptr && !gpu::capturing(stream_)) partials_ = static_cast<float*>(gpu::allocate(kBytes));
   return {partials_, partials_ == nullptr ? 0 : int64_t(kBytes), tickets_, int64_t(ticket_count_ - kCounters),
-          properties_.multiprocessors, properties_.compute_capability == 90};
+          properties_.multiprocessors, wgmma()};
 }
 
 bool Device::record(int64_t most) {

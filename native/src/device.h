@@ -29,6 +29,8 @@ class Device {
   gpu::Stream stream() const { return stream_; }
   // Where operations go that a single launch can carry out: the stream, or the list while tasks are recorded.
   gpu::Queue queue() { return {stream_, recording_ ? &tasks_ : nullptr}; }
+  // Whether it has the products of warpgroups: compute capability 9.0 alone.
+  bool wgmma() const { return properties_.compute_capability == 90; }
   // Later work goes there, after all that was enqueued before.
   void use_stream(gpu::Stream stream);
 

@@ -25,9 +25,12 @@ struct Sweep {
   float* logits;             // null: not kept
   float* tile;               // without logits: per worker [linear::kRowChunk][kChunk]; on a device those of a piece
   fth::head::Partial* partials;  // [count][chunks()]
-  int64_t step;              // columns of a piece, on a device
+  int64_t step;              // columns of a piece, on a device; 0: no logit is stored
 
-  int64_t chunks() const { return ceil_div(weight.out, kChunk); }
+  int64_t chunks() const { return chunks_of(ctx, weight.out); }
+  static int64_t chunks_of(const fth_context* ctx, int64_t vocab_size) {
+    return ceil_div(vocab_size, FTH_ON_DEVICE(ctx) ? fth::head::cuda::kChunk : kChunk);
+  }
 
   void run(fth_head_stats* stats) const {
     if (FTH_ON_DEVICE(ctx)) return run_on_device(stats);
@@ -51,25 +54,43 @@ struct Sweep {
     });
   }
 
-  // Columns of the vocabulary whose logits stay in a device's second-level cache between product and statistics.
-  static int64_t piece_columns(int64_t count, int64_t vocab_size) {
-    constexpr int64_t kFloats = 4 << 20;
-    return least(kFloats / count / kChunk * kChunk, fth::round_up(vocab_size, kChunk));
+  // Columns of the vocabulary whose logits stay in a device's second-level cache between product and statistics, or 0
+  // if these are made from the sums of a product as they are.
+  static int64_t piece_columns(fth_context* ctx, const fth_head_shape& shape, int64_t count, bool keep) {
+    constexpr int64_t kFloats = 4 << 20, kMostChosen = 64;  // ids that a chunk looks at per row
+    const bool possible = shape.weight_type != FTH_F32 && ctx->device->wgmma();
+    if (possible && !keep && shape.chosen <= kMostChosen) return 0;
+    return least(kFloats / count / kChunk * kChunk, fth::round_up(shape.vocab_size, kChunk));
   }
 
   void run_on_device(fth_head_stats* stats) const {
+    if (step == 0) run_without_logits();
+    else run_in_pieces();
+    if (stats != nullptr) fth::head::cuda::merge(partials, chunks(), count, stats, ctx->device->stream());
+  }
+
+  fth::head::cuda::Piece piece(float* z, int64_t stride, int64_t first, int64_t columns) const {
+    const fth::head::Args args{z, stride, columns, first, shape.logit_scale, shape.softcap,
+                               partials + first / fth::head::cuda::kChunk, chunks()};
+    return {args, logits != nullptr, chosen_id, chosen_logit, chosen_id == nullptr ? 0 : shape.chosen};
+  }
+
+  void run_without_logits() const {
+    fth::linear::Args product = product_on_device(0, weight.out);
+    product.count = count;
+    fth::head::cuda::product(product, piece(nullptr, 0, 0, weight.out), ctx->device->workspace(),
+                             ctx->device->stream());
+  }
+
+  void run_in_pieces() const {
     for (int64_t first = 0; first < weight.out; first += step) {
       fth::linear::Args product = product_on_device(first, least(weight.out - first, step));
       product.count = count;
       product.y = logits == nullptr ? tile : logits + first;
       product.y_stride = logits == nullptr ? step : weight.out;
       enqueue(product);
-      const fth::head::Args args{product.y, product.y_stride, product.n, first, shape.logit_scale, shape.softcap,
-                                 partials + first / kChunk, chunks()};
-      fth::head::cuda::statistics({args, logits != nullptr, chosen_id, chosen_logit,
-                                   chosen_id == nullptr ? 0 : shape.chosen}, count, ctx->device->stream());
+      fth::head::cuda::statistics(piece(product.y, product.y_stride, first, product.n), count, ctx->device->stream());
     }
-    if (stats != nullptr) fth::head::cuda::merge(partials, chunks(), count, stats, ctx->device->stream());
   }
 
   void run_chosen_on_device() const {
@@ -195,7 +216,7 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   // Long inputs go in slabs, so that scratch does not grow with them.
   constexpr int64_t kSlab = 1024;
   const int64_t slab = count < kSlab ? count : kSlab;
-  const int64_t chunks = ceil_div(weight.out, kChunk);
+  const int64_t chunks = Sweep::chunks_of(ctx, weight.out);
   // A whole pass reads W and takes a twelfth of that time for each row, as measured; a chosen logit reads its panel.
   const bool on_device = FTH_ON_DEVICE(ctx);
   // On a device, as estimated, a chosen logit costs two panels of a whole pass, which reads W once for 64 rows.
@@ -203,7 +224,7 @@ extern "C" fth_status fth_head(fth_context* ctx, const fth_head_shape* shape, in
   const bool few = only_chosen && 12 * count * shape->chosen < pass * panels;
   fth::Layout layout;
   const fth::InputScratch input_at(layout, weight.in, weight.type, slab, shape->norm >= 0, false);
-  const int64_t step = Sweep::piece_columns(slab, weight.out);
+  const int64_t step = on_device ? Sweep::piece_columns(ctx, *shape, slab, logits != nullptr) : 0;
   const int64_t tile = on_device ? slab * step : ctx->info.workers * fth::linear::kRowChunk * kChunk;
   const size_t tile_at = layout.add<float>(logits == nullptr && !few ? tile : 0);
   const size_t partials_at = layout.add<fth::head::Partial>(few ? 0 : slab * chunks);

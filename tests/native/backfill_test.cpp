@@ -163,6 +163,90 @@ TEST(matches_the_formula) {
           }
 }
 
+// The pool is that of norm, one linear layer, rotation and write, called one by one, to the last bit.
+static void compare_with_parts(const Case& c, const Given& given) {
+  test::Context ctx(FTH_ISA_AUTO, 2);
+  const Model m(c);
+  Guarded<char> packed(m.packed_bytes(ctx)), pool(m.pool_bytes(ctx)), want(pool.size());
+  m.pack(ctx, packed, given);
+  const bool turns = c.shape.rope_style != FTH_ROPE_NONE;
+  EXPECT_OK(ctx, fth_backfill(ctx, &c.shape, &c.kv, c.count, turns ? m.rows.get() : nullptr, m.h, packed, m.frequency,
+                              m.entry, pool));
+
+  const int64_t out = m.sets * 2 * m.row;
+  Guarded<float> w(out * m.hidden), bias(out), normed(c.count * m.hidden), y(c.count * out), k(c.count * m.row),
+      v(c.count * m.row);
+  for (int64_t r = 0; r < out; r++) {
+    const int64_t set = r / (2 * m.row), in_set = set * m.row + r % m.row;
+    const bool is_v = r / m.row % 2 != 0;
+    double sum = given.bias ? double((is_v ? m.bv : m.bk)[in_set]) : 0;
+    for (int64_t j = 0; j < m.hidden; j++) {
+      const float weight = (is_v ? m.wv : m.wk)[in_set * m.hidden + j];
+      if (given.norm_bias) sum += double(weight) * double(m.norm_bias[set * m.hidden + j]);
+      w[r * m.hidden + j] = given.gain ? weight * m.gain[set * m.hidden + j] : weight;
+    }
+    bias[r] = float(sum);
+  }
+  const fth_norm_shape norm{c.shape.norm, c.shape.hidden_size, 1, c.shape.norm_eps};
+  if (c.shape.norm >= 0) EXPECT_OK(ctx, fth_norm(ctx, &norm, c.count, nullptr, m.h, nullptr, nullptr, normed));
+  const fth_linear_shape linear{c.shape.hidden_size, int32_t(out), c.shape.weight_type, FTH_IDENTITY, 0,
+                                FTH_RESIDUAL_NONE, 0, 0};
+  int64_t bytes = 0;
+  EXPECT_OK(ctx, fth_linear_bytes(ctx, &linear, &bytes));
+  Guarded<char> linear_packed(bytes);
+  EXPECT_OK(ctx, fth_linear_pack(ctx, &linear, 0, out, FTH_F32, w, linear_packed));
+  EXPECT_OK(ctx, fth_linear(ctx, &linear, c.count, nullptr, c.shape.norm >= 0 ? normed : m.h, linear_packed, bias,
+                            nullptr, nullptr, nullptr, y));
+  const fth_rope_shape rope{c.shape.rope_style, c.kv.kv_heads, c.kv.head_dim, c.shape.rotary_dim};
+  Guarded<fth_row> rows(c.count);
+  for (int64_t set = 0; set < m.sets; set++) {
+    for (int64_t i = 0; i < c.count; i++) {
+      rows[i] = m.rows[i];
+      rows[i].entry = m.entry[i * c.shape.depths + set / c.kv.layers];
+      memcpy(k + i * m.row, y + i * out + set * 2 * m.row, sizeof(float) * size_t(m.row));
+      memcpy(v + i * m.row, y + i * out + (set * 2 + 1) * m.row, sizeof(float) * size_t(m.row));
+    }
+    if (turns) EXPECT_OK(ctx, fth_rope(ctx, &rope, c.count, rows, m.frequency, k));
+    EXPECT_OK(ctx, fth_kv_write(ctx, &c.kv, int32_t(set % c.kv.layers), c.count, rows, k, v, want));
+  }
+  EXPECT(memcmp(pool, want, size_t(pool.size())) == 0,
+         "weights %d, pool %d, %d rows, hidden %d, %d heads of %d, style %d turns %d", c.shape.weight_type, c.kv.type,
+         int(c.count), c.shape.hidden_size, c.kv.kv_heads, c.kv.head_dim, c.shape.rope_style, c.shape.rotary_dim);
+}
+
+TEST(has_the_bits_of_its_parts) {
+  struct Heads { int32_t count, dim, style, rotary; };
+  // On devices: one strip of W or several to a head, which turns as a whole or in part, in pairs that would lie in one
+  // strip or in two; then what goes through memory, odd numbers of such pairs and a head that is no whole strips.
+  const Heads all[] = {{2, 64, FTH_ROPE_NONE, 0},          {3, 64, FTH_ROPE_HALF, 64},
+                       {1, 64, FTH_ROPE_HALF, 10},         {2, 64, FTH_ROPE_INTERLEAVED, 24},
+                       {2, 128, FTH_ROPE_HALF, 128},       {1, 128, FTH_ROPE_HALF, 100},
+                       {1, 128, FTH_ROPE_HALF, 90},        {1, 128, FTH_ROPE_HALF, 32},
+                       {1, 128, FTH_ROPE_INTERLEAVED, 70}, {1, 192, FTH_ROPE_HALF, 136},
+                       {1, 256, FTH_ROPE_HALF, 256},       {2, 80, FTH_ROPE_HALF, 80}};
+  const int64_t counts[] = {1, 9, 20, 40, 70, 17, 135};
+  int number = 0;
+  for (const Heads& heads : all)
+    for (int32_t pool : {FTH_F32, FTH_BF16, FTH_I8})
+      for (int32_t type : {int32_t(FTH_BF16), kTypes[number % 5]}) {
+        const int32_t norm = number % 3 - 1;
+        const int64_t count = counts[number % 7];
+        number++;
+        compare_with_parts({{40, 1 + number % 2, type, norm, heads.style, heads.rotary, 1e-5f, 0},
+                            {2, heads.count, heads.dim, pool, Model::kEntries},
+                            count},
+                           {norm >= 0 && number % 2 == 0, norm == FTH_LAYER_NORM, number % 4 != 0});
+      }
+}
+
+TEST(sums_in_splits_have_the_bits_of_their_parts) {
+  for (int64_t count : {6, 70, 150})
+    compare_with_parts({{600, 1, FTH_BF16, FTH_RMS_NORM, FTH_ROPE_HALF, 128, 1e-5f, 0},
+                        {2, 1, 128, FTH_BF16, Model::kEntries},
+                        count},
+                       {true, false, true});
+}
+
 // Reads every entry of every layer.
 static void read_all(test::Context& ctx, const Model& m, const char* pool, float* k, float* v) {
   Guarded<int32_t> all(m.c.kv.entries);

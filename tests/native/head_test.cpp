@@ -262,22 +262,59 @@ TEST(bits_do_not_depend_on_workers_or_company) {
     }
 }
 
-// So many rows and ids that a device takes the vocabulary in two pieces.
+// A device makes statistics of a product's sums or of logits in memory: the bits are the same, with any tile of rows,
+// in the vocabulary's last chunk, with sums in splits, and beside rows that are no numbers.
+TEST(kept_logits_do_not_change_the_bits) {
+  struct Size { int32_t hidden, vocab; };
+  for (int32_t type : kTypes)
+    for (const Size& size : {Size{24, 600}, Size{1100, 190}})
+      for (int64_t count : {1, 8, 9, 31, 64, 70, 140}) {
+        if (size.hidden > 1000 && type != FTH_BF16 && count > 9) continue;
+        for (int32_t chosen : {0, 3, 66}) {  // none, few, more than a chunk looks for
+          if (chosen != 3 && count != 9) continue;
+          Model m(FTH_ISA_AUTO, 2, size.hidden, size.vocab, type, FTH_RMS_NORM, count, chosen);
+          m.shape.logit_scale = count % 2 ? 0.7f : 1;
+          m.shape.softcap = count > 8 ? 4.f : 0;
+          test::Random random{uint64_t(count)};
+          Guarded<int32_t> id(count * chosen);
+          for (int64_t i = 0; i < id.size(); i++) id[i] = i % 3 == 2 ? id[i - 1] : int32_t(random.below(size.vocab));
+          if (chosen > 0) id[0] = size.vocab - 1;
+          if (count > 2) m.h[(count - 2) * size.hidden + 7] = NAN;
+          if (count > 3) m.h[5] = INFINITY;
+          Guarded<float> logits(count * size.vocab), picked(id.size()), want(id.size());
+          Guarded<fth_head_stats> kept(count), bare(count);
+          const int32_t* ids = chosen > 0 ? id.get() : nullptr;
+          EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, m.gain, nullptr, m.packed, ids, kept,
+                                    chosen > 0 ? want.get() : nullptr, logits));
+          EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, m.gain, nullptr, m.packed, ids, bare,
+                                    chosen > 0 ? picked.get() : nullptr, nullptr));
+          EXPECT(memcmp(kept, bare, sizeof(fth_head_stats) * size_t(count)) == 0, "type %d, %d rows to %d", type,
+                 int(count), size.vocab);
+          EXPECT(memcmp(want, picked, sizeof(float) * size_t(id.size())) == 0, "type %d, %d rows, %d chosen", type,
+                 int(count), chosen);
+        }
+      }
+}
+
+// So many rows and ids that a device takes a vocabulary whose logits are stored in two pieces.
 TEST(pieces_of_the_vocabulary_give_the_same_bits) {
   const int64_t count = 1030;
   const int32_t hidden = 2, vocab = 4170, chosen = 2;
   Model m(FTH_ISA_AUTO, 2, hidden, vocab, FTH_BF16, -1, count, chosen);
   Guarded<int32_t> id(count * chosen);
-  Guarded<float> picked(count * chosen), one_picked(chosen), logits(vocab);
-  Guarded<fth_head_stats> stats(count), alone(1);
+  Guarded<float> picked(count * chosen), one_picked(chosen), logits(count * vocab), one(vocab);
+  Guarded<fth_head_stats> kept(count), stats(count), alone(1);
   for (int64_t i = 0; i < id.size(); i++) id[i] = int32_t(i % 2 ? vocab - 1 - i % 100 : i % vocab);
   EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, nullptr, nullptr, m.packed, id, stats, picked, nullptr));
+  EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, count, m.h, nullptr, nullptr, m.packed, id, kept, picked, logits));
+  EXPECT(memcmp(kept, stats, sizeof(fth_head_stats) * count) == 0);
   for (int64_t i : {int64_t(0), int64_t(517), int64_t(1023), int64_t(1024), count - 1}) {
     EXPECT_OK(m.ctx, fth_head(m.ctx, &m.shape, 1, m.h + i * hidden, nullptr, nullptr, m.packed, id + i * chosen, alone,
-                              one_picked, logits));
-    expect_stats(stats[i], logits, vocab, "in pieces");
+                              one_picked, one));
+    expect_stats(stats[i], one, vocab, "in pieces");
     EXPECT(memcmp(alone, stats + i, sizeof(fth_head_stats)) == 0, "row %d", int(i));
     EXPECT(memcmp(one_picked, picked + i * chosen, sizeof(float) * chosen) == 0, "row %d", int(i));
+    EXPECT(memcmp(one, logits + i * vocab, sizeof(float) * vocab) == 0, "row %d", int(i));
   }
 }
 

@@ -317,7 +317,8 @@ typedef struct fth_backfill_shape {
 FTH_API fth_status fth_backfill_bytes(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                       int64_t* bytes);
 /* wk, wv [kv_heads*head_dim, hidden_size] and their biases bk, bv [kv_heads*head_dim] or null, of source_type; gain,
- * norm_bias [hidden_size] fp32 or null (1, 0; null without norm). */
+ * norm_bias [hidden_size] fp32 or null (1, 0; null without norm). What is packed is for this shape and this kv alone,
+ * but with any kv.entries. */
 FTH_API fth_status fth_backfill_pack(fth_context* ctx, const fth_backfill_shape* shape, const fth_kv_shape* kv,
                                      int32_t depth, int32_t layer, int32_t source_type, const void* wk, const void* wv,
                                      const void* bk, const void* bv, const float* gain, const float* norm_bias,

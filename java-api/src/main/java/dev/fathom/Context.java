@@ -482,7 +482,8 @@ public final class Context implements AutoCloseable {
     }
 
     /**
-     * Packs K's and V's weights of one layer at one depth.
+     * Packs K's and V's weights of one layer at one depth, for this shape and this kv alone, but with any number of
+     * entries.
      *
      * @param wk       [kvHeads * headDim, hiddenSize] of {@code sourceType}
      * @param wv       the same
