@@ -36,7 +36,11 @@ Params params_of(const Product& product) {
   p.strips = p.a.picks == nullptr ? tiles::strips(p.a.n, p.a.glu) : 1;
   p.strip_bytes = tiles::strip_bytes(product.type, p.a.k);
   p.steps = int(p.a.weight == nullptr ? p.d.steps : tiles::steps(product.type, p.a.k));
-  p.splits = splits_of(tiles::strips(p.a.whole_n == 0 ? p.a.n : p.a.whole_n, p.a.glu), p.steps);
+  // f8 is cut where bf16 is, by steps of 64 k, two of which make one of its own.
+  const bool f8 = product.type == FTH_F8_E4M3;
+  p.splits = splits_of(tiles::strips(p.a.whole_n == 0 ? p.a.n : p.a.whole_n, p.a.glu),
+                       f8 ? tiles::steps(FTH_BF16, p.a.k) : p.steps);
+  p.together = product.type == FTH_BF16 ? 2 : 1;
   return p;
 }
 
@@ -88,6 +92,7 @@ void start_strips(const Product& product, const Workspace& space, Stream stream)
   switch (product.type) {
     case FTH_F32: return start_strips<F32>(p, space, stream);
     case FTH_BF16: return start_strips<Bf16>(p, space, stream);
+    case FTH_F8_E4M3: return start_strips<F8, false>(p, space, stream);
     case FTH_I8: return start_strips<Quantised<FTH_I8, Bf16>, false>(p, space, stream);
     case FTH_Q8_0: return start_strips<Quantised<FTH_Q8_0, Bf16>, false>(p, space, stream);
     default: return start_strips<Quantised<FTH_Q4_0, Bf16>, false>(p, space, stream);
@@ -114,10 +119,10 @@ void start_stream(Batch& batch, const Workspace& space, Stream stream) {
   if (rows <= 8) return start_stream<P, 8, 1, Sole>(batch, space, stream);
   if (rows <= 16) return start_stream<P, 16, 1, Sole>(batch, space, stream);
   if (rows <= 32) return start_stream<P, 32, 1, Sole>(batch, space, stream);
-  if constexpr (P::kWide && !Sole) {
+  if constexpr (P::kColumns > 64 && !Sole) {
     // The largest tiles of which there are enough for all multiprocessors.
-    int64_t large = 0, middle = 0;
-    bool direct = true;  // one chain
+    [[maybe_unused]] int64_t large = 0, middle = 0;
+    [[maybe_unused]] bool direct = true;  // one chain
     for (int i = 0; i < batch.count; i++) {
       const Params& p = batch.product[i];
       const int64_t pairs = (p.strips + 1) / 2;
@@ -125,8 +130,9 @@ void start_stream(Batch& batch, const Workspace& space, Stream stream) {
       middle += pairs * ((p.a.count + 127) / 128) * p.splits;
       direct = direct && p.splits == 1 && p.d.weight == nullptr;
     }
-    if (rows > 128 && direct && large >= space.multiprocessors)
-      return start_stream<P, 256, 2, false>(batch, space, stream);
+    if constexpr (P::kColumns > 128)
+      if (rows > 128 && direct && large >= space.multiprocessors)
+        return start_stream<P, 256, 2, false>(batch, space, stream);
     if (rows > 128 && middle >= space.multiprocessors) return start_stream<P, 128, 2, false>(batch, space, stream);
     if (rows > 64) return start_stream<P, 128, 1, false>(batch, space, stream);
   }
@@ -138,6 +144,7 @@ void start_stream(Batch& batch, int32_t type, const Workspace& space, Stream str
     case FTH_BF16:
       return batch.product[0].a.weight == nullptr ? start_stream<Bf16Wide, true>(batch, space, stream)
                                                   : start_stream<Bf16Wide, false>(batch, space, stream);
+    case FTH_F8_E4M3: return start_stream<F8Wide, false>(batch, space, stream);
     case FTH_I8: return start_stream<Quantised<FTH_I8, Bf16Wide>, false>(batch, space, stream);
     case FTH_Q8_0: return start_stream<Quantised<FTH_Q8_0, Bf16Wide>, false>(batch, space, stream);
     default: return start_stream<Quantised<FTH_Q4_0, Bf16Wide>, false>(batch, space, stream);

@@ -73,7 +73,7 @@ bool pack_folded(fth_context* ctx, const Product& product, int64_t first, const 
   for (int64_t begin = 0; begin < product.row; begin += at.kRows) {
     const int64_t rows = product.row - begin < at.kRows ? product.row - begin : at.kRows;
     const char* source = static_cast<const char*>(s.w) + begin * in * fth::element_bytes(s.type);
-    fth::convert(s.type, fth::host_source(ctx, source, fth::source_bytes(s.type, rows * in), scratch + at.raw),
+    fth::convert(s.type, fth::host_source(ctx, source, rows * fth::source_bytes(s.type, in), scratch + at.raw),
                  rows * in, 1.f, folded);
     for (int64_t r = 0; r < rows; r++) {
       double sum = double(bias[begin + r]);
