@@ -13,23 +13,46 @@ inline __m256 broadcast_step(const char* p) {
 
 struct F32 {
   static constexpr int kParts = 1, kRows = 6;
+  static constexpr int64_t kStepBytes = kPanel * 4;
   static __m256 part(int, __m256 step) { return step; }
+  static __m256 weights(int, const char* w, int n) { return load_step(w + n * 32); }
 };
 
 // A pair of bf16 widened to fp32: the even k, then the odd.
 struct Bf16 {
   static constexpr int kParts = 2, kRows = 5;
+  static constexpr int64_t kStepBytes = kPanel * 4;
   static __m256 part(int odd, __m256 step) {
     const __m256i bits = _mm256_castps_si256(step);
     return _mm256_castsi256_ps(odd ? _mm256_and_si256(bits, _mm256_set1_epi32(int(0xffff0000u)))
                                    : _mm256_slli_epi32(bits, 16));
   }
+  static __m256 weights(int odd, const char* w, int n) { return part(odd, load_step(w + n * 32)); }
+};
+
+// Pairs of codes by way of fp16: numbers / 256, exact.
+struct F8 {
+  static constexpr int kParts = 2, kRows = 4;
+  static constexpr int64_t kStepBytes = kPanel * 2;
+  static __m256 part(int odd, __m256 step) { return Bf16::part(odd, step); }
+  static __m256 weights(int odd, const char* w, int n) {
+    const __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + n * 16));
+    const __m128i code = odd ? pairs : _mm_slli_epi16(pairs, 8);  // in the upper byte
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(code, 1), _mm_set1_epi16(int16_t(0xbf80))));
+  }
+  static void decode(const char* w, int64_t steps, char* to) {
+    for (int64_t s = 0; s < steps; s++, w += kStepBytes)
+      for (int n = 0; n < 8; n++, to += 32) {
+        const __m256i even = _mm256_castps_si256(weights(0, w, n)), odd = _mm256_castps_si256(weights(1, w, n));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa));
+      }
+  }
 };
 
 // Passes over the block some vectors at a time.
 template <class S>
-struct Tile {
-  static constexpr int64_t kRows = S::kRows;
+struct Tile : S {
+  static constexpr int64_t kRows = S::kRows, kStepBytes = S::kStepBytes;
   static constexpr int64_t kBlockSteps = 256;  // 64 KiB of a panel, read several times
   static constexpr bool kPasses = true;
 
@@ -39,22 +62,22 @@ struct Tile {
       case 2: return passes<2, 4>(task);
       case 3: return passes<3, S::kParts == 1 ? 4 : 2>(task);
       case 4: return passes<4, 2>(task);
-      case 5: return passes<5, 2>(task);
-      default: return passes<S::kRows, 2>(task);
+      case 5: return passes<kRows < 5 ? kRows : 5, 2>(task);
+      default: return passes<kRows, 2>(task);
     }
   }
 
   // N vectors per pass.
   template <int R, int N>
   static void passes(const Task& task) {
-    constexpr int kPassCount = kPanel / 8 / N, kAll = 4 / kPassCount;  // lines of a step that a pass fetches of all 4
+    constexpr int kPassCount = kPanel / 8 / N, kLines = kStepBytes / 64;
+    constexpr int kAll = kLines < kPassCount ? 1 : kLines / kPassCount;  // lines of a step that a pass fetches of all
     for (int pass = 0; pass < kPassCount; pass++) {
-      const char* w = task.w + pass * N * 32;
+      const char* w = task.w + pass * N * (kStepBytes / 8);
       float* z = task.z + pass * N * 8;
-      const int lines = task.fetch_lines == 4 ? kAll : pass < task.fetch_lines;
-      const char* fetch = task.fetch + pass * lines * task.steps * 64;
-      if (lines == 0) tile<R, N, 0>(task, w, fetch, z);
-      else tile<R, N, kAll>(task, w, fetch, z);
+      const char* fetch = task.fetch + pass * kAll * task.steps * 64;
+      if (pass * kAll < task.fetch_lines) tile<R, N, kAll>(task, w, fetch, z);
+      else tile<R, N, 0>(task, w, fetch, z);
     }
   }
 
@@ -88,14 +111,14 @@ struct Tile {
           for (int r = 0; r < R; r++) a[r] = S::part(part, broadcast_step(x[r] + s * 4));
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) {
-            const __m256 b = S::part(part, load_step(w + n * 32));
+            const __m256 b = S::weights(part, w, n);
 #pragma GCC unroll 3
             for (int r = 0; r < R; r++) chain[r][n] = _mm256_fmadd_ps(b, a[r], chain[r][n]);
           }
         } else {
           __m256 b[N];
 #pragma GCC unroll 2
-          for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(w + n * 32));
+          for (int n = 0; n < N; n++) b[n] = S::weights(part, w, n);
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
             const __m256 a = S::part(part, broadcast_step(x[r] + s * 4));
@@ -142,6 +165,9 @@ void panels_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t r
 }
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   panels<Vector, Steps<Tile<Bf16>, 2>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_f8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Vector, EightBits<Tile<F8>, Tile<Bf16>>>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin, int64_t end) {

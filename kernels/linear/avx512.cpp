@@ -6,19 +6,35 @@ namespace {
 
 struct F32 {
   static constexpr int kParts = 1, kRows = 6;
+  static constexpr int64_t kStepBytes = kPanel * 4;
   static __m512 part(int, __m512 step) { return step; }
+  static __m512 weights(int, const char* w, int n) { return load_step(w + n * 64); }
   static __m512 fma(__m512 chain, __m512 w, __m512 x) { return _mm512_fmadd_ps(w, x, chain); }
 };
 
 // A pair of bf16 widened to fp32: the even k, then the odd.
 struct Bf16 {
   static constexpr int kParts = 2, kRows = 5;
+  static constexpr int64_t kStepBytes = kPanel * 4;
   static __m512 part(int odd, __m512 step) {
     const __m512i bits = _mm512_castps_si512(step);
     return _mm512_castsi512_ps(odd ? _mm512_and_si512(bits, _mm512_set1_epi32(int(0xffff0000u)))
                                    : _mm512_slli_epi32(bits, 16));
   }
+  static __m512 weights(int odd, const char* w, int n) { return part(odd, load_step(w + n * 64)); }
   static __m512 fma(__m512 chain, __m512 w, __m512 x) { return _mm512_fmadd_ps(w, x, chain); }
+};
+
+// Pairs of codes by way of fp16.
+struct F8 : F8Steps {
+  static constexpr int kParts = 2, kRows = 4;
+  static __m512 part(int odd, __m512 step) { return Bf16::part(odd, step); }
+  static __m512 weights(int odd, const char* w, int n) {
+    const __m256i pairs = codes(w, n), code = odd ? pairs : _mm256_slli_epi16(pairs, 8);  // in the upper byte
+    const __m256i f16 = _mm256_and_si256(_mm256_srai_epi16(code, 1), _mm256_set1_epi16(int16_t(0xbf80)));
+    return _mm512_cvtph_ps(f16);
+  }
+  static __m512 fma(__m512 chain, __m512 w, __m512 x) { return Bf16::fma(chain, w, x); }
 };
 
 }  // namespace
@@ -28,6 +44,9 @@ void panels_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t r
 }
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   panels<Vector, Steps<Tile<Bf16>, 2>>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_f8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<Vector, EightBits<Tile<F8>, Tile<Bf16>>>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
 void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin, int64_t end) {

@@ -13,10 +13,35 @@ inline __m512 broadcast_step(const char* p) {
   return _mm512_set1_ps(x);
 }
 
-// A step has S::kParts parts: S::part takes one out of a vector of steps, S::fma advances the chains by it.
+// 32 codes of f8 in bf16, exact: numbers / 256. All are zero or normal, as the dot instruction needs them.
+inline __m512i bf16_of_32_f8(__m256i codes) {
+  const auto word = [](int x) { return _mm512_set1_epi16(int16_t(x)); };
+  const __m512i x = _mm512_cvtepi8_epi16(codes);
+  // The exponent's upper bits; where it is zero in e4m3, what turns the mantissa into the number.
+  const __m512i small = _mm512_broadcast_i32x4(
+      _mm_setr_epi16(0x0000, 0x3710, 0x37a0, 0x37f0, 0x3840, 0x3870, 0x3820, 0x3810));
+  const __m512i upper = _mm512_mask_permutexvar_epi16(word(0x3800), _mm512_testn_epi16_mask(x, word(0x78)), x, small);
+  return _mm512_ternarylogic_epi32(_mm512_slli_epi16(x, 4), word(0x87f0), upper, 0x6a);  // (a & b) ^ c
+}
+
+// What the tiles of f8 share.
+struct F8Steps {
+  static constexpr int64_t kStepBytes = kPanel * 2;
+  static __m256i codes(const char* w, int n) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + n * 32));
+  }
+  static void decode(const char* w, int64_t steps, char* to) {
+    for (int64_t s = 0; s < steps; s++, w += kStepBytes)
+#pragma GCC unroll 4
+      for (int n = 0; n < 4; n++, to += 64) _mm512_store_si512(to, bf16_of_32_f8(codes(w, n)));
+  }
+};
+
+// A step has S::kParts parts: S::part takes one out of a vector of steps of x, S::weights out of vector n of a panel's,
+// S::fma advances the chains by it.
 template <class S>
-struct Tile {
-  static constexpr int64_t kRows = S::kRows;
+struct Tile : S {
+  static constexpr int64_t kRows = S::kRows, kStepBytes = S::kStepBytes;
   // 128 KiB of a panel: it and the next block stay in the L2 cache beside kRowChunk rows of x.
   static constexpr int64_t kBlockSteps = 512;
   static constexpr bool kPasses = false;
@@ -25,10 +50,10 @@ struct Tile {
     switch (rows) {
       case 1: return tile<1, 0>(task);
       case 2: return tile<2, 0>(task);
-      case 3: return tile<3, 0>(task);
+      case 3: return fetching<3>(task);
       case 4: return fetching<4>(task);
-      case 5: return fetching<5>(task);
-      default: return fetching<S::kRows>(task);
+      case 5: return fetching<kRows < 5 ? kRows : 5>(task);
+      default: return fetching<kRows>(task);
     }
   }
 
@@ -70,11 +95,11 @@ struct Tile {
         if constexpr (R == 1) {
           const __m512 a = S::part(part, broadcast_step(x[0] + s * 4));
 #pragma GCC unroll 4
-          for (int n = 0; n < N; n++) chain[0][n] = S::fma(chain[0][n], S::part(part, load_step(w + n * 64)), a);
+          for (int n = 0; n < N; n++) chain[0][n] = S::fma(chain[0][n], S::weights(part, w, n), a);
         } else {
           __m512 b[N];
 #pragma GCC unroll 4
-          for (int n = 0; n < N; n++) b[n] = S::part(part, load_step(w + n * 64));
+          for (int n = 0; n < N; n++) b[n] = S::weights(part, w, n);
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
             const __m512 a = S::part(part, broadcast_step(x[r] + s * 4));

@@ -39,6 +39,7 @@ void start_strips(const Product& product, const Workspace& space, Stream stream)
   switch (product.type) {
     case FTH_F32: return start_strips<F32>(p, space, stream);
     case FTH_BF16: return start_strips<Bf16>(p, space, stream);
+    case FTH_F8_E4M3: return start_strips<F8, false>(p, space, stream);
     case FTH_I8: return start_strips<Quantised<FTH_I8, Bf16>, false>(p, space, stream);
     case FTH_Q8_0: return start_strips<Quantised<FTH_Q8_0, Bf16>, false>(p, space, stream);
     default: return start_strips<Quantised<FTH_Q4_0, Bf16>, false>(p, space, stream);

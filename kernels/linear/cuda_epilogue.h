@@ -16,6 +16,7 @@ struct Params {
   ByDepth d;
   int64_t strip_bytes, strips, row_tiles;
   int steps, splits;
+  int together;  // steps that no split divides
   int parts;  // blocks that share a strip and its rows: splits, or 1
   float* partials;
   unsigned* tickets;
@@ -30,7 +31,9 @@ struct Params {
   __device__ int depth(int row) const { return row < 0 || d.weight == nullptr ? -1 : d.rows[row].depth; }
   // Sums of a strip and its rows: of each part, and of D_d x.
   __host__ __device__ int slots() const { return parts + (d.weight != nullptr && a.weight != nullptr ? 1 : 0); }
-  __device__ int split_begin(int split) const { return int(int64_t(steps) * split / splits); }
+  __device__ int split_begin(int split) const {
+    return min(steps, int(int64_t((steps + together - 1) / together) * split / splits) * together);
+  }
 };
 
 // The smallest depth of any column above `depth`; INT_MAX: none.

@@ -12,11 +12,11 @@ constexpr int kThreads = 128;
 
 // ---- sources -------------------------------------------------------------------------------------------------------
 
-// A block of a Q8_0 or Q4_0 source.
+// A block of a Q8_0 or Q4_0 row.
 struct Block {
   const uint8_t* at;
-  __device__ Block(int32_t type, const void* source, int64_t index)
-      : at(static_cast<const uint8_t*>(source) + index * (type == FTH_Q8_0 ? 34 : 18)) {}
+  __device__ Block(int32_t type, const void* row, int64_t index)
+      : at(static_cast<const uint8_t*>(row) + index * (type == FTH_Q8_0 ? 34 : 18)) {}
   __device__ half d() const { return *reinterpret_cast<const half*>(at); }
   __device__ int code(int32_t type, int i) const {
     const uint8_t* q = at + 2;
@@ -25,13 +25,26 @@ struct Block {
   }
 };
 
-__device__ __forceinline__ float load(int32_t type, const void* source, int64_t i) {
+// An F8_E4M3 row, which may lie anywhere.
+struct F8Row {
+  const uint8_t* at;
+  __device__ explicit F8Row(const void* row) : at(static_cast<const uint8_t*>(row)) {}
+  __device__ float scale() const { return __uint_as_float(at[0] | at[1] << 8 | at[2] << 16 | uint32_t(at[3]) << 24); }
+  __device__ unsigned code(int64_t i) const { return at[4 + i]; }
+  __device__ bool is_nan(int64_t i) const { return (code(i) & 0x7f) == 0x7f; }
+};
+
+__device__ __forceinline__ float load(int32_t type, const void* row, int64_t i) {
   switch (type) {
-    case FTH_F32: return static_cast<const float*>(source)[i];
-    case FTH_BF16: return to_float(static_cast<const bf16*>(source)[i]);
-    case FTH_F16: return to_float(static_cast<const half*>(source)[i]);
+    case FTH_F32: return static_cast<const float*>(row)[i];
+    case FTH_BF16: return to_float(static_cast<const bf16*>(row)[i]);
+    case FTH_F16: return to_float(static_cast<const half*>(row)[i]);
+    case FTH_F8_E4M3: {
+      const F8Row from(row);
+      return from.is_nan(i) ? NAN : from.scale() * low(lower_codes(from.code(i)));
+    }
     default: {
-      const Block block(type, source, i / kGroup);
+      const Block block(type, row, i / kGroup);
       return to_float(block.d()) * float(block.code(type, int(i % kGroup)));
     }
   }
@@ -44,15 +57,24 @@ __device__ __forceinline__ int rounded(float x, int least, int most) {
   return !(x >= float(least)) ? (x < float(least) ? least : 0) : x > float(most) ? most : int(x);
 }
 
+// As in simd/scalar.h.
+__device__ __forceinline__ unsigned e4m3_of(float x) {
+  const unsigned bits = __float_as_uint(x), sign = bits >> 24 & 0x80, size = bits & 0x7fffffff;
+  const float magnitude = fabsf(x);
+  if (!(magnitude < 448)) return size > 0x7f800000u ? 0 : sign | 0x7e;
+  if (magnitude < 0x1p-6f) return sign | (__float_as_uint(__fadd_rn(magnitude, 0x1p14f)) - __float_as_uint(0x1p14f));
+  return sign | (((size + 0x7ffff + (size >> 20 & 1)) >> 20) - (120 << 3));
+}
+
 // One row of W, or zeros.
 struct Row {
   const Packing& p;
-  int64_t source;  // its number there; negative: zeros
+  const void* source;  // null: zeros
   unsigned char* strip;
   int row;  // of the strip
 
   __device__ float value(int64_t i) const {
-    return source < 0 || i >= p.k ? 0.f : load(p.source_type, p.source, source * p.k + i) * p.scale;
+    return source == nullptr || i >= p.k ? 0.f : load(p.source_type, source, i) * p.scale;
   }
   __device__ unsigned char* chunk(int64_t step, int64_t step_bytes, int number) const {
     return strip + step * step_bytes + swizzled(uint32_t(row * kTileRowBytes + number * 16));
@@ -62,8 +84,8 @@ struct Row {
 // The rules of GGUF files, for 32 values: see native/src/pack.cpp.
 __device__ __forceinline__ half quantise_group(int32_t type, const Row& row, int64_t group, int (&code)[kGroup]) {
   const Packing& p = row.p;
-  if (row.source >= 0 && group * kGroup < p.k && p.source_type == type && p.scale == 1) {  // the same codes
-    const Block block(type, p.source, row.source * (p.k / kGroup) + group);
+  if (row.source != nullptr && group * kGroup < p.k && p.source_type == type && p.scale == 1) {  // the same codes
+    const Block block(type, row.source, group);
     for (int i = 0; i < kGroup; i++) code[i] = block.code(type, i);
     return block.d();
   }
@@ -96,17 +118,28 @@ __device__ __forceinline__ void pack_floats(const Row& row, int64_t steps) {
   }
 }
 
-__device__ __forceinline__ void pack_i8(const Row& row, int64_t steps) {
+// The largest magnitude of the block's values for k; infinite if any is not finite.
+template <class F>
+__device__ __forceinline__ float largest_of(int64_t k, F value) {
   float* partial = shared_memory<float>();
-  float most = 0;  // infinite if any is not finite
-  for (int64_t k = threadIdx.x; k < row.p.k; k += kThreads) {
-    const float size = fabsf(row.value(k));
+  float most = 0;
+  for (int64_t i = threadIdx.x; i < k; i += kThreads) {
+    const float size = fabsf(value(i));
     most = fmaxf(most, size < INFINITY ? size : INFINITY);
   }
   most = warp_max(most);
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = most;
   __syncthreads();
   for (int i = 0; i < kThreads / 32; i++) most = fmaxf(most, partial[i]);
+  return most;
+}
+
+__device__ __forceinline__ float& row_scale(const Row& row, int64_t steps) {
+  return reinterpret_cast<float*>(row.strip + steps * kTileBytes)[row.row];
+}
+
+__device__ __forceinline__ void pack_i8(const Row& row, int64_t steps) {
+  const float most = largest_of(row.p.k, [&](int64_t i) { return row.value(i); });
   const bool finite = most < INFINITY;
   const float inverse = most == 0 || !finite ? 0 : 127 / most;
   for (int64_t c = threadIdx.x; c < steps * 8; c += kThreads) {
@@ -120,8 +153,31 @@ __device__ __forceinline__ void pack_i8(const Row& row, int64_t steps) {
     *reinterpret_cast<uint4*>(row.chunk(c / 8, kTileBytes, int(c % 8))) =
         make_uint4(word[0], word[1], word[2], word[3]);
   }
+  if (threadIdx.x == 0) row_scale(row, steps) = finite ? most / 127 : NAN;
+}
+
+// Codes as they are if the source has them.
+__device__ __forceinline__ void pack_f8(const Row& row, int64_t steps) {
+  const bool same = row.source != nullptr && row.p.source_type == FTH_F8_E4M3;
+  const F8Row from(row.source);
+  const float most = largest_of(row.p.k, [&](int64_t i) {
+    return !same ? row.value(i) : from.is_nan(i) ? NAN : 0.f;
+  });
+  const float inverse = most == 0 ? 0 : 448 / most;
+  const auto code = [&](int64_t i) {
+    return same ? (i < row.p.k ? from.code(i) : 0) : e4m3_of(__fmul_rn(row.value(i), inverse));
+  };
+  for (int64_t c = threadIdx.x; c < steps * 8; c += kThreads) {
+    uint32_t word[4];
+    for (int i = 0; i < 4; i++) {
+      const int64_t k = c * 16 + i * 2;
+      word[i] = code(k) | code(k + 8) << 8 | code(k + 1) << 16 | code(k + 9) << 24;
+    }
+    *reinterpret_cast<uint4*>(row.chunk(c / 8, kTileBytes, int(c % 8))) =
+        make_uint4(word[0], word[1], word[2], word[3]);
+  }
   if (threadIdx.x == 0)
-    reinterpret_cast<float*>(row.strip + steps * kTileBytes)[row.row] = finite ? most / 127 : NAN;
+    row_scale(row, steps) = !(most < INFINITY) ? NAN : same ? from.scale() * row.p.scale : most / 448;
 }
 
 template <int32_t Type>
@@ -156,12 +212,15 @@ __global__ void __launch_bounds__(kThreads) pack_row(const __grid_constant__ Pac
                                                      int64_t strip_bytes) {
   const int64_t number = blockIdx.x;
   const StripRow at(p.first + number, p.half, p.glu);
-  const Row row{p, number < p.count ? number : -1, static_cast<unsigned char*>(p.packed) + at.strip * strip_bytes,
+  const Row row{p,
+                number < p.count ? static_cast<const char*>(p.source) + number * p.source_row_bytes : nullptr,
+                static_cast<unsigned char*>(p.packed) + at.strip * strip_bytes,
                 at.row};
   switch (p.type) {
     case FTH_F32: return pack_floats<FTH_F32>(row, steps);
     case FTH_BF16: return pack_floats<FTH_BF16>(row, steps);
     case FTH_I8: return pack_i8(row, steps);
+    case FTH_F8_E4M3: return pack_f8(row, steps);
     case FTH_Q8_0: return pack_groups<FTH_Q8_0>(row, steps);
     default: return pack_groups<FTH_Q4_0>(row, steps);
   }

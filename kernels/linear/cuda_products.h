@@ -6,8 +6,8 @@
 // and column (row of x) i / 4 * 8 + t % 4 * 2 + (i & 1). Every sum is one chain over k, whatever N is.
 #pragma once
 #include "cuda/primitives.h"
+#include "cuda_tiles.h"
 #include "linear.h"
-#include "tiles.h"
 
 namespace fth::linear {
 namespace {
@@ -58,14 +58,14 @@ struct Stage {
 };
 
 // ---- element types -------------------------------------------------------------------------------------------------
-// Each: kImages, of x per step; kGroups, scales of a row of W per step; load_x, by which `Threads` threads begin copies
-// of a step of x; step, which multiplies one. kWide: it only begins to, and the operands are in use until it is waited
-// for.
+// Each: kImages, of x per step; kGroups, scales of a row of W per step; kScaled, whether the row has one for all of k;
+// load_x, by which `Threads` threads begin copies of a step of x; step, which multiplies one. kWide: it only begins to,
+// and the operands are in use until it is waited for. kColumns: the most that the stream kernel takes at once.
 
 struct F32 {
   static constexpr int32_t kType = FTH_F32;
   static constexpr int kImages = 1, kGroups = 0;
-  static constexpr bool kCodes = false, kWide = false;
+  static constexpr bool kCodes = false, kWide = false, kScaled = false;
   using Lora = F32;
 
   template <int N, int Threads>
@@ -115,23 +115,31 @@ __device__ __forceinline__ void load_columns(uint32_t (&b)[4], const unsigned ch
 template <class T, int Size>
 __device__ __forceinline__ T (&four(T (&all)[Size], int i))[4] { return reinterpret_cast<T (&)[4]>(all[i]); }
 
-// Products of the tensor cores that all devices have.
-struct Bf16 {
-  static constexpr int32_t kType = FTH_BF16;
-  static constexpr int kImages = 1, kGroups = 0;
-  static constexpr bool kCodes = false, kWide = false;
-  using Lora = Bf16;
+// x in bf16, 64 k per image.
+template <int Images>
+struct RowsOfBf16 {
+  static constexpr int kImages = Images, kGroups = 0;
+  static constexpr bool kCodes = false;
 
   template <int N, int Threads>
   static __device__ __forceinline__ void load_x(const Operands& to, const Columns& x, int64_t step, int thread) {
 #pragma unroll 4
-    for (int i = thread; i < N * 8; i += Threads) {
-      const int column = i / 8, row = x.row[column];
-      const int64_t k = step * 64 + i % 8 * 8;
+    for (int i = thread; i < Images * N * 8; i += Threads) {
+      const int image = i / (N * 8), column = i / 8 % N, row = x.row[column];
+      const int64_t k = (step * Images + image) * 64 + i % 8 * 8;
       const bool there = row >= 0 && k < x.k;
-      copy16_if(there, chunk_of(to.x, column, i % 8), x.x + (there ? row * x.bytes + k * 2 : 0));
+      copy16_if(there, chunk_of(to.x + image * N * kTileRowBytes, column, i % 8),
+                x.x + (there ? row * x.bytes + k * 2 : 0));
     }
   }
+};
+
+// Products of the tensor cores that all devices have.
+struct Bf16 : RowsOfBf16<1> {
+  static constexpr int32_t kType = FTH_BF16;
+  static constexpr bool kWide = false, kScaled = false;
+  using Lora = Bf16;
+
   template <int N>
   static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
 #pragma unroll
@@ -151,6 +159,7 @@ struct Bf16 {
 // The same on Hopper: the block's four warps multiply together.
 struct Bf16Wide : Bf16 {
   static constexpr bool kWide = true;
+  static constexpr int kColumns = 256;
   using Lora = Bf16Wide;
   template <int N>
   static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
@@ -162,12 +171,73 @@ struct Bf16Wide : Bf16 {
   }
 };
 
+// FP8 weights: products of bf16, in the order in which those with bf16 weights are added, on weights that become bf16 on
+// their way to the registers.
+struct F8 : RowsOfBf16<2> {
+  static constexpr int32_t kType = FTH_F8_E4M3;
+  static constexpr bool kWide = false, kScaled = true;
+  using Lora = Bf16;
+
+  // Fragments of two neighbouring slices of 16 k, from bytes in the order of tiles::f8_byte.
+  static __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned char* image, int chunk) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16;
+    uint32_t codes[4];
+    load_matrix_x4(codes, chunk_of(image, row, chunk + lane / 16));
+#pragma unroll
+    for (int s = 0; s < 2; s++)
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        a[s][r] = lower_codes(codes[2 * s + r]).bits;
+        a[s][r + 2] = upper_codes(codes[2 * s + r]).bits;
+      }
+  }
+  template <int N>
+  static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
+#pragma unroll
+    for (int chunk = 0; chunk < 8; chunk += 2) {
+      uint32_t a[2][4], b[4];
+      load_weights(a, from.w, chunk);
+#pragma unroll
+      for (int i = 0; i < N / 2; i += 4) {
+        load_columns(b, from.x + chunk / 4 * N * kTileRowBytes, i, chunk * 2 % 8);
+        mma_16x8x16(four(acc, i), a[0], b[0], b[1]);
+        mma_16x8x16(four(acc, i), a[1], b[2], b[3]);
+      }
+    }
+  }
+};
+
+// The same on Hopper. The fragments of half a step are made while the other half is multiplied.
+struct F8Wide : F8 {
+  static constexpr bool kWide = true;
+  static constexpr int kColumns = 128;
+  using Lora = Bf16Wide;
+  template <int N>
+  static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
+    uint32_t first[2][2][4], second[2][2][4];
+    begin<N>(acc, first, from, 0);
+    wgmma_wait<1>();  // the second half of the step before, whose registers are free again
+    begin<N>(acc, second, from, 1);
+  }
+  template <int N>
+  static __device__ __forceinline__ void begin(float (&acc)[N / 2], uint32_t (&a)[2][2][4], const Operands& from,
+                                               int half) {
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++) load_weights(a[pair], from.w, half * 4 + pair * 2);
+    wgmma_begin();
+#pragma unroll
+    for (int slice = 0; slice < 4; slice++)
+      wgmma_64xNx16<N>(acc, a[slice / 2][slice % 2], from.x + half * N * kTileRowBytes + slice * 32);
+    wgmma_commit();
+  }
+};
+
 // Weights in codes: exact sums of 32 products, or of 128 where a row of W has one scale. Nibbles: 4-bit codes plus 8.
 template <int32_t Type, class Wide>
 struct Quantised {
   static constexpr int32_t kType = Type;
-  static constexpr bool kCodes = true, kWide = false, kNibbles = Type == FTH_Q4_0, kScaled = Type != FTH_I8;
-  static constexpr int kImages = kNibbles ? 2 : 1, kGroups = kScaled ? kImages * 4 : 0;
+  static constexpr bool kCodes = true, kWide = false, kNibbles = Type == FTH_Q4_0, kScaled = Type == FTH_I8;
+  static constexpr int kImages = kNibbles ? 2 : 1, kGroups = kScaled ? 0 : kImages * 4, kColumns = 64;
   using Lora = Wide;
 
   template <int N, int Threads>
@@ -221,17 +291,17 @@ struct Quantised {
   static __device__ __forceinline__ void step(float (&acc)[N / 2], const Operands& from) {
 #pragma unroll 1
     for (int image = 0; image < kImages; image++) {
-      using Sum = std::conditional_t<kScaled, float, int>;
+      using Sum = std::conditional_t<kScaled, int, float>;
       Sum link[N / 2];  // over 128 k
 #pragma unroll
-      for (int i = 0; i < N / 2; i++) link[i] = kScaled ? 0 : kZero;
+      for (int i = 0; i < N / 2; i++) link[i] = kScaled ? kZero : 0;
 #pragma unroll
       for (int pair = 0; pair < 2; pair++) {
         const int group = image * 4 + pair * 2;
         uint32_t a[2][4], b[4];
         load_weights(a, from.w, group);
         float scale[2][2] = {};  // of the two groups, of the thread's two rows
-        if constexpr (kScaled) {
+        if constexpr (!kScaled) {
 #pragma unroll
           for (int s = 0; s < 2; s++)
 #pragma unroll
@@ -243,7 +313,7 @@ struct Quantised {
           load_columns(b, from.x + image * N * kTileRowBytes, i, pair * 4);
 #pragma unroll
           for (int s = 0; s < 2; s++) {
-            if constexpr (kScaled) {
+            if constexpr (!kScaled) {
               int sum[4] = {kZero, kZero, kZero, kZero};
               mma_16x8x32(sum, a[s], b[2 * s], b[2 * s + 1]);
 #pragma unroll
@@ -257,8 +327,8 @@ struct Quantised {
 #pragma unroll
       for (int i = 0; i < N / 2; i++) {
         float t;
-        if constexpr (kScaled) t = link[i];
-        else t = value(link[i]);
+        if constexpr (kScaled) t = value(link[i]);
+        else t = link[i];
         acc[i] = fmaf(from.x_scales[image * N + column_of(i)], t, acc[i]);
       }
     }

@@ -24,10 +24,10 @@ void start_stream(Batch& batch, const End& end, const Workspace& space, Stream s
   if (rows <= 8) return start_stream<P, 8, 1, Sole>(batch, end, space, stream);
   if (rows <= 16) return start_stream<P, 16, 1, Sole>(batch, end, space, stream);
   if (rows <= 32) return start_stream<P, 32, 1, Sole>(batch, end, space, stream);
-  if constexpr (P::kWide && !Sole) {
+  if constexpr (P::kColumns > 64 && !Sole) {
     // The largest tiles of which there are enough for all multiprocessors.
-    int64_t large = 0, middle = 0;
-    bool direct = true;  // one chain
+    [[maybe_unused]] int64_t large = 0, middle = 0;
+    [[maybe_unused]] bool direct = true;  // one chain
     for (int i = 0; i < batch.count; i++) {
       const Params& p = batch.product[i];
       const int64_t pairs = (p.strips + 1) / 2;
@@ -35,8 +35,9 @@ void start_stream(Batch& batch, const End& end, const Workspace& space, Stream s
       middle += pairs * ((p.a.count + 127) / 128) * p.splits;
       direct = direct && p.splits == 1 && p.d.weight == nullptr;
     }
-    if (rows > 128 && direct && large >= space.multiprocessors)
-      return start_stream<P, 256, 2, false>(batch, end, space, stream);
+    if constexpr (P::kColumns > 128)
+      if (rows > 128 && direct && large >= space.multiprocessors)
+        return start_stream<P, 256, 2, false>(batch, end, space, stream);
     if (rows > 128 && middle >= space.multiprocessors) return start_stream<P, 128, 2, false>(batch, end, space, stream);
     if (rows > 64) return start_stream<P, 128, 1, false>(batch, end, space, stream);
   }
@@ -48,6 +49,7 @@ template <class End>
 void start_stream(Batch& batch, int32_t type, const End& end, const Workspace& space, Stream stream) {
   switch (type) {
     case FTH_BF16: return start_stream<Bf16Wide, false>(batch, end, space, stream);
+    case FTH_F8_E4M3: return start_stream<F8Wide, false>(batch, end, space, stream);
     case FTH_I8: return start_stream<Quantised<FTH_I8, Bf16Wide>, false>(batch, end, space, stream);
     case FTH_Q8_0: return start_stream<Quantised<FTH_Q8_0, Bf16Wide>, false>(batch, end, space, stream);
     default: return start_stream<Quantised<FTH_Q4_0, Bf16Wide>, false>(batch, end, space, stream);

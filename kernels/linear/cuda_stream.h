@@ -431,9 +431,11 @@ struct Multiplier {
 
   template <bool Sole>
   __device__ __forceinline__ void scale(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
-    if constexpr (P::kType == FTH_I8 && !Sole) {
+    if constexpr (P::kScaled && !Sole) {
+      const int64_t strip = item.strip + threadIdx.x / 128;
+      if (strip >= p.strips) return;
       const float* scales = reinterpret_cast<const float*>(static_cast<const unsigned char*>(p.a.weight) +
-                                                           item.strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
+                                                           strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
 #pragma unroll
       for (int i = 0; i < N / 2; i++) z[i] *= scales[strip_row(i)];
     }

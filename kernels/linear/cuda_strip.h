@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4)
       tile.sum(i) = z;
     }
   }
-  if constexpr (P::kType == FTH_I8) {
+  if constexpr (P::kScaled) {
     const float* scales = reinterpret_cast<const float*>(w + p.steps * int64_t(kTileBytes));
 #pragma unroll
     for (int i = 0; i < N / 2; i++) tile.sum(i) *= scales[strip_row(i)];

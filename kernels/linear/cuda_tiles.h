@@ -1,4 +1,4 @@
-// Reading single elements of packed weights.
+// Reading elements of packed weights.
 #pragma once
 #include "cuda/primitives.h"
 #include "tiles.h"
@@ -14,6 +14,15 @@ struct StripRow {
         row(int(glu ? feature % 32 / 8 * 16 + half * 8 + feature % 8 : feature % 64)) {}
 };
 
+// Codes of f8 in bits 8 .. 15 and 24 .. 31, and in 0 .. 7 and 16 .. 23, as bf16. The bits of e4m3 are those of a bf16
+// number 2^-120 times as large, subnormal ones included.
+__device__ __forceinline__ gpu::bf16x2 upper_codes(uint32_t v) {
+  return gpu::times({(v >> 4 & 0x07f007f0) | (v & 0x80008000)}, {0x7b807b80});
+}
+__device__ __forceinline__ gpu::bf16x2 lower_codes(uint32_t v) {
+  return gpu::times({(v << 4 & 0x07f007f0) | (v << 8 & 0x80008000)}, {0x7b807b80});
+}
+
 // W[row][k] of a strip of `steps` steps.
 __device__ inline float weight_at(int32_t type, const unsigned char* strip, int64_t steps, int row, int64_t k) {
   using namespace gpu;
@@ -26,6 +35,10 @@ __device__ inline float weight_at(int32_t type, const unsigned char* strip, int6
     case FTH_I8: {
       const float scale = reinterpret_cast<const float*>(strip + steps * kTileBytes)[row];
       return scale * float(*reinterpret_cast<const int8_t*>(image(k / 128, kTileBytes, k % 128)));
+    }
+    case FTH_F8_E4M3: {
+      const float scale = reinterpret_cast<const float*>(strip + steps * kTileBytes)[row];
+      return scale * low(lower_codes(*image(k / 128, kTileBytes, tiles::f8_byte(k % 128))));
     }
     case FTH_Q8_0: {
       constexpr int64_t kStep = kTileBytes + 512;

@@ -2,6 +2,7 @@
 //
 // Packed weights are panels of 64 output features, each one stream in the order in which a product reads it:
 //   f32   [panel][k][64]            bf16  [panel][k' / 2][64][2],  k' = k rounded up to even; padding is zero.
+//   f8    [panel]{[k' / 2][64][2], fp32 scales [64]}, k' as bf16; codes are read as e4m3 / 256, scales are times 256.
 // The quantised types have k' = k rounded up to 32 and are stored unsigned, w + 128 or w + 8:
 //   i8    [panel]{[k' / 4][64][4], fp32 scales [64]}
 //   q8_0  [panel][k' / 32]{fp16 scales [64], [8][64][4]}
@@ -10,8 +11,9 @@
 // With glu the panels alternate: the gate's features 64p .. 64p+63, then the values' features 64p .. 64p+63.
 //
 // Every output is one chain of fp32 fused multiply-adds over k = 0, 1, 2, ... (pairs of k with the bf16 dot
-// instruction), started at zero. Tiles, panels and blocks of k only decide when a chain advances, so a row's bits do
-// not depend on them. With quantised weights a link of the chain is 128 neighbouring k, of which x is quantised
+// instruction), started at zero. With f8 it is the chain of bf16 weights that are the codes, which the feature's scale
+// multiplies at the end. Tiles, panels and blocks of k only decide when a chain advances, so a row's bits do not depend
+// on them. With quantised weights a link of the chain is 128 neighbouring k, of which x is quantised
 // together (see Codes): z = fma(x scale, t, z), where t is
 //   i8         the integer dot product; z is multiplied by the feature's scale at the end
 //   q8_0 q4_0  a chain over groups of 32, started at zero: t = fma(integer dot product, w scale, t).
@@ -35,6 +37,7 @@ constexpr int64_t panel_bytes(int32_t type, int64_t k) {
   switch (type) {
     case FTH_F32: return k * kPanel * 4;
     case FTH_BF16: return (k + 1) / 2 * kPanel * 4;
+    case FTH_F8_E4M3: return (k + 1) / 2 * kPanel * 2 + kPanel * 4;
     case FTH_I8: return groups * kGroup * kPanel + kPanel * 4;
     case FTH_Q8_0: return groups * kPanel * (2 + kGroup);
     default: return groups * kPanel * (2 + kGroup / 2);
@@ -64,7 +67,7 @@ struct Args {
   int64_t picks_per_row;
   bool glu;             // 2n features: act(z_gate) * z_value
   int32_t activation;   // FTH_IDENTITY ...
-  const void* x;        // rows of fp32, of bf16 (of odd k: a zero behind it), for quantised weights of Codes
+  const void* x;        // rows of fp32; for bf16 and f8 of bf16 (of odd k: a zero behind it); for quantised of Codes
   int64_t x_bytes;      // from row to row of x; all other strides are in elements
   const int32_t* rows;  // the rows to work on, of x and of everything below; null: 0, 1, 2, ...
   int64_t count;        // how many
@@ -94,12 +97,12 @@ using Quantise = void(const float* x, int64_t k, Codes* y, int64_t begin, int64_
 constexpr int64_t kRowChunk = 96;
 
 namespace scalar {
-Panels panels_f32, panels_bf16, panels_quantised;
+Panels panels_f32, panels_bf16, panels_f8, panels_quantised;
 Round round;
 Quantise quantise;
 }  // namespace scalar
 namespace avx2 {
-Panels panels_f32, panels_bf16, panels_quantised;
+Panels panels_f32, panels_bf16, panels_f8, panels_quantised;
 Round round;
 Quantise quantise;
 }  // namespace avx2
@@ -107,7 +110,7 @@ namespace avx2vnni {
 Panels panels_quantised;
 }  // namespace avx2vnni
 namespace avx512 {
-Panels panels_f32, panels_bf16;
+Panels panels_f32, panels_bf16, panels_f8;
 Round round;
 Quantise quantise;
 }  // namespace avx512
@@ -115,7 +118,7 @@ namespace avx512vnni {
 Panels panels_quantised;
 }  // namespace avx512vnni
 namespace avx512bf16 {
-Panels panels_bf16;
+Panels panels_bf16, panels_f8;
 }  // namespace avx512bf16
 
 // Weights of which each row takes those of its depth: D_d x, d = rows[row].depth.
@@ -150,6 +153,7 @@ struct Product {
 // values; else 0) and `padding` more become zero.
 struct Packing {
   int32_t type, source_type;
+  int64_t source_row_bytes;
   int64_t k, first, count, padding;
   int32_t half;
   bool glu;

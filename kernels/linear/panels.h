@@ -1,8 +1,8 @@
 // What the vector kernels share: the walk over panels, blocks of k and rows, and what follows a product. Templates over
 //   V   vectors of a target: Vector of ../simd
 //   T   its register tile: T::run advances the chains of up to T::kRows rows over a block of T::kBlockSteps of a panel
-// Both float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and 256 bytes of a panel.
-// The quantised types have a walk of their own in quantised.h.
+// The float types look alike here: a *step* is 4 bytes of an x row (one fp32 or two bf16) and T::kStepBytes of a panel,
+// 256 or, of f8, 128. The quantised types have a walk of their own in quantised.h.
 #pragma once
 #include "linear.h"
 
@@ -128,7 +128,7 @@ template <class V, bool kWhole>
   }
 }
 
-constexpr int64_t kStepBytes = kPanel * 4;
+constexpr int64_t kStepBytes = kPanel * 4;  // but of f8
 // One register tile: `steps` steps of some rows.
 struct Task {
   const char* x[6];
@@ -140,28 +140,46 @@ struct Task {
   float* z;           // [rows][kPanel]
 };
 
+// Part `share` of the fetching of the next block, if it is not negative: so many lines of every step.
+struct Fetch {
+  int64_t share;
+  int lines;
+};
+
+// A panel's weights as they are stored. Where several tiles read a block, the later ones fetch the next block, so that
+// memory is never idle. A few rows read the weights as one stream, which the processor prefetches best by itself unless
+// the tile passes over the block several times (T::kPasses).
+template <class T>
+struct Stored {
+  static constexpr int64_t kBlockSteps = T::kBlockSteps, kBytes = T::kStepBytes;
+  const char* w;
+
+  const char* block(int64_t begin, int64_t) const { return w + begin * kBytes; }
+  static Fetch fetch(int64_t tile, int64_t tiles, int64_t size) {
+    constexpr int kLines = kBytes / 64;
+    if (tiles < 3) return {tile, T::kPasses && size > 1 ? kLines : 0};
+    return {tile - 1, tiles > kLines ? 1 : kLines / 2};
+  }
+};
+
 // All chains of `rows` rows over a panel into z; done(first, size) follows the last block of each tile, so that what it
-// does overlaps the next tile. Where several tiles read a block, the later ones fetch the next block, so that memory is
-// never idle. A few rows read the weights as one stream, which the processor prefetches best by itself unless the tile
-// passes over the block several times (T::kPasses).
-template <class T, class Done>
-void product(const char* const* x, int64_t rows, const char* w, int64_t steps, float* z, Done done) {
-  const int64_t blocks = (steps + T::kBlockSteps - 1) / T::kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
+// does overlaps the next tile.
+template <class T, class W, class Done>
+void product(const char* const* x, int64_t rows, const W& weights, int64_t steps, float* z, Done done) {
+  const int64_t blocks = (steps + W::kBlockSteps - 1) / W::kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
+    const char* w = weights.block(begin, end);
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
       Task task{};
       for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + begin * 4;
-      task.w = w + begin * kStepBytes;
+      task.w = w;
       task.steps = end - begin;
       task.fresh = block == 0;
-      // Which tiles share in it, and how many of the 4 lines of a step each of them fetches.
-      const bool few = tiles < 3;
-      const int lines = few ? (T::kPasses && size > 1 ? 4 : 0) : tiles < 5 ? 2 : 1;
-      const int64_t share = few ? tile : tile - 1;
-      task.fetch_lines = share >= 0 && (share + 1) * lines <= 4 ? lines : 0;
-      task.fetch = w + end * kStepBytes + share * lines * 64 * task.steps;
+      const Fetch fetch = W::fetch(tile, tiles, size);
+      task.fetch_lines = fetch.share >= 0 && (fetch.share + 1) * fetch.lines <= W::kBytes / 64 ? fetch.lines : 0;
+      task.fetch = weights.w + end * W::kBytes + fetch.share * fetch.lines * 64 * task.steps;
       task.z = z + first * kPanel;
       T::run(int(size), task);
       if (block + 1 == blocks) done(first, size);
@@ -204,7 +222,37 @@ struct Steps {
   static const float* scales(const char*, int64_t) { return nullptr; }
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
-    fth::linear::product<T>(x, rows, w, steps(k), z, done);
+    fth::linear::product<T>(x, rows, Stored<T>{w}, steps(k), z, done);
+  }
+};
+
+// Panels of f8. E: its register tile, for few rows. More have a block decoded once, E::decode, and read it as bf16 with
+// the tile T.
+template <class E, class T>
+struct EightBits {
+  static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(FTH_F8_E4M3, k); }
+  static const float* scales(const char* w, int64_t k) {
+    return reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
+  }
+
+  struct Decoded {
+    static constexpr int64_t kBlockSteps = 128, kBytes = E::kStepBytes;  // 32 KiB: it stays in the L1 cache
+    const char* w;
+    char* room;
+
+    const char* block(int64_t begin, int64_t end) const {
+      E::decode(w + begin * kBytes, end - begin, room);
+      return room;
+    }
+    static Fetch fetch(int64_t tile, int64_t tiles, int64_t) { return {tile, tiles > 1 ? 1 : 2}; }
+  };
+
+  template <class Done>
+  static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
+    const int64_t steps = (k + 1) / 2;
+    if (rows <= E::kRows) return fth::linear::product<E>(x, rows, Stored<E>{w}, steps, z, done);
+    alignas(64) char room[Decoded::kBlockSteps * T::kStepBytes];
+    fth::linear::product<T>(x, rows, Decoded{w, room}, steps, z, done);
   }
 };
 

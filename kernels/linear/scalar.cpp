@@ -26,6 +26,18 @@ struct Bf16 {
   static constexpr int32_t kType = FTH_BF16;
 };
 
+struct F8 {
+  static float product(const char* w, int64_t column, const void* x, int64_t k) {
+    const uint8_t* code = reinterpret_cast<const uint8_t*>(w);
+    float z = 0;
+    for (int64_t i = 0; i < k; i++)
+      z += float_of_f16(f16_of_e4m3(code[(i / 2 * kPanel + column) * 2 + i % 2])) *
+           float_of_bf16(static_cast<const uint16_t*>(x)[i]);
+    return z * reinterpret_cast<const float*>(w + panel_bytes(kType, k))[column - kPanel];
+  }
+  static constexpr int32_t kType = FTH_F8_E4M3;
+};
+
 // Dot product of a group's stored weights, their offset taken out, with 32 codes.
 int32_t dot_bytes(const uint8_t* w, int64_t column, const int8_t* code) {
   int32_t sum = 0;
@@ -118,6 +130,9 @@ void panels_f32(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t r
 }
 void panels_bf16(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   panels<Bf16>(a, panel_begin, panel_end, row_begin, row_end);
+}
+void panels_f8(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
+  panels<F8>(a, panel_begin, panel_end, row_begin, row_end);
 }
 void panels_quantised(const Args& a, int64_t panel_begin, int64_t panel_end, int64_t row_begin, int64_t row_end) {
   switch (a.type) {

@@ -233,6 +233,7 @@ void start(const TaskList& list, int32_t weight_type, const Task* tasks, unsigne
   using namespace linear;
   switch (weight_type) {
     case FTH_BF16: return start<Bf16Wide, KV>(list, tasks, counters, multiprocessors, stream);
+    case FTH_F8_E4M3: return start<F8Wide, KV>(list, tasks, counters, multiprocessors, stream);
     case FTH_I8: return start<Quantised<FTH_I8, Bf16Wide>, KV>(list, tasks, counters, multiprocessors, stream);
     case FTH_Q8_0: return start<Quantised<FTH_Q8_0, Bf16Wide>, KV>(list, tasks, counters, multiprocessors, stream);
     default: return start<Quantised<FTH_Q4_0, Bf16Wide>, KV>(list, tasks, counters, multiprocessors, stream);

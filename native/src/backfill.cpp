@@ -92,7 +92,7 @@ bool pack_folded(fth_context* ctx, const Product& product, int64_t target, bool 
       const int64_t from = product.source_row(begin + r, v);
       for (run = 1; r + run < rows && product.source_row(begin + r + run, v) == from + run;) run++;
       const char* source = static_cast<const char*>(s.w) + from * in * fth::element_bytes(s.type);
-      fth::convert(s.type, fth::host_source(ctx, source, fth::source_bytes(s.type, run * in), scratch + at.raw),
+      fth::convert(s.type, fth::host_source(ctx, source, run * fth::source_bytes(s.type, in), scratch + at.raw),
                    run * in, 1.f, folded + r * in);
     }
     for (int64_t r = 0; r < rows; r++) {

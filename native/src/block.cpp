@@ -137,9 +137,9 @@ struct StepScratch {
              lora_of(layout, plan.cross_q, count), lora_of(layout, plan.cross_o, count),
              lora_of(layout, plan.mlp_in, count),  lora_of(layout, plan.down, count)} {}
 
-  // Bytes of a row that attention or the MLP's first half leaves for the next product: bf16 weights' in bf16.
+  // Bytes of a row that attention or the MLP's first half leaves for the next product: in bf16 if that reads it so.
   static int64_t stored_bytes(const fth_block_shape& s, int64_t width) {
-    return x_bytes(width, s.weight_type == FTH_BF16 ? FTH_BF16 : FTH_F32);
+    return x_bytes(width, reads_bf16(s.weight_type) ? FTH_BF16 : FTH_F32);
   }
   // Only codes are made of what is wider than the hidden state.
   static int64_t widest(const BlockPlan& plan) {
@@ -157,15 +157,15 @@ struct StepScratch {
   }
 };
 
-// One pass whose arguments are checked. Activations that enter a product with bf16 weights are stored in
-// bf16 by whoever makes them; codes for quantised weights are made from fp32.
+// One pass whose arguments are checked. Activations that a product reads in bf16 are stored in bf16 by whoever makes
+// them; codes for quantised weights are made from fp32.
 class Step {
  public:
   Step(fth_context* ctx, const fth_block_shape& shape, const BlockPlan& plan, const StepRows& rows, const char* weights,
        const kv::Pool& pool, const int32_t* entry_position, float* hidden, const StepScratch& at, char* scratch)
       : ctx_(ctx), s_(shape), plan_(plan), step_(rows), count_(rows.count), weights_(weights), pool_(pool),
         entry_position_(entry_position), hidden_(hidden), at_(at), scratch_(scratch),
-        bf16_(shape.weight_type == FTH_BF16) {
+        bf16_(reads_bf16(shape.weight_type)) {
     if (shape.rope_style != FTH_ROPE_NONE && shape.rotary_dim > 0)
       rope_table(ctx, count_, step_.rows, reinterpret_cast<const float*>(weights + plan.frequency), shape.rotary_dim,
                  temporary<float>(at.rope));
@@ -450,7 +450,7 @@ Target target_of(const BlockPlan& plan, const fth_block_shape& s, int32_t part) 
 bool pack_lora_b(fth_context* ctx, const Target& t, float scale, int32_t type, const void* source, void* packed) {
   const LoraShape& lora = t.part->lora_shape;
   if (t.rank == lora.rank) return pack_rows(ctx, lora.b(), t.first, t.rows, scale, type, source, packed);
-  const int64_t narrow_bytes = source_bytes(type, t.rows * t.rank);
+  const int64_t narrow_bytes = t.rows * source_bytes(type, t.rank);
   Layout layout;
   const size_t wide_at = layout.add<float>(t.rows * lora.rank), narrow_at = layout.add<char>(narrow_bytes);
   char* scratch = ctx->reserve(layout.bytes());
@@ -492,7 +492,7 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
   const bool weight = linear && kind == FTH_WEIGHT;
   if (!weight) check.range("source_type", source_type, FTH_F32, FTH_F16);
   check.finite("scale", scale);
-  check.pointer("source", source, fth::alignment(source_type));
+  check.pointer("source", source, fth::source_alignment(source_type));
   check.pointer("weights", weights, fth::BlockPlan::alignment(ctx));
   if (!check.ok()) return check.status();
   const bool lora = kind >= FTH_LORA_A;
@@ -523,7 +523,9 @@ fth_status fth_block_pack(fth_context* ctx, const fth_block_shape* shape, int32_
                            : kind == FTH_BIAS          ? t.rows
                            : kind == FTH_LORA_A        ? t.rank * t.part->shape.in
                                                        : t.rows * t.rank;
-  check.disjoint("source", source, fth::source_bytes(source_type, elements), "weights", weights, plan.bytes);
+  const int64_t source_bytes = weight ? t.rows * fth::source_bytes(source_type, t.part->shape.in)
+                                      : fth::source_bytes(source_type, elements);
+  check.disjoint("source", source, source_bytes, "weights", weights, plan.bytes);
   if (!check.on_device({{"weights", weights}})) return check.status();
 
   char* base = static_cast<char*>(weights);

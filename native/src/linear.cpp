@@ -207,6 +207,10 @@ linear::Panels* panels_kernel(const fth_context* ctx, int32_t weight_type) {
     if (ctx->info.bf16_dot) return avx512bf16::panels_bf16;
     return for_isa(ctx, scalar::panels_bf16, avx2::panels_bf16, avx512::panels_bf16);
   }
+  if (weight_type == FTH_F8_E4M3) {
+    if (ctx->info.bf16_dot) return avx512bf16::panels_f8;
+    return for_isa(ctx, scalar::panels_f8, avx2::panels_f8, avx512::panels_f8);
+  }
   if (ctx->info.int8_dot)
     return for_isa(ctx, scalar::panels_quantised, avx2vnni::panels_quantised, avx512vnni::panels_quantised);
   return for_isa(ctx, scalar::panels_quantised, avx2::panels_quantised, avx2::panels_quantised);
@@ -266,9 +270,9 @@ fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int6
   check.range("first", first, 0, weight.rows());
   check.range("count", count, 0, weight.rows() - first);
   if (!check.ok()) return check.status();
-  check.pointer("source", source, fth::alignment(source_type), count > 0);
+  check.pointer("source", source, fth::source_alignment(source_type), count > 0);
   check.pointer("packed", packed, weight.alignment(), count > 0);
-  check.disjoint("source", source, fth::source_bytes(source_type, count * weight.in), "packed", packed,
+  check.disjoint("source", source, count * fth::source_bytes(source_type, weight.in), "packed", packed,
                  weight.bytes());
   check.on_device({{"packed", packed}});
   if (!check.ok()) return check.status();
@@ -297,8 +301,8 @@ fth_status fth_lora_pack(fth_context* ctx, const fth_linear_shape* shape, int32_
   check.pointer("a", a, fth::alignment(source_type));
   check.pointer("b", b, fth::alignment(source_type));
   check.pointer("packed", packed, lora.a().alignment());
-  check.disjoint("a", a, fth::source_bytes(source_type, lora.rank * lora.in), "packed", packed, lora.bytes());
-  check.disjoint("b", b, fth::source_bytes(source_type, lora.w_rows * lora.rank), "packed", packed, lora.bytes());
+  check.disjoint("a", a, lora.rank * fth::source_bytes(source_type, lora.in), "packed", packed, lora.bytes());
+  check.disjoint("b", b, lora.w_rows * fth::source_bytes(source_type, lora.rank), "packed", packed, lora.bytes());
   check.on_device({{"packed", packed}});
   if (!check.ok()) return check.status();
   char* bytes = static_cast<char*>(packed);

@@ -8,21 +8,26 @@
 namespace fth {
 
 inline int64_t element_bytes(int32_t type) { return type == FTH_F32 ? 4 : 2; }
-inline bool quantised(int32_t type) { return type >= FTH_I8; }
+// Products with such weights read x in codes; with bf16 and f8 they read it in bf16.
+inline bool quantised(int32_t type) { return type == FTH_I8 || type == FTH_Q8_0 || type == FTH_Q4_0; }
+inline bool reads_bf16(int32_t type) { return type == FTH_BF16 || type == FTH_F8_E4M3; }
 // Source types that come in blocks of 32, which rows must be a multiple of.
 inline bool in_blocks(int32_t type) { return type == FTH_Q8_0 || type == FTH_Q4_0; }
-// Bytes of a checkpoint's tensor, and the alignment that it and the CPU's packed weights need.
-inline int64_t source_bytes(int32_t type, int64_t elements) {
-  return in_blocks(type) ? elements / 32 * (type == FTH_Q8_0 ? 34 : 18) : elements * element_bytes(type);
+// Bytes of a row of a checkpoint's tensor (rows of f8 begin with their scale), and the alignment that the CPU's packed
+// weights and the tensor need.
+inline int64_t source_bytes(int32_t type, int64_t columns) {
+  if (type == FTH_F8_E4M3) return 4 + columns;
+  return in_blocks(type) ? columns / 32 * (type == FTH_Q8_0 ? 34 : 18) : columns * element_bytes(type);
 }
-inline size_t alignment(int32_t type) { return type == FTH_F32 || type == FTH_I8 ? 4 : 2; }
+inline size_t alignment(int32_t type) { return type == FTH_F32 || type == FTH_I8 || type == FTH_F8_E4M3 ? 4 : 2; }
+inline size_t source_alignment(int32_t type) { return type == FTH_F8_E4M3 ? 1 : alignment(type); }
 
 // Bytes from row to row of a contiguous x as weights of `type` read it. On a device rows of bf16 are zero up to there.
 inline int64_t x_bytes(int64_t in, int32_t type) {
   if (quantised(type)) return ceil_div(in, linear::Codes::kSize) * int64_t(sizeof(linear::Codes));
-  return type == FTH_BF16 ? round_up(in, 8) * 2 : in * 4;
+  return reads_bf16(type) ? round_up(in, 8) * 2 : in * 4;
 }
-// LoRA pairs of quantised weights are bf16.
+// LoRA pairs are fp32 with fp32 weights, else bf16.
 inline int32_t lora_type(int32_t weight_type) { return weight_type == FTH_F32 ? FTH_F32 : FTH_BF16; }
 
 // One weight matrix, [out, in], or [2 out, in] with glu. Packed in panels (linear/linear.h), or in strips

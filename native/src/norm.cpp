@@ -13,7 +13,7 @@ Input product_input(fth_context* ctx, const norm::Args& args, bool with_norm, in
                     const InputScratch& at, char* scratch) {
   if (!with_norm) return input_of(ctx, args.x, args.width, weight_type, count, at, scratch);
   norm::Args to = args;
-  if (weight_type == FTH_BF16) {
+  if (reads_bf16(weight_type)) {
     to.y_bf16 = reinterpret_cast<uint16_t*>(scratch + at.x);
     to.stride_bf16 = x_bytes(args.width, FTH_BF16) / 2;
     run_norm(ctx, to, count);

@@ -10,6 +10,11 @@ namespace {
 using linear::kGroup;
 using linear::kPanel;
 
+// Row `row` of a source with rows of `columns`. What follows takes a row.
+const void* source_row(int32_t type, const void* source, int64_t row, int64_t columns) {
+  return static_cast<const char*>(source) + row * source_bytes(type, columns);
+}
+
 // A block of a Q8_0 or Q4_0 source.
 struct Block {
   uint16_t d;
@@ -25,12 +30,25 @@ struct Block {
   }
 };
 
+// A row of an F8_E4M3 source.
+struct F8Row {
+  float scale;
+  const uint8_t* code;
+  explicit F8Row(const void* row) : code(static_cast<const uint8_t*>(row) + sizeof scale) {
+    memcpy(&scale, row, sizeof scale);
+  }
+  float value(int64_t i) const {
+    return is_nan_e4m3(code[i]) ? NAN : scale * (256 * float_of_f16(f16_of_e4m3(code[i])));
+  }
+};
+
 float load(int32_t type, const void* source, int64_t i) {
   if (type == FTH_F32) return static_cast<const float*>(source)[i];
   if (in_blocks(type)) {
     const Block block(type, source, i / kGroup);
     return float_of_f16(block.d) * float(block.code(type, i % kGroup));
   }
+  if (type == FTH_F8_E4M3) return F8Row(source).value(i);
   const uint16_t bits = static_cast<const uint16_t*>(source)[i];
   return type == FTH_BF16 ? float_of_bf16(bits) : float_of_f16(bits);
 }
@@ -51,6 +69,7 @@ uint16_t f16_of_float(float x) {
 int64_t float_index(int32_t type, int64_t column, int64_t i) {
   return type == FTH_F32 ? i * kPanel + column : (i / 2 * kPanel + column) * 2 + i % 2;
 }
+int64_t f8_index(int64_t column, int64_t i) { return float_index(FTH_BF16, column, i); }
 
 void store(int32_t type, void* panel, int64_t column, int64_t i, float value) {
   const int64_t at = float_index(type, column, i);
@@ -120,29 +139,35 @@ void quantise_group(int32_t type, const float* v, Column& to, int64_t group) {
                                                      : rounded(v[i] * inverse + 8.5f, 0, 15) - 8);
 }
 
-// Row `row` of the source into a column, or zeros if it is negative.
-void pack_codes(const WeightShape& shape, Column to, int64_t row, float scale, int32_t source_type,
-                const void* source) {
+// The largest of n magnitudes; `finite`: whether all are.
+template <class F>
+float largest_of(int64_t n, bool& finite, F value) {
+  float most = 0;
+  finite = true;
+  for (int64_t i = 0; i < n; i++) {
+    const float size = fabsf(value(i));
+    if (size > most) most = size;
+    finite &= isfinite(size) != 0;
+  }
+  return most;
+}
+
+// A row of the source into a column; null: zeros.
+void pack_codes(const WeightShape& shape, Column to, const void* row, float scale, int32_t source_type) {
   const auto value = [&](int64_t i) {
-    return row < 0 || i >= shape.in ? 0.f : load(source_type, source, row * shape.in + i) * scale;
+    return row == nullptr || i >= shape.in ? 0.f : load(source_type, row, i) * scale;
   };
   if (shape.type == FTH_I8) {
-    float most = 0;
-    bool finite = true;
-    for (int64_t i = 0; i < shape.in; i++) {
-      const float size = fabsf(value(i));
-      if (size > most) most = size;
-      finite &= isfinite(size) != 0;
-    }
-    const float d = most / 127, inverse = d == 0 ? 0 : 127 / most;
+    bool finite;
+    const float most = largest_of(shape.in, finite, value), d = most / 127, inverse = d == 0 ? 0 : 127 / most;
     *to.feature_scale() = finite ? d : NAN;
     for (int64_t i = 0; i < to.groups() * kGroup; i++)
       to.set_code(i, rounded(nearbyintf(value(i) * inverse), -127, 127));
     return;
   }
   for (int64_t group = 0; group < to.groups(); group++) {
-    if (row >= 0 && source_type == shape.type && scale == 1) {  // the same codes
-      const Block block(source_type, source, row * to.groups() + group);
+    if (row != nullptr && source_type == shape.type && scale == 1) {  // the same codes
+      const Block block(source_type, row, group);
       *to.group_scale(group) = block.d;
       for (int64_t i = 0; i < kGroup; i++) to.set_code(group * kGroup + i, block.code(source_type, i));
       continue;
@@ -153,20 +178,46 @@ void pack_codes(const WeightShape& shape, Column to, int64_t row, float scale, i
   }
 }
 
+// The same into a column of f8: codes as they are if the source has them.
+void pack_f8(const WeightShape& shape, void* panel, int64_t column, const void* row, float scale,
+             int32_t source_type) {
+  uint8_t* const codes = static_cast<uint8_t*>(panel);
+  float& feature_scale = reinterpret_cast<float*>(codes + shape.panel_bytes())[column - kPanel];
+  const auto put = [&](auto code) {
+    for (int64_t i = 0; i < round_up(shape.in, 2); i++)
+      codes[f8_index(column, i)] = row == nullptr || i >= shape.in ? 0 : code(i);
+  };
+  if (row != nullptr && source_type == FTH_F8_E4M3) {
+    const F8Row from(row);
+    bool number = true;
+    put([&](int64_t i) {
+      number &= !is_nan_e4m3(from.code[i]);
+      return from.code[i];
+    });
+    feature_scale = number ? from.scale * scale * 256 : NAN;
+    return;
+  }
+  const auto value = [&](int64_t i) { return row == nullptr ? 0.f : load(source_type, row, i) * scale; };
+  bool finite;
+  const float most = largest_of(shape.in, finite, value), inverse = most == 0 ? 0 : 448 / most;
+  feature_scale = finite ? most / 448 * 256 : NAN;
+  put([&](int64_t i) { return e4m3_of_float(value(i) * inverse); });
+}
+
 // ---- devices -------------------------------------------------------------------------------------------------------
 
-// body(source, row, rows) for all rows of a source of `elements`, as the device reaches it: as it is, or copied there
-// in pieces. The last row may be shorter than `columns`.
+// body(source, row, rows) for all rows of a source of `bytes`, as the device reaches it: as it is, or copied there in
+// pieces. The last row may be shorter than `row_bytes`.
 template <class F>
-bool in_pieces(fth_context* ctx, int32_t type, const void* source, int64_t elements, int64_t columns, F body) {
-  const int64_t rows = ceil_div(elements, columns), bytes = source_bytes(type, elements);
+bool in_pieces(fth_context* ctx, const void* source, int64_t bytes, int64_t row_bytes, F body) {
+  const int64_t rows = ceil_div(bytes, row_bytes);
   if (rows == 0) return true;
   if (gpu::reach(source) != gpu::Reach::host) {  // ordinary memory may be gone before the kernels run
     body(source, int64_t(0), rows);
     return true;
   }
   constexpr int64_t kPiece = 16 << 20;
-  const int64_t row_bytes = source_bytes(type, columns), fit = kPiece / row_bytes;
+  const int64_t fit = kPiece / row_bytes;
   const int64_t most = fit < 1 ? 1 : fit < rows ? fit : rows;
   char* piece = ctx->reserve_device(size_t(most * row_bytes));
   if (piece == nullptr) return false;
@@ -188,8 +239,9 @@ bool enqueue_packing(fth_context* ctx, const WeightShape& shape, int64_t first, 
   p.glu = shape.glu;
   p.scale = scale;
   p.packed = packed;
-  const int64_t elements = count * shape.in;
-  return in_pieces(ctx, source_type, source, elements, shape.in, [&](const void* piece, int64_t row, int64_t rows) {
+  const int64_t row_bytes = source_bytes(source_type, shape.in);
+  p.source_row_bytes = row_bytes;
+  return in_pieces(ctx, source, count * row_bytes, row_bytes, [&](const void* piece, int64_t row, int64_t rows) {
     for (int32_t half = 0; half < (shape.glu ? 2 : 1); half++) {
       const int64_t begin = first + row - half * shape.out, end = begin + rows;
       p.half = half;
@@ -199,7 +251,7 @@ bool enqueue_packing(fth_context* ctx, const WeightShape& shape, int64_t first, 
       // Whoever packs the last row zeroes those behind it.
       const int64_t features = linear::tiles::features(shape.glu);
       p.padding = p.first + p.count == shape.out ? round_up(shape.out, features) - shape.out : 0;
-      p.source = static_cast<const char*>(piece) + source_bytes(source_type, (p.first - begin) * shape.in);
+      p.source = source_row(source_type, piece, p.first - begin, shape.in);
       linear::cuda::pack(p, ctx->device->stream());
     }
   });
@@ -208,13 +260,14 @@ bool enqueue_packing(fth_context* ctx, const WeightShape& shape, int64_t first, 
 }  // namespace
 
 bool check_weight_type(Check& check, int32_t type, const char* name) {
-  return check.that(type >= FTH_F32 && type <= FTH_Q4_0 && type != FTH_F16,
-                    "%s must be FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0 or FTH_Q4_0, got %d", name, type);
+  return check.that(type >= FTH_F32 && type <= FTH_F8_E4M3 && type != FTH_F16,
+                    "%s must be FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0, FTH_Q4_0 or FTH_F8_E4M3, got %d", name, type);
 }
 
 bool check_source(Check& check, int32_t type, int64_t columns) {
-  return check.that(type >= FTH_F32 && type <= FTH_Q4_0 && type != FTH_I8,
-                    "source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0 or FTH_Q4_0, got %d", type) &&
+  return check.that(type >= FTH_F32 && type <= FTH_F8_E4M3 && type != FTH_I8,
+                    "source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0, FTH_Q4_0 or FTH_F8_E4M3, got %d",
+                    type) &&
          check.that(!in_blocks(type) || columns % kGroup == 0,
                     "source_type %d comes in blocks of 32, its rows must be a multiple of that long, got %lld", type,
                     (long long)columns);
@@ -235,22 +288,27 @@ bool pack_rows(fth_context* ctx, const WeightShape& shape, int64_t first, int64_
       if (begin >= end) continue;
       const int64_t padded = end == columns ? kPanel : end;  // whoever packs the last column zeroes those behind it
       const auto row_of = [&](int64_t column) {
-        return column >= columns ? -1 : half + first_of_panel + column - first;
+        const int64_t row = half + first_of_panel + column - first;
+        return column >= columns ? nullptr : source_row(source_type, source, row, shape.in);
       };
       void* panel = static_cast<char*>(packed) + p * shape.panel_bytes();
-      if (quantised(shape.type)) {
-        for (int64_t column = begin; column < padded; column++)
-          pack_codes(shape, Column(shape, panel, column), row_of(column), scale, source_type, source);
+      if (quantised(shape.type) || shape.type == FTH_F8_E4M3) {
+        for (int64_t column = begin; column < padded; column++) {
+          const void* row = row_of(column);
+          if (quantised(shape.type)) pack_codes(shape, Column(shape, panel, column), row, scale, source_type);
+          else pack_f8(shape, panel, column, row, scale, source_type);
+        }
         continue;
       }
       const int64_t stored = shape.type == FTH_BF16 ? round_up(shape.in, 2) : shape.in;
       for (int64_t block = 0; block < stored; block += kBlock)
-        for (int64_t column = begin; column < padded; column++)
+        for (int64_t column = begin; column < padded; column++) {
+          const void* row = row_of(column);
           for (int64_t i = block; i < block + kBlock && i < stored; i++) {
-            const int64_t row = row_of(column);
-            const bool padding = row < 0 || i >= shape.in;
-            store(shape.type, panel, column, i, padding ? 0 : load(source_type, source, row * shape.in + i) * scale);
+            const bool padding = row == nullptr || i >= shape.in;
+            store(shape.type, panel, column, i, padding ? 0 : load(source_type, row, i) * scale);
           }
+        }
     }
   });
   return true;
@@ -263,6 +321,12 @@ void packed_row(const WeightShape& shape, const void* packed, int64_t row, float
   if (quantised(shape.type)) {
     const Column column(shape, panel, j % kPanel);
     for (int64_t i = 0; i < shape.in; i++) out[i] = column.scale(i) * float(column.code(i));
+    return;
+  }
+  if (shape.type == FTH_F8_E4M3) {
+    const uint8_t* codes = reinterpret_cast<const uint8_t*>(panel);
+    const float scale = reinterpret_cast<const float*>(panel + shape.panel_bytes())[j % kPanel - kPanel];
+    for (int64_t i = 0; i < shape.in; i++) out[i] = scale * float_of_f16(f16_of_e4m3(codes[f8_index(j % kPanel, i)]));
     return;
   }
   // Four bytes of every line that a column passes: a pattern that the processor does not follow beyond a page.
@@ -294,7 +358,8 @@ bool convert(fth_context* ctx, int32_t source_type, const void* source, int64_t 
     convert(source_type, source, count, scale, out);
     return true;
   }
-  return in_pieces(ctx, source_type, source, count, kGroup, [&](const void* piece, int64_t group, int64_t groups) {
+  const int64_t bytes = source_bytes(source_type, count), group_bytes = source_bytes(source_type, kGroup);
+  return in_pieces(ctx, source, bytes, group_bytes, [&](const void* piece, int64_t group, int64_t groups) {
     const int64_t begin = group * kGroup, elements = groups * kGroup < count - begin ? groups * kGroup : count - begin;
     linear::cuda::convert(source_type, piece, elements, scale, out + begin, ctx->device->stream());
   });

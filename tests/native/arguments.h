@@ -214,9 +214,9 @@ class Arguments {
   }
   void weight_type(const char* name, int32_t& where) {
     char sentence[160];
-    for (int32_t value : {-1, int32_t(FTH_F16), FTH_Q4_0 + 1}) {
-      snprintf(sentence, sizeof sentence, "%s must be FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0 or FTH_Q4_0, got %d", name,
-               value);
+    for (int32_t value : {-1, int32_t(FTH_F16), FTH_F8_E4M3 + 1}) {
+      snprintf(sentence, sizeof sentence,
+               "%s must be FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0, FTH_Q4_0 or FTH_F8_E4M3, got %d", name, value);
       refused(sentence, where, value);
     }
   }

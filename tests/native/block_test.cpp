@@ -353,11 +353,12 @@ fth_status run(fth_context* ctx, const Block& block, const Scene& scene, int64_t
 // sub-layers; norms, residuals and activations carry them on at their size.
 double standard_error(const fth_block_shape& s) {
   const int longest = std::max({s.hidden_size, s.intermediate_size, s.heads * s.head_dim});
-  const bool bf16 = s.weight_type == FTH_BF16 || s.kv_type == FTH_BF16;
+  const bool bf16 = s.weight_type == FTH_BF16 || s.weight_type == FTH_F8_E4M3 || s.kv_type == FTH_BF16;
+  const bool codes = s.weight_type == FTH_I8 || s.weight_type == FTH_Q8_0 || s.weight_type == FTH_Q4_0;
   // In codes an input has an error of +- 1/254 of the largest among 128, about three deviations; so have int8 K,V.
-  const double product = s.weight_type >= FTH_I8 || s.kv_type == FTH_I8 ? 3 / (127 * sqrt(12))
-                         : bf16                                         ? 0x1p-9 / sqrt(6)
-                                                                        : 0x1p-24 * sqrt(longest / 6.);
+  const double product = codes || s.kv_type == FTH_I8 ? 3 / (127 * sqrt(12))
+                         : bf16                       ? 0x1p-9 / sqrt(6)
+                                                      : 0x1p-24 * sqrt(longest / 6.);
   return product * sqrt(3. * (s.cross ? 3 : 2) * s.layers);
 }
 
@@ -454,7 +455,7 @@ TEST(matches_the_layer_formula) {
     compare(isa, s);
     s.kv_type = FTH_I8;
     compare(isa, s);
-    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0}) {
+    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0, FTH_F8_E4M3}) {
       s.weight_type = type;
       compare(isa, s);
     }
@@ -506,12 +507,12 @@ TEST(cross_attention_and_relative_bias_match_the_formula) {
 // Prefill in one call, token by token, and with one or four workers: the same bits, and the same bits in the pool.
 TEST(bits_do_not_depend_on_company_or_workers) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
-    for (int32_t kind = 0; kind < 12; kind++) {
-      if (test::kCuda && (kind + kind / 6) % 2 == 1) continue;  // every type, of one shape or the other
-      const int32_t type = kTypes[kind % 6 % 5];
-      fth_block_shape s = kind < 6 ? small() : t5();
+    for (int32_t kind = 0; kind < 14; kind++) {
+      if (test::kCuda && (kind % 7 + kind / 7) % 2 == 1) continue;  // every type, of one shape or the other
+      const int32_t type = kTypes[kind % 7 % 6];
+      fth_block_shape s = kind < 7 ? small() : t5();
       s.weight_type = type;
-      s.kv_type = kind % 6 == 5 ? FTH_I8 : type == FTH_F32 ? FTH_F32 : FTH_BF16;
+      s.kv_type = kind % 7 == 6 ? FTH_I8 : type == FTH_F32 ? FTH_F32 : FTH_BF16;
       s.lora_rank[FTH_Q] = s.lora_rank[FTH_DOWN] = 3;
       test::Context one(isa, 1), four(isa, 4);
       Block block(one, s, 5);
@@ -740,8 +741,9 @@ TEST(packing_keeps_to_its_arguments) {
           a.refusals();
           a.finite("scale", scale);
           if (part <= FTH_DOWN && kind == FTH_WEIGHT) {
-            for (int32_t bad : {-1, int32_t(FTH_I8), FTH_Q4_0 + 1})
-              a.refused("source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0 or FTH_Q4_0, got", source_type, bad);
+            for (int32_t bad : {-1, int32_t(FTH_I8), FTH_F8_E4M3 + 1})
+              a.refused("source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0, FTH_Q4_0 or FTH_F8_E4M3, got",
+                        source_type, bad);
           } else {
             a.range("source_type", source_type, 0, 2);
           }

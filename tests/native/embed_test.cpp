@@ -44,7 +44,7 @@ static void compare(int32_t isa, int32_t type, int32_t vocab, int32_t width, boo
 // Rows of a quantised LM head, exact: code times scale is rounded once, and once more times the embedding's.
 TEST(matches_a_quantised_head) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
-    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0})
+    for (int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0, FTH_F8_E4M3})
       for (int32_t width : {1, 33, 160}) {
         test::Context ctx(isa);
         test::Random random(uint64_t(type + width));

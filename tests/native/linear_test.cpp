@@ -391,6 +391,137 @@ TEST(packs_blocks) {
       }
 }
 
+// Rows of W as a checkpoint has them in FP8: scales of many sizes, all codes that are numbers. `value`: without scales.
+struct F8Source {
+  int32_t in, out;
+  Guarded<float> scale, value;
+  Guarded<uint8_t> rows;
+  F8Source(int32_t in, int32_t out, uint64_t seed)
+      : in(in), out(out), scale(out), value(int64_t(in) * out), rows(int64_t(4 + in) * out) {
+    test::Random random(seed);
+    for (int32_t j = 0; j < out; j++) {
+      scale[j] = ldexpf(float(1 + random.below(1 << 20)), int(random.below(30)) - 40);
+      for (int32_t i = 0; i < in; i++) set(j, i, uint8_t(random.below(127) | random.below(2) << 7));
+      memcpy(row(j), scale + j, 4);
+    }
+  }
+  uint8_t* row(int64_t j) { return rows + j * (4 + in); }
+  void set(int64_t j, int64_t i, uint8_t code) {
+    const int exponent = code >> 3 & 15, mantissa = code & 7;
+    const double size = exponent == 0 ? ldexp(mantissa, -9) : ldexp(8 + mantissa, exponent - 10);
+    row(j)[4 + i] = code;
+    value[j * in + i] = float(code & 0x80 ? -size : size);
+  }
+};
+
+void multiply(const test::Context& ctx, const fth_linear_shape& shape, int32_t source_type, const void* source,
+              int64_t count, const float* x, float* y) {
+  int64_t bytes = 0;
+  EXPECT_OK(ctx, fth_linear_bytes(ctx, &shape, &bytes));
+  Guarded<char> packed(bytes);
+  memset(packed, 0xff, size_t(bytes));
+  const int32_t rows = shape.out_features * (1 + shape.glu);
+  EXPECT_OK(ctx, fth_linear_pack(ctx, &shape, 0, rows, source_type, source, packed));
+  EXPECT_OK(ctx, fth_linear(ctx, &shape, count, nullptr, x, packed, nullptr, nullptr, nullptr, nullptr, y));
+}
+
+// The product with f8 weights is that with bf16 weights of the same numbers, times the scales, bit by bit.
+TEST(f8_is_bf16_times_the_scale) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
+    for (int32_t in : test::kCuda ? std::vector<int32_t>{33, 1300} : std::vector<int32_t>{1, 7, 64, 257, 1300})
+      for (int32_t out : {1, 70, 330})
+        for (int64_t count : test::kCuda ? std::vector<int64_t>{1, 9, 40, 150}
+                                         : std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 11, 20, 100}) {
+          if (isa == FTH_ISA_SCALAR && !test::kCuda && count > 3) continue;
+          test::Context ctx(isa);
+          F8Source w(in, out, uint64_t(in + out));
+          Guarded<float> x(count * in), y(count * out), want(count * out);
+          test::Random random(7);
+          random.fill(x, x.size());
+          multiply(ctx, {in, out, FTH_F8_E4M3, 0, 0, 0, 0, 0}, FTH_F8_E4M3, w.rows, count, x, y);
+          multiply(ctx, {in, out, FTH_BF16, 0, 0, 0, 0, 0}, FTH_F32, w.value, count, x, want);
+          for (int64_t i = 0; i < y.size(); i++) {
+            const float scaled = want[i] * w.scale[i % out];
+            EXPECT(y[i] == scaled, "isa %d in %d out %d count %d: %a, want %a", isa, in, out, int(count), y[i], scaled);
+          }
+        }
+}
+
+// Every code by itself, in every place of a pair.
+TEST(f8_codes_are_exact) {
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++) {
+    test::Context ctx(isa);
+    const int32_t in = 5, out = 256, counts[] = {5, 7};
+    F8Source w(in, out, 1);
+    for (int32_t j = 0; j < out; j++)
+      for (int32_t i = 0; i < in; i++) w.set(j, i, uint8_t((j & 0x7f) == 0x7f ? 0 : j));
+    for (int32_t count : counts)
+      for (int32_t few : {0, 1}) {
+        Guarded<float> x(count * in), y(count * out);
+        memset(x, 0, sizeof(float) * size_t(x.size()));
+        for (int32_t i = 0; i < count; i++) x[i * in + i % in] = 3;
+        for (int32_t i = 0; i < count; i += few ? 1 : count)
+          multiply(ctx, {in, out, FTH_F8_E4M3, 0, 0, 0, 0, 0}, FTH_F8_E4M3, w.rows, few ? 1 : count, x + i * in,
+                   y + i * out);
+        for (int64_t i = 0; i < y.size(); i++) {
+          const float want = 3 * w.value[i % out * in] * w.scale[i % out];
+          EXPECT(y[i] == want, "isa %d code %d: %g, want %g", isa, int(i % out), y[i], want);
+        }
+      }
+  }
+}
+
+// Codes that are no numbers show in their feature alone, also where other types are made of them; numbers beyond the
+// range of what rounds them do not.
+TEST(f8_that_are_no_numbers_show) {
+  const int32_t in = 70, out = 66;
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
+    for (int32_t type : kTypes) {
+      if (type == FTH_Q8_0 || type == FTH_Q4_0) continue;
+      test::Context ctx(isa);
+      F8Source w(in, out, 2);
+      Guarded<float> x(in), y(out), wide(int64_t(in) * out);
+      for (int32_t i = 0; i < in; i++) x[i] = 1;
+      w.row(3)[4 + 69] = 0x7f;
+      w.row(65)[4] = 0xff;
+      multiply(ctx, {in, out, type, 0, 0, 0, 0, 0}, FTH_F8_E4M3, w.rows, 1, x, y);
+      for (int32_t j = 0; j < out; j++)
+        EXPECT(isnan(y[j]) == (j == 3 || j == 65), "isa %d type %d feature %d: %g", isa, type, int(j), y[j]);
+      if (type != FTH_F8_E4M3) continue;
+      for (float bad : {NAN, INFINITY, -INFINITY}) {
+        for (int64_t i = 0; i < wide.size(); i++) wide[i] = 0;
+        wide[7 * in + 9] = bad;
+        wide[8 * in + 9] = 1e-42f;
+        wide[9 * in + 9] = -3e38f;
+        multiply(ctx, {in, out, type, 0, 0, 0, 0, 0}, FTH_F32, wide, 1, x, y);
+        for (int32_t j = 0; j < out; j++) {
+          EXPECT(isnan(y[j]) == (j == 7), "isa %d feature %d: %g", isa, int(j), y[j]);
+          if (j > 9 || j < 7) EXPECT(y[j] == 0, "isa %d feature %d: %g", isa, int(j), y[j]);
+        }
+        EXPECT(fabs(double(y[9]) + 3e38) < 1e32 && fabs(double(y[8])) < 1e-41, "isa %d: %g %g", isa, y[8], y[9]);
+      }
+    }
+}
+
+// Other types are made of the numbers that codes and scales stand for; and a half with glu is packed by itself.
+TEST(packs_f8_sources) {
+  const int32_t in = 96, out = 35;
+  for (int32_t isa = 0; isa <= test::last_isa(); isa++)
+    for (int32_t type : kTypes) {
+      test::Context ctx(isa);
+      F8Source w(in, 2 * out, 4);
+      Guarded<float> x(3 * in), y(3 * out), want(3 * out), wide(2 * in * out);
+      test::Random random(5);
+      random.fill(x, x.size());
+      for (int64_t i = 0; i < wide.size(); i++) wide[i] = w.value[i] * w.scale[i / in];
+      const fth_linear_shape shape{in, out, type, FTH_SILU, 1, 0, 0, 0};
+      multiply(ctx, shape, FTH_F8_E4M3, w.rows, 3, x, y);
+      if (type == FTH_F8_E4M3) continue;  // its codes are as they were, which another test says
+      multiply(ctx, shape, FTH_F32, wide, 3, x, want);
+      EXPECT(memcmp(y, want, sizeof(float) * size_t(y.size())) == 0, "isa %d type %d", isa, type);
+    }
+}
+
 // Few rows have a block for each part of k, many may have larger tiles, and without room for the parts' sums one block
 // adds up its own.
 TEST(bits_do_not_depend_on_how_blocks_share_k) {
@@ -570,7 +701,7 @@ TEST(packs_every_source_type) {
 }
 
 static int32_t packed_alignment(int32_t type) {
-  return test::kCuda ? 16 : type == FTH_F32 || type == FTH_I8 ? 4 : 2;
+  return test::kCuda ? 16 : type == FTH_F32 || type == FTH_I8 || type == FTH_F8_E4M3 ? 4 : 2;
 }
 
 static void refuses_shapes(test::Arguments& a, fth_linear_shape* s) {
@@ -638,8 +769,9 @@ TEST(packing_keeps_to_its_arguments) {
           if (in != 7 || out != 70) continue;
           pack.refusals();
           refuses_shapes(pack, shape);
-          for (int32_t bad : {-1, int32_t(FTH_I8), FTH_Q4_0 + 1})
-            pack.refused("source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0 or FTH_Q4_0, got", kind, bad);
+          for (int32_t bad : {-1, int32_t(FTH_I8), FTH_F8_E4M3 + 1})
+            pack.refused("source_type must be FTH_F32, FTH_BF16, FTH_F16, FTH_Q8_0, FTH_Q4_0 or FTH_F8_E4M3, got", kind,
+                         bad);
           pack.refused("source_type 4 comes in blocks of 32, its rows must be a multiple of that long, got 7", kind,
                        FTH_Q8_0);
           pack.range("first", first, 0, 2 * out);

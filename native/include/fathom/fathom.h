@@ -55,10 +55,12 @@ enum {
 };
 
 /* Element types. F16 is a source type for packing only. I8 is made by the library: weights have one fp32 scale per
- * output feature. Q8_0 and Q4_0 are blocks of 32 neighbouring inputs with one fp16 scale d, as in GGUF files: as a
- * source type a block is d, then 32 int8 q (value d * q), or d, then 16 bytes whose low nibbles are q of 0 .. 15 and
- * high nibbles of 16 .. 31 (value d * (q - 8)). */
-enum { FTH_F32 = 0, FTH_BF16 = 1, FTH_F16 = 2, FTH_I8 = 3, FTH_Q8_0 = 4, FTH_Q4_0 = 5 };
+ * output feature. So have weights of F8_E4M3, which is FP8 without infinities (OCP; 0x7f and 0xff are NaN): as a source
+ * type a row of W is its scale, then one byte per input, and rows follow one another without gaps. Q8_0 and Q4_0 are
+ * blocks of 32 neighbouring inputs with one fp16 scale d, as in GGUF files: as a source type a block is d, then 32 int8
+ * q (value d * q), or d, then 16 bytes whose low nibbles are q of 0 .. 15 and high nibbles of 16 .. 31 (value
+ * d * (q - 8)). */
+enum { FTH_F32 = 0, FTH_BF16 = 1, FTH_F16 = 2, FTH_I8 = 3, FTH_Q8_0 = 4, FTH_Q4_0 = 5, FTH_F8_E4M3 = 6 };
 
 enum { FTH_CPU = 0, FTH_CUDA = 1 };
 
@@ -151,14 +153,15 @@ enum { FTH_RESIDUAL_NONE = 0, FTH_RESIDUAL_ADD = 1, FTH_RESIDUAL_GATED = 2 };
 /* y[row] = r[row] + g[row] * act(z[row]),   z = W x + bias + B_d (A_d x),  d = rows[row].depth
  * (r, g absent without residual; g = 1 with FTH_RESIDUAL_ADD).
  * glu = 1: W has 2*out_features rows, first the gate's, then the values', and act(z) becomes act(z_gate) * z_value.
- * With bf16 weights x, and A_d x, is rounded to bf16 before the product. With quantised weights (I8, Q8_0, Q4_0) every
- * 128 neighbouring elements of a row of x become 8-bit integers with one fp32 scale, max|x| / 127, rounded to nearest
- * even; the integers are multiplied exactly and the scales applied in fp32, to sums of 32 (I8: 128) products, so that
- * all instruction sets give the same z. LoRA pairs are bf16 then. */
+ * With bf16 weights x, and A_d x, is rounded to bf16 before the product. With F8_E4M3 weights too: W x is what bf16
+ * weights of the same numbers without their scales give, times the features' scales. With quantised weights (I8, Q8_0,
+ * Q4_0) every 128 neighbouring elements of a row of x become 8-bit integers with one fp32 scale, max|x| / 127, rounded
+ * to nearest even; the integers are multiplied exactly and the scales applied in fp32, to sums of 32 (I8: 128) products,
+ * so that all instruction sets give the same z. LoRA pairs are fp32 with fp32 weights and else bf16. */
 typedef struct fth_linear_shape {
   int32_t in_features;
   int32_t out_features;
-  int32_t weight_type; /* FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0 or FTH_Q4_0 */
+  int32_t weight_type; /* FTH_F32, FTH_BF16, FTH_I8, FTH_Q8_0, FTH_Q4_0 or FTH_F8_E4M3 */
   int32_t activation;  /* FTH_IDENTITY ... FTH_SILU */
   int32_t glu;         /* 0 or 1 */
   int32_t residual;    /* FTH_RESIDUAL_* */
@@ -171,8 +174,9 @@ typedef struct fth_linear_shape {
 FTH_API fth_status fth_linear_bytes(fth_context* ctx, const fth_linear_shape* shape, int64_t* bytes);
 /* Packs `count` rows of W, [count, in_features] of source_type, starting at W's row `first`. Every row must be packed
  * once before use; several calls may fill one weight (q, k and v, say). A Q8_0 or Q4_0 source needs in_features to be a
- * multiple of 32 and keeps its codes in a weight of its own type. Rounding: I8 d = max|w| / 127 per feature, halves to
- * even; Q8_0 and Q4_0 by the rules of GGUF files (d = max|w| / 127, and the w of largest magnitude / -8). */
+ * multiple of 32; it and an F8_E4M3 source keep their codes in a weight of their own type. Rounding: I8 d = max|w| / 127
+ * and F8_E4M3 d = max|w| / 448 per feature, halves to even; Q8_0 and Q4_0 by the rules of GGUF files (d = max|w| / 127,
+ * and the w of largest magnitude / -8). A feature with a weight that is NaN or infinite has the scale NaN. */
 FTH_API fth_status fth_linear_pack(fth_context* ctx, const fth_linear_shape* shape, int64_t first, int64_t count,
                                    int32_t source_type, const void* source, void* packed);
 /* LoRA pairs of all depths in one buffer. */

@@ -24,6 +24,7 @@ inline bf16 to_bf16(float v) {
 inline bf16x2 to_bf16x2(float low, float high) {
   return {uint32_t(to_bf16(low).bits) | uint32_t(to_bf16(high).bits) << 16};
 }
+inline bf16x2 times(bf16x2 a, bf16x2 b) { return to_bf16x2(low(a) * low(b), high(a) * high(b)); }
 inline float to_float(half v) {
   const int exponent = v.bits >> 10 & 31, mantissa = v.bits & 1023;
   const float magnitude = exponent == 31 ? (mantissa != 0 ? NAN : INFINITY)
@@ -184,6 +185,7 @@ inline void wgmma_begin() {}
 struct WarpgroupProduct {
   float* d;
   uint64_t a, b;
+  const uint32_t* registers = nullptr;  // A, if it is not an image
 };
 // What the tensor core would read.
 inline float element(const unsigned char* shared, uint64_t descriptor, int row, int k) {
@@ -193,20 +195,26 @@ inline float element(const unsigned char* shared, uint64_t descriptor, int row, 
   return to_float(*reinterpret_cast<const bf16*>(shared + swizzled(at)));
 }
 template <int N>
-void wgmma_64xNx16(float (&d)[N / 2], const void* a, const void* b) {
-  WarpgroupProduct arg{d, tile_descriptor(a), tile_descriptor(b)};
-  simt::meet_warpgroup("wgmma", &arg, [&](WarpgroupProduct** w) {
+void wgmma(const WarpgroupProduct& arg) {
+  WarpgroupProduct mine = arg;
+  simt::meet_warpgroup("wgmma", &mine, [&](WarpgroupProduct** w) {
     std::vector<float*> out(128);
+    std::vector<uint32_t> registers(arg.registers != nullptr ? 512 : 0);  // as they are now: they must not change
     for (int i = 0; i < 128; i++) {
       out[i] = w[i]->d;
       if (w[i]->a != arg.a || w[i]->b != arg.b) simt::fail("wgmma: descriptors differ inside the warpgroup");
+      if (arg.registers != nullptr) std::copy(w[i]->registers, w[i]->registers + 4, registers.begin() + i * 4);
     }
     auto& groups = simt::products();
     if (groups.empty()) groups.emplace_back();
-    groups.back().push_back([out, arg, shared = static_cast<const unsigned char*>(simt::arena)] {
+    groups.back().push_back([out, registers, arg, shared = static_cast<const unsigned char*>(simt::arena)] {
       float A[64][16], B[N][16];
       for (int k = 0; k < 16; k++) {
-        for (int r = 0; r < 64; r++) A[r][k] = element(shared, arg.a, r, k);
+        for (int r = 0; r < 64; r++) {
+          const int lane = r / 16 * 32 + r % 8 * 4 + k % 8 / 2, at = r % 16 / 8 + k / 8 * 2;
+          A[r][k] = registers.empty() ? element(shared, arg.a, r, k)
+                                      : to_float(bf16{uint16_t(registers[size_t(lane * 4 + at)] >> k % 2 * 16)});
+        }
         for (int r = 0; r < N; r++) B[r][k] = element(shared, arg.b, r, k);
       }
       for (int t = 0; t < 128; t++)
@@ -218,6 +226,14 @@ void wgmma_64xNx16(float (&d)[N / 2], const void* a, const void* b) {
         }
     });
   });
+}
+template <int N>
+void wgmma_64xNx16(float (&d)[N / 2], const void* a, const void* b) {
+  wgmma<N>({d, tile_descriptor(a), tile_descriptor(b)});
+}
+template <int N>
+void wgmma_64xNx16(float (&d)[N / 2], const uint32_t (&a)[4], const void* b) {
+  wgmma<N>({d, 0, tile_descriptor(b), a});
 }
 inline void wgmma_commit() {
   WarpgroupProduct none{};
