@@ -36,11 +36,10 @@ Params params_of(const Product& product) {
   p.strips = p.a.picks == nullptr ? tiles::strips(p.a.n, p.a.glu) : 1;
   p.strip_bytes = tiles::strip_bytes(product.type, p.a.k);
   p.steps = int(p.a.weight == nullptr ? p.d.steps : tiles::steps(product.type, p.a.k));
-  // f8 is cut where bf16 is, by steps of 64 k, two of which make one of its own.
+  // f8 is cut where bf16 is: as often, and that only behind an even number of its steps of 64 k.
   const bool f8 = product.type == FTH_F8_E4M3;
   p.splits = splits_of(tiles::strips(p.a.whole_n == 0 ? p.a.n : p.a.whole_n, p.a.glu),
                        f8 ? tiles::steps(FTH_BF16, p.a.k) : p.steps);
-  p.together = product.type == FTH_BF16 ? 2 : 1;
   return p;
 }
 
@@ -120,20 +119,21 @@ void start_stream(Batch& batch, const Workspace& space, Stream stream) {
   if (rows <= 16) return start_stream<P, 16, 1, Sole>(batch, space, stream);
   if (rows <= 32) return start_stream<P, 32, 1, Sole>(batch, space, stream);
   if constexpr (P::kColumns > 64 && !Sole) {
-    // The largest tiles of which there are enough for all multiprocessors.
-    [[maybe_unused]] int64_t large = 0, middle = 0;
-    [[maybe_unused]] bool direct = true;  // one chain
-    for (int i = 0; i < batch.count; i++) {
-      const Params& p = batch.product[i];
-      const int64_t pairs = (p.strips + 1) / 2;
-      large += pairs * ((p.a.count + 255) / 256);
-      middle += pairs * ((p.a.count + 127) / 128) * p.splits;
-      direct = direct && p.splits == 1 && p.d.weight == nullptr;
-    }
-    if constexpr (P::kColumns > 128)
+    if constexpr (P::kColumns > 128) {
+      // The largest tiles of which there are enough for all multiprocessors.
+      int64_t large = 0, middle = 0;
+      bool direct = true;  // one chain
+      for (int i = 0; i < batch.count; i++) {
+        const Params& p = batch.product[i];
+        const int64_t pairs = (p.strips + 1) / 2;
+        large += pairs * ((p.a.count + 255) / 256);
+        middle += pairs * ((p.a.count + 127) / 128) * p.splits;
+        direct = direct && p.splits == 1 && p.d.weight == nullptr;
+      }
       if (rows > 128 && direct && large >= space.multiprocessors)
         return start_stream<P, 256, 2, false>(batch, space, stream);
-    if (rows > 128 && middle >= space.multiprocessors) return start_stream<P, 128, 2, false>(batch, space, stream);
+      if (rows > 128 && middle >= space.multiprocessors) return start_stream<P, 128, 2, false>(batch, space, stream);
+    }
     if (rows > 64) return start_stream<P, 128, 1, false>(batch, space, stream);
   }
   start_stream<P, 64, 1, Sole>(batch, space, stream);

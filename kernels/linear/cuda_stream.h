@@ -116,19 +116,19 @@ __device__ __forceinline__ void for_items(const Batch& batch, Body body) {
 }
 
 // Calls body(split's first step, last) for the splits of an item.
-template <class Item, class Body>
+template <class P, class Item, class Body>
 __device__ __forceinline__ void for_splits(const Params& p, const Item& item, Body body) {
 #pragma unroll 1
   for (int split = item.first_split(p); split <= item.last_split(p); split++)
-    body(p.split_begin(split), p.split_begin(split + 1));
+    body(p.template split_begin<P>(split), p.template split_begin<P>(split + 1));
 }
 
 // The steps of W of an item that are asked for early. Of picks, none.
-template <int Early, class Item>
+template <class P, int Early, class Item>
 __device__ __forceinline__ int early_steps(const Params& p, const Item& item) {
   if (p.a.picks != nullptr) return 0;
   const int split = item.first_split(p);
-  return min(Early, p.split_begin(split + 1) - p.split_begin(split));
+  return min(Early, p.template split_begin<P>(split + 1) - p.template split_begin<P>(split));
 }
 
 template <class P, int N, int Strips, bool Sole>
@@ -213,10 +213,11 @@ struct Loader {
       const Params& p = batch.product_of(&number);
       if (p.a.picks == nullptr) {  // what is picked may not be known yet
         const ItemOf item(p, number);
-        early = early_steps<H::kEarly>(p, item);
+        early = early_steps<P, H::kEarly>(p, item);
+        const int first = p.template split_begin<P>(item.first_split(p));
         if (thread == 0)
           for (int i = 0; i < early; i++)
-            fetch<P>(i, weights(p, item, p.a.weight, p.strip_bytes), p.split_begin(item.first_split(p)) + i);
+            fetch<P>(i, weights(p, item, p.a.weight, p.strip_bytes), first + i);
       }
     }
     dependents_wait();
@@ -230,11 +231,11 @@ struct Loader {
       }
       group_barrier(2, H::kLoaders);
       if constexpr (Sole) {
-        for_splits(p, item, [&](int begin, int end) { stream_by_depth<P>(p, item, begin, end); });
+        for_splits<P>(p, item, [&](int begin, int end) { stream_by_depth<P>(p, item, begin, end); });
       } else {
         const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, shared.load_row};
         const Weights w = weights(p, item, p.a.weight, p.strip_bytes);
-        for_splits(p, item, [&](int begin, int end) {
+        for_splits<P>(p, item, [&](int begin, int end) {
           if (dead) end = begin + early;  // of the first split; none is left then
           stream<P>(w, x, begin, end);
         });
@@ -323,10 +324,9 @@ struct Multiplier {
 
   __device__ __forceinline__ void scale(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
     if constexpr (P::kScaled && !Sole) {
-      const int64_t strip = item.strip + threadIdx.x / 128;
-      if (strip >= p.strips) return;
+      static_assert(Strips == 1, "scales of one strip");
       const float* scales = reinterpret_cast<const float*>(static_cast<const unsigned char*>(p.a.weight) +
-                                                           strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
+                                                           item.strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
 #pragma unroll
       for (int i = 0; i < N / 2; i++) z[i] *= scales[strip_row(i)];
     }
@@ -338,7 +338,7 @@ struct Multiplier {
       float z[N / 2] = {};
       if (item.first >= count) {
         if constexpr (!Sole)
-          if (opening) multiply<P>(z, early_steps<H::kEarly>(p, item));
+          if (opening) multiply<P>(z, early_steps<P, H::kEarly>(p, item));
         return;
       }
       group_barrier(1, H::kConsumers);  // all are done with the item before
@@ -352,7 +352,7 @@ struct Multiplier {
 #pragma unroll
         for (int i = 0; i < N / 2; i++) z[i] += 0.f;  // what a sum with the next split's does to a negative zero
       } else {
-        for_splits(p, item, [&](int begin, int end) {
+        for_splits<P>(p, item, [&](int begin, int end) {
           if constexpr (Sole) {
             multiply_by_depth<P>(z, end - begin);
           } else {
