@@ -23,7 +23,8 @@ struct Type {
   const char* name;
 };
 constexpr Type kTypes[] = {
-    {FTH_F32, "f32"}, {FTH_BF16, "bf16"}, {FTH_I8, "i8"}, {FTH_Q8_0, "q8_0"}, {FTH_Q4_0, "q4_0"}};
+    {FTH_F32, "f32"},   {FTH_BF16, "bf16"}, {FTH_F8_E4M3, "f8"},
+    {FTH_I8, "i8"},     {FTH_Q8_0, "q8_0"}, {FTH_Q4_0, "q4_0"}};
 
 // The products of a layer; gate and up are one.
 constexpr const char* kProducts[] = {"q,k,v", "o", "gate,up", "down"};

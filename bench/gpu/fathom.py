@@ -4,7 +4,7 @@ import os
 
 import torch
 
-F32, BF16, F16, I8, Q8_0, Q4_0 = range(6)
+F32, BF16, F16, I8, Q8_0, Q4_0, F8_E4M3 = range(7)
 CPU, CUDA = 0, 1
 OK, UNSUPPORTED = 0, 2
 MEMORY_PINNED = 1

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 import fathom as f
 from measure import Case, poison, relative_error
 
-TYPES = {"bf16": (f.BF16, 2), "int8": (f.I8, 1), "q8_0": (f.Q8_0, 34 / 32), "q4_0": (f.Q4_0, 18 / 32)}
-MOST_ERROR = {"int8": 2e-2, "q8_0": 2e-2, "q4_0": 0.2}  # of the weights' own rounding
+TYPES = {"bf16": (f.BF16, 2), "f8": (f.F8_E4M3, 1), "int8": (f.I8, 1), "q8_0": (f.Q8_0, 34 / 32),
+         "q4_0": (f.Q4_0, 18 / 32)}
+MOST_ERROR = {"f8": 0.1, "int8": 2e-2, "q8_0": 2e-2, "q4_0": 0.2}  # of the weights' own rounding
 
 
 def weights(bench, out, width):
@@ -122,6 +123,6 @@ def run(bench):
         lora(bench, 128, 192, (7,), ((4, 1), (16, 1)))
         return
     few_rows(bench, [(4096, 14336, True), (4096, 4096, True)], (1, 4, 8, 16, 32, 64), ("bf16",))
-    few_rows(bench, [(4096, 14336, False)], (1, 16, 64), ("int8", "q8_0", "q4_0"))
+    few_rows(bench, [(4096, 14336, False)], (1, 16, 64), ("f8", "int8", "q8_0", "q4_0"))
     many_rows(bench, [(8192, 8192, 8192, 0.93), (2048, 4096, 14336, 0.88), (512, 4096, 4096, 0.88)])
     lora(bench, 4096, 4096, (8, 64), ((16, 1.08), (64, 1.15)))

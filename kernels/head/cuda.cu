@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_rows(const Partial* parti
   }
   for (int bit = 1; bit < 32; bit *= 2) top.merge_lanes(bit);
   if (threadIdx.x % 32 == 0) all.top[warp] = top;
-  nan = __syncthreads_or(nan);
+  nan = group_any(1, kMergeThreads, nan);
   top = all.top[0];
   for (int w = 1; w < kMergeWarps; w++) top.merge(all.top[w]);
   float sum = 0, slope = 0;

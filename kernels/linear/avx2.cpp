@@ -81,8 +81,9 @@ struct Tile : S {
     }
   }
 
+  // By itself, so that no constant of another tile takes a register.
   template <int R, int N, int kFetchLines>
-  static void tile(const Task& task, const char* w, const char* fetch, float* z) {
+  [[gnu::noinline]] static void tile(const Task& task, const char* w, const char* fetch, float* z) {
     const char* x[R];
     __m256 chain[R][N];
 #pragma GCC unroll 6

@@ -30,11 +30,10 @@ Params params_of(const Product& product) {
   p.strips = p.a.picks == nullptr ? tiles::strips(p.a.n, p.a.glu) : 1;
   p.strip_bytes = tiles::strip_bytes(product.type, p.a.k);
   p.steps = int(p.a.weight == nullptr ? p.d.steps : tiles::steps(product.type, p.a.k));
-  // f8 is cut where bf16 is, by steps of 64 k, two of which make one of its own.
+  // f8 is cut where bf16 is: as often, and that only behind an even number of its steps of 64 k.
   const bool f8 = product.type == FTH_F8_E4M3;
   p.splits = splits_of(tiles::strips(p.a.whole_n == 0 ? p.a.n : p.a.whole_n, p.a.glu),
                        f8 ? tiles::steps(FTH_BF16, p.a.k) : p.steps);
-  p.together = product.type == FTH_BF16 ? 2 : 1;
   return p;
 }
 

@@ -16,7 +16,6 @@ struct Params {
   ByDepth d;
   int64_t strip_bytes, strips, row_tiles;
   int steps, splits;
-  int together;  // steps that no split divides
   int parts;  // blocks that share a strip and its rows: splits, or 1
   float* partials;
   unsigned* tickets;
@@ -31,8 +30,11 @@ struct Params {
   __device__ int depth(int row) const { return row < 0 || d.weight == nullptr ? -1 : d.rows[row].depth; }
   // Sums of a strip and its rows: of each part, and of D_d x.
   __host__ __device__ int slots() const { return parts + (d.weight != nullptr && a.weight != nullptr ? 1 : 0); }
+  // The first step of a split of weights P, which is a multiple of P::kUnit.
+  template <class P>
   __device__ int split_begin(int split) const {
-    return min(steps, int(int64_t((steps + together - 1) / together) * split / splits) * together);
+    if constexpr (P::kUnit == 1) return int(int64_t(steps) * split / splits);
+    else return min(steps, int(int64_t((steps + P::kUnit - 1) / P::kUnit) * split / splits) * P::kUnit);
   }
 };
 

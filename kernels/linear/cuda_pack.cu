@@ -86,6 +86,7 @@ __device__ __forceinline__ half quantise_group(int32_t type, const Row& row, int
   const Packing& p = row.p;
   if (row.source != nullptr && group * kGroup < p.k && p.source_type == type && p.scale == 1) {  // the same codes
     const Block block(type, row.source, group);
+#pragma unroll
     for (int i = 0; i < kGroup; i++) code[i] = block.code(type, i);
     return block.d();
   }
@@ -97,6 +98,7 @@ __device__ __forceinline__ half quantise_group(int32_t type, const Row& row, int
     finite = finite && fabsf(v) < INFINITY;
   }
   const float d = type == FTH_Q8_0 ? fabsf(largest) / 127 : largest / -8, inverse = d == 0 ? 0 : 1 / d;
+#pragma unroll
   for (int i = 0; i < kGroup; i++) {
     const float steps = __fmul_rn(row.value(group * kGroup + i), inverse);
     code[i] = type == FTH_Q8_0 ? rounded(roundf(steps), -127, 127) : rounded(__fadd_rn(steps, 8.5f), 0, 15) - 8;

@@ -59,12 +59,14 @@ struct Stage {
 
 // ---- element types -------------------------------------------------------------------------------------------------
 // Each: kImages, of x per step; kGroups, scales of a row of W per step; kScaled, whether the row has one for all of k;
-// load_x, by which `Threads` threads begin copies of a step of x; step, which multiplies one. kWide: it only begins to,
-// and the operands are in use until it is waited for. kColumns: the most that the stream kernel takes at once.
+// kUnit, steps that no split divides; load_x, by which `Threads` threads begin copies of a step of x; step, which
+// multiplies one. kWide: it only begins to, and the operands are in use until it is waited for. kColumns: the most that
+// the stream kernel takes at once, with two strips if more than 128.
 
 struct F32 {
   static constexpr int32_t kType = FTH_F32;
   static constexpr int kImages = 1, kGroups = 0;
+  static constexpr int kUnit = 1;
   static constexpr bool kCodes = false, kWide = false, kScaled = false;
   using Lora = F32;
 
@@ -137,6 +139,7 @@ struct RowsOfBf16 {
 // Products of the tensor cores that all devices have.
 struct Bf16 : RowsOfBf16<1> {
   static constexpr int32_t kType = FTH_BF16;
+  static constexpr int kUnit = 2;
   static constexpr bool kWide = false, kScaled = false;
   using Lora = Bf16;
 
@@ -171,14 +174,15 @@ struct Bf16Wide : Bf16 {
   }
 };
 
-// FP8 weights: products of bf16, in the order in which those with bf16 weights are added, on weights that become bf16 on
-// their way to the registers.
+// FP8 weights: those products of bf16 which bf16 weights have, in the same order, on weights that become bf16 on their
+// way to the registers.
 struct F8 : RowsOfBf16<2> {
   static constexpr int32_t kType = FTH_F8_E4M3;
+  static constexpr int kUnit = 1;
   static constexpr bool kWide = false, kScaled = true;
   using Lora = Bf16;
 
-  // Fragments of two neighbouring slices of 16 k, from bytes in the order of tiles::f8_byte.
+  // Fragments of two neighbouring slices of 16 k, from bytes in the order of f8_byte.
   static __device__ __forceinline__ void load_weights(uint32_t (&a)[2][4], const unsigned char* image, int chunk) {
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16;
     uint32_t codes[4];
@@ -237,7 +241,7 @@ template <int32_t Type, class Wide>
 struct Quantised {
   static constexpr int32_t kType = Type;
   static constexpr bool kCodes = true, kWide = false, kNibbles = Type == FTH_Q4_0, kScaled = Type == FTH_I8;
-  static constexpr int kImages = kNibbles ? 2 : 1, kGroups = kScaled ? 0 : kImages * 4, kColumns = 64;
+  static constexpr int kImages = kNibbles ? 2 : 1, kGroups = kScaled ? 0 : kImages * 4, kColumns = 64, kUnit = 1;
   using Lora = Wide;
 
   template <int N, int Threads>

@@ -25,20 +25,22 @@ void start_stream(Batch& batch, const End& end, const Workspace& space, Stream s
   if (rows <= 16) return start_stream<P, 16, 1, Sole>(batch, end, space, stream);
   if (rows <= 32) return start_stream<P, 32, 1, Sole>(batch, end, space, stream);
   if constexpr (P::kColumns > 64 && !Sole) {
-    // The largest tiles of which there are enough for all multiprocessors.
-    [[maybe_unused]] int64_t large = 0, middle = 0;
-    [[maybe_unused]] bool direct = true;  // one chain
-    for (int i = 0; i < batch.count; i++) {
-      const Params& p = batch.product[i];
-      const int64_t pairs = (p.strips + 1) / 2;
-      large += pairs * ((p.a.count + 255) / 256);
-      middle += pairs * ((p.a.count + 127) / 128) * p.splits;
-      direct = direct && p.splits == 1 && p.d.weight == nullptr;
-    }
-    if constexpr (P::kColumns > 128)
+    if constexpr (P::kColumns > 128) {
+      // The largest tiles of which there are enough for all multiprocessors.
+      int64_t large = 0, middle = 0;
+      bool direct = true;  // one chain
+      for (int i = 0; i < batch.count; i++) {
+        const Params& p = batch.product[i];
+        const int64_t pairs = (p.strips + 1) / 2;
+        large += pairs * ((p.a.count + 255) / 256);
+        middle += pairs * ((p.a.count + 127) / 128) * p.splits;
+        direct = direct && p.splits == 1 && p.d.weight == nullptr;
+      }
       if (rows > 128 && direct && large >= space.multiprocessors)
         return start_stream<P, 256, 2, false>(batch, end, space, stream);
-    if (rows > 128 && middle >= space.multiprocessors) return start_stream<P, 128, 2, false>(batch, end, space, stream);
+      if (rows > 128 && middle >= space.multiprocessors)
+        return start_stream<P, 128, 2, false>(batch, end, space, stream);
+    }
     if (rows > 64) return start_stream<P, 128, 1, false>(batch, end, space, stream);
   }
   start_stream<P, 64, 1, Sole>(batch, end, space, stream);

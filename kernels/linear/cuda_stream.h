@@ -120,8 +120,10 @@ struct Item {
   __device__ int first_split(const Params& p) const { return p.parts == 1 ? 0 : part; }
   __device__ int last_split(const Params& p) const { return p.parts == 1 ? p.splits - 1 : part; }
   // Steps of W: those of all splits.
-  __device__ int first_step(const Params& p) const { return p.split_begin(first_split(p)); }
-  __device__ int last_step(const Params& p) const { return p.split_begin(last_split(p) + 1); }
+  template <class P>
+  __device__ int first_step(const Params& p) const { return p.template split_begin<P>(first_split(p)); }
+  template <class P>
+  __device__ int last_step(const Params& p) const { return p.template split_begin<P>(last_split(p) + 1); }
   // One part of every strip and rows has D_d x to add.
   __device__ bool adds_by_depth(const Params& p) const {
     return p.d.weight != nullptr && (p.parts == 1 || part == p.parts - 1);
@@ -151,18 +153,20 @@ struct BatchItems {
 };
 
 // Calls body(split's first step, last) for the splits of an item.
-template <class Item, class Body>
+template <class P, class Item, class Body>
 __device__ __forceinline__ void for_splits(const Params& p, const Item& item, Body body) {
 #pragma unroll 1
   for (int split = item.first_split(p); split <= item.last_split(p); split++)
-    body(p.split_begin(split), p.split_begin(split + 1));
+    body(p.template split_begin<P>(split), p.template split_begin<P>(split + 1));
 }
 
 // The steps of W of a launch's first item that are asked for before the kernel in front has finished. Of picks, none:
 // they may not be known yet.
 template <class H, bool Sole>
 __device__ __forceinline__ int early_steps(const Params& p, const Item<H::N, H::Strips>& item) {
-  return Sole || p.a.picks != nullptr ? 0 : min(H::kEarly, item.last_step(p) - item.first_step(p));
+  using P = typename H::Type;
+  if (Sole || p.a.picks != nullptr) return 0;
+  return min(H::kEarly, item.template last_step<P>(p) - item.template first_step<P>(p));
 }
 
 // Brings stages. Items: those of the block, one after the other; the stream of W runs ahead of the rows of x, which may
@@ -221,8 +225,8 @@ struct Loader {
       const Params& p = *items.product;
       if (p.a.weight != nullptr) {
         w = weights(p, items.item, p.a.weight, p.strip_bytes);
-        step = items.item.first_step(p);
-        end = items.item.last_step(p);
+        step = items.item.template first_step<P>(p);
+        end = items.item.template last_step<P>(p);
       }
       held = p.a.weight == nullptr || items.item.adds_by_depth(p);
     }
@@ -327,11 +331,12 @@ struct Loader {
     group_barrier(2, H::kLoaders);
     if constexpr (Sole) {
       if (thread == 0) ready();  // the stream of W has come to this item, too
-      for_splits(p, item, [&](int begin, int until) { stream_by_depth<typename P::Lora>(p, item, begin, until); });
+      using D = typename P::Lora;
+      for_splits<D>(p, item, [&](int begin, int until) { stream_by_depth<D>(p, item, begin, until); });
       held = false;
     } else {
       const Columns x{static_cast<const char*>(p.a.x), p.a.x_bytes, p.a.k, shared.load_row};
-      stream(x, item.first_step(p), item.last_step(p));
+      stream(x, item.template first_step<P>(p), item.template last_step<P>(p));
       if (item.adds_by_depth(p)) {
         stream_by_depth<typename P::Lora>(p, item, 0, p.d.steps);
         held = false;
@@ -432,10 +437,9 @@ struct Multiplier {
   template <bool Sole>
   __device__ __forceinline__ void scale(const Params& p, const ItemOf& item, float (&z)[N / 2]) {
     if constexpr (P::kScaled && !Sole) {
-      const int64_t strip = item.strip + threadIdx.x / 128;
-      if (strip >= p.strips) return;
+      static_assert(Strips == 1, "scales of one strip");
       const float* scales = reinterpret_cast<const float*>(static_cast<const unsigned char*>(p.a.weight) +
-                                                           strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
+                                                           item.strip * p.strip_bytes + p.steps * int64_t(kTileBytes));
 #pragma unroll
       for (int i = 0; i < N / 2; i++) z[i] *= scales[strip_row(i)];
     }
@@ -456,7 +460,7 @@ struct Multiplier {
 #pragma unroll
       for (int i = 0; i < N / 2; i++) z[i] += 0.f;  // what a sum with the next split's does to a negative zero
     } else {
-      for_splits(p, item, [&](int begin, int end) {
+      for_splits<std::conditional_t<Sole, typename P::Lora, P>>(p, item, [&](int begin, int end) {
         if constexpr (Sole) {
           multiply_by_depth<typename P::Lora>(z, end - begin);
         } else {

@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, N == 64 ? 2 : N == 32 ? 3 : 4)
 #pragma unroll
   for (int i = 0; i < N / 2; i++) tile.sum(i) = 0;
   for (int split = part; split < (p.parts == 1 ? p.splits : part + 1); split++) {
-    const int begin = p.split_begin(split), end = p.split_begin(split + 1);
+    const int begin = p.template split_begin<P>(split), end = p.template split_begin<P>(split + 1);
     if constexpr (Sole) {
       multiply_by_depth<P, N>(tile, p.d, strip, begin, end, ring);
     } else {

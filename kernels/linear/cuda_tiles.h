@@ -14,6 +14,11 @@ struct StripRow {
         row(int(glu ? feature % 32 / 8 * 16 + half * 8 + feature % 8 : feature % 64)) {}
 };
 
+// Where the code of k is among the bytes of f8.
+__device__ __forceinline__ int64_t f8_byte(int64_t k) {
+  return k / 16 * 16 + k % 8 / 2 * 4 + k % 2 * 2 + k % 16 / 8;
+}
+
 // Codes of f8 in bits 8 .. 15 and 24 .. 31, and in 0 .. 7 and 16 .. 23, as bf16. The bits of e4m3 are those of a bf16
 // number 2^-120 times as large, subnormal ones included.
 __device__ __forceinline__ gpu::bf16x2 upper_codes(uint32_t v) {
@@ -38,7 +43,7 @@ __device__ inline float weight_at(int32_t type, const unsigned char* strip, int6
     }
     case FTH_F8_E4M3: {
       const float scale = reinterpret_cast<const float*>(strip + steps * kTileBytes)[row];
-      return scale * low(lower_codes(*image(k / 128, kTileBytes, tiles::f8_byte(k % 128))));
+      return scale * low(lower_codes(*image(k / 128, kTileBytes, f8_byte(k % 128))));
     }
     case FTH_Q8_0: {
       constexpr int64_t kStep = kTileBytes + 512;

@@ -2,7 +2,7 @@
 // (cuda/types.h: 64 rows of 128 bytes, swizzled) and, for blocks of 32 with a scale, the scales of its groups:
 //   f32   32 k per step                     bf16  64 k
 //   i8    128 k; behind the last step fp32 scales [64]
-//   f8    the same; bytes of 16 neighbours of k as f8_byte says
+//   f8    the same; of 16 k, four bytes hold k, k + 8, k + 1, k + 9, k even: what a lane has of an operand in bf16
 //   q8_0  128 k, then fp16 scales [64][4]
 //   q4_0  256 k, then fp16 scales [64][8]; 16 bytes are a group, the low nibbles its k 0 .. 15, the high ones 16 .. 31.
 // Behind the last k, and in the last strip behind the last row, are zeros. With glu a strip is 32 features: rows
@@ -27,8 +27,6 @@ constexpr int64_t steps(int32_t type, int64_t k) { return (k + step_k(type) - 1)
 constexpr int64_t strip_bytes(int32_t type, int64_t k) {
   return steps(type, k) * step_bytes(type) + (type == FTH_I8 || type == FTH_F8_E4M3 ? kRows * 4 : 0);
 }
-// Four bytes hold k, k + 8, k + 1, k + 9, k even: what a lane has of an operand of bf16 products.
-constexpr int64_t f8_byte(int64_t k) { return k / 16 * 16 + k % 8 / 2 * 4 + k % 2 * 2 + k % 16 / 8; }
 // Output features of a strip.
 constexpr int64_t features(bool glu) { return glu ? kRows / 2 : kRows; }
 constexpr int64_t strips(int64_t out, bool glu) { return (out + features(glu) - 1) / features(glu); }

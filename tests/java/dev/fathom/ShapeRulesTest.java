@@ -85,7 +85,7 @@ class ShapeRulesTest {
     }
 
     private void weightType(String name, OfType shape) {
-        types(name, "F32, BF16, I8, Q8_0 or Q4_0", shape);
+        types(name, "F32, BF16, I8, Q8_0, Q4_0 or F8_E4M3", shape);
     }
 
     private void kvType(String name, OfType shape) {

@@ -206,7 +206,7 @@ class CommandsTest {
         assertFails("--top-k", "generate", "--model", MODEL, "--top-k", "-1");
         assertFails("--prompt must not be empty", "generate", "--model", MODEL, "--prompt", "");
         assertFails("the model's context holds 512", "generate", "--model", MODEL, "--prompt", "x".repeat(600));
-        assertFails("--dtype must be f32, bf16, i8, q8_0 or q4_0", "generate", "--model", MODEL, "--dtype", "f64");
+        assertFails("--dtype must be f32, bf16, f8, i8, q8_0 or q4_0", "generate", "--model", MODEL, "--dtype", "f64");
         assertFails("--kv must be f32, bf16 or i8, got q8_0", "generate", "--model", MODEL, "--kv", "q8_0");
         assertFails("--router-threshold: threshold must be a finite number, got NaN", "generate",
                 "--router-threshold", "NaN");

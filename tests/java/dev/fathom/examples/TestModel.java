@@ -126,7 +126,7 @@ final class TestModel {
     /** Those of the only file of weights. */
     static Map<String, Tensor> tensors(Path directory) throws IOException {
         byte[] file = Files.readAllBytes(directory.resolve("model.safetensors"));
-        return Safetensors.read(directory.toString(), Contents.of(file));
+        return F8Rows.join(Safetensors.read(directory.toString(), Contents.of(file)));
     }
 
     static byte[] bytes(Tensor tensor) {

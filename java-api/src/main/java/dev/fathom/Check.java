@@ -56,7 +56,7 @@ final class Check {
 
     /** A type in which weights are stored. */
     static DType weightType(String name, DType type) {
-        return oneOf(name, type, DType.F32, DType.BF16, DType.I8, DType.Q8_0, DType.Q4_0);
+        return oneOf(name, type, DType.F32, DType.BF16, DType.I8, DType.Q8_0, DType.Q4_0, DType.F8_E4M3);
     }
 
     /** A type in which a pool stores K,V. */
@@ -76,12 +76,13 @@ final class Check {
 
     /** Bytes of {@code count} elements of a source whose rows are {@code columns} long. */
     static long sourceBytes(DType type, long columns, long count) {
-        oneOf("sourceType", type, DType.F32, DType.BF16, DType.F16, DType.Q8_0, DType.Q4_0);
+        oneOf("sourceType", type, DType.F32, DType.BF16, DType.F16, DType.Q8_0, DType.Q4_0, DType.F8_E4M3);
         if (columns % type.blockSize() != 0) {
             throw new IllegalArgumentException(
                     "rows of a " + type + " source must be a multiple of 32 long, got " + columns);
         }
-        return product(count / type.blockSize(), type.bytes());
+        long scales = type == DType.F8_E4M3 ? product(count / columns, Float.BYTES) : 0;
+        return sum(product(count / type.blockSize(), type.bytes()), scales);
     }
 
     private static DType oneOf(String name, DType type, DType... legal) {

@@ -277,7 +277,8 @@ public final class Context implements AutoCloseable {
     /**
      * Packs {@code count} rows of W, starting at its row {@code first}. Every row must be packed once before use.
      *
-     * @param source [count, inFeatures] of {@code sourceType}; Q8_0 and Q4_0 need inFeatures to be a multiple of 32
+     * @param source [count, inFeatures] of {@code sourceType}; Q8_0 and Q4_0 need inFeatures to be a multiple of 32,
+     *               rows of F8_E4M3 begin with their scale
      * @param packed {@link #linearBytes}
      */
     public void linearPack(LinearShape shape, long first, long count, DType sourceType, Buffer source, Buffer packed) {
@@ -544,8 +545,8 @@ public final class Context implements AutoCloseable {
      * every one that the placement uses.
      *
      * @param scale   multiplies the source: 1, or {@code alpha / rank} for a LoRA's B
-     * @param source  {@link BlockShape#elements} of {@code sourceType}; Q8_0 and Q4_0 for weights of linears only,
-     *                whose inputs must be a multiple of 32
+     * @param source  {@link BlockShape#elements} of {@code sourceType}; F8_E4M3, Q8_0 and Q4_0 for weights of linears
+     *                only, whose inputs must be a multiple of 32 for the last two
      * @param weights {@link #blockBytes}
      */
     public void blockPack(BlockShape shape, int layer, int depth, Part part, Kind kind, float scale, DType sourceType,

@@ -12,7 +12,7 @@ final class Agreement {
     static final double F32 = 1e-4;
     /** Operands that are rounded to bf16 on the way. */
     static final double BF16 = 1e-2;
-    /** To integers of 8 bits, of 4. */
+    /** To integers of 8 bits, of 4; to FP8, whose largest numbers have 4 bits. */
     static final double EIGHT_BITS = 3e-2, FOUR_BITS = 0.2;
 
     private Agreement() {}
@@ -22,7 +22,7 @@ final class Agreement {
             case F32 -> F32;
             case BF16, F16 -> BF16;
             case I8, Q8_0 -> EIGHT_BITS;
-            case Q4_0 -> FOUR_BITS;
+            case Q4_0, F8_E4M3 -> FOUR_BITS;
         };
     }
 

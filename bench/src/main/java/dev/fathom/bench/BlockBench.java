@@ -62,7 +62,7 @@ public class BlockBench extends KernelBench {
     @State(Scope.Benchmark)
     public static class Ours {
         /** Of the weights; K and V: see {@link #kvType}. */
-        @Param({"F32", "BF16", "I8", "Q8_0", "Q4_0"})
+        @Param({"F32", "BF16", "I8", "Q8_0", "Q4_0", "F8_E4M3"})
         public DType type;
 
         private Context context;

@@ -88,7 +88,7 @@ record Limits(int workers, double f32Flops, double bf16Flops, double i8Flops, Li
     private double arithmeticSeconds(Work work, DType type) {
         return work.flops().get(type) / switch (type) {
             case F32 -> f32Flops;
-            case BF16 -> bf16Flops;
+            case BF16, F8_E4M3 -> bf16Flops;
             case I8, Q8_0, Q4_0 -> i8Flops;
             case F16 -> throw new IllegalArgumentException("nothing computes with F16");
         };

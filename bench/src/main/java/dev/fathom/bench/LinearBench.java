@@ -40,7 +40,7 @@ public class LinearBench extends KernelBench {
     @State(Scope.Benchmark)
     public static class Ours {
         /** Of the weights; plain Java reads the same numbers as floats. */
-        @Param({"F32", "BF16", "I8", "Q8_0", "Q4_0"})
+        @Param({"F32", "BF16", "I8", "Q8_0", "Q4_0", "F8_E4M3"})
         public DType type;
 
         private Context context;

@@ -26,7 +26,8 @@ record Work(Map<DType, Double> flops, double read, double written) {
 
     /** Of weights [out][in]. */
     static double weightBytes(DType type, double in, double out) {
-        return in * out / type.blockSize() * type.bytes() + (type == DType.I8 ? out * 4 : 0);
+        boolean scaled = type == DType.I8 || type == DType.F8_E4M3; // features
+        return in * out / type.blockSize() * type.bytes() + (scaled ? out * 4 : 0);
     }
 
     /** Of one token's K, or V, in all heads. */

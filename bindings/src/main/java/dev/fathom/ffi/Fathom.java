@@ -145,6 +145,15 @@ public class Fathom extends Layouts {
     public static int FTH_Q4_0() {
         return FTH_Q4_0;
     }
+    private static final int FTH_F8_E4M3 = (int)6L;
+    /**
+     * {@snippet lang=c :
+     * enum { FTH_F8_E4M3 = 6 }
+     * }
+     */
+    public static int FTH_F8_E4M3() {
+        return FTH_F8_E4M3;
+    }
     private static final int FTH_CPU = (int)0L;
     /**
      * {@snippet lang=c :

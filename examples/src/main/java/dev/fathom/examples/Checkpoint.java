@@ -20,33 +20,34 @@ final class Checkpoint implements AutoCloseable {
     private static final String SINGLE = "model.safetensors";
     private static final String INDEX = "model.safetensors.index.json";
 
-    private final Map<String, Tensor> tensors = new HashMap<>();
+    private final Map<String, Tensor> tensors;
     private final Set<String> used = new HashSet<>();
     private final List<Contents> open = new ArrayList<>();
 
     Checkpoint(ModelFiles files) {
         try {
-            if (files instanceof GgufModel gguf) readGguf(gguf);
-            else readSafetensors(files);
+            if (files instanceof GgufModel gguf) tensors = readGguf(gguf);
+            else tensors = F8Rows.join(readSafetensors(files));
         } catch (RuntimeException | Error e) {
             close();
             throw e;
         }
     }
 
-    private void readGguf(GgufModel gguf) {
+    private Map<String, Tensor> readGguf(GgufModel gguf) {
         Contents contents = GgufModel.open(gguf.path());
         open.add(contents);
+        Map<String, Tensor> tensors = new HashMap<>();
         for (Tensor tensor : gguf.tensors(contents)) tensors.put(tensor.name(), tensor);
+        return tensors;
     }
 
-    private void readSafetensors(ModelFiles files) {
+    private Map<String, Tensor> readSafetensors(ModelFiles files) {
         Contents single = files.open(SINGLE);
-        if (single == null) readShards(files);
-        else tensors.putAll(read(files.describe(SINGLE), single));
+        return single == null ? readShards(files) : read(files.describe(SINGLE), single);
     }
 
-    private void readShards(ModelFiles files) {
+    private Map<String, Tensor> readShards(ModelFiles files) {
         byte[] index = files.read(INDEX, Json.MAX_BYTES);
         if (index == null) {
             throw new UserException(files.describe(SINGLE) + " does not exist, nor does " + INDEX + " beside it.");
@@ -54,6 +55,7 @@ final class Checkpoint implements AutoCloseable {
         JsonNode placed = Json.object(files.describe(INDEX), index).path("weight_map");
         if (!placed.isObject()) throw new UserException(files.describe(INDEX) + " has no object weight_map.");
         Map<String, Map<String, Tensor>> shards = new HashMap<>();
+        Map<String, Tensor> tensors = new HashMap<>();
         for (Map.Entry<String, JsonNode> entry : placed.properties()) {
             String name = entry.getKey();
             String shard = entry.getValue().asText();
@@ -68,6 +70,7 @@ final class Checkpoint implements AutoCloseable {
             }
             tensors.put(name, tensor);
         }
+        return tensors;
     }
 
     private Map<String, Tensor> readShard(ModelFiles files, String shard) {

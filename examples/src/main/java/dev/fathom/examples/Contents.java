@@ -11,7 +11,7 @@ import java.nio.file.Path;
  * process that touches it in native code, and a copy only ends early.
  */
 sealed interface Contents extends AutoCloseable
-        permits Contents.Memory, Contents.OnDisk, DecodedBlocks, RowOrder {
+        permits Contents.Memory, Contents.OnDisk, DecodedBlocks, F8Rows, RowOrder {
     long bytes();
 
     /** Fills {@code to} with the bytes from {@code offset} on. Several threads may read at the same time. */

@@ -35,8 +35,9 @@ final class ConvertCommand implements Runnable {
             description = "Passes through the shared block (default: layers stay as they are).")
     private Integer recursions;
 
-    @Option(names = "--quantise", paramLabel = "q8_0|q4_0",
-            description = "Store linears, embeddings and head in blocks of 8-bit or 4-bit integers.")
+    @Option(names = "--quantise", paramLabel = "f8|q8_0|q4_0",
+            description = "Store linears, embeddings and head in FP8 (e4m3) with a scale per row, or in blocks of 8-bit"
+            + " or 4-bit integers.")
     private String quantise;
 
     @Option(names = "--sharing", paramLabel = "cycle|sequence|middle_cycle|middle_sequence", defaultValue = "cycle",
@@ -130,7 +131,7 @@ final class ConvertCommand implements Runnable {
     }
 
     private DType blocks() {
-        return TypeOption.of("--quantise", quantise, DType.Q8_0, DType.Q4_0);
+        return TypeOption.of("--quantise", quantise, DType.F8_E4M3, DType.Q8_0, DType.Q4_0);
     }
 
     private DType plain() {

@@ -26,7 +26,7 @@ final class Elements {
                 for (int i = 0; i < count; i++) values[at + i] = Float.float16ToFloat(data.get(SHORT, 2L * i));
             }
             case Q8_0, Q4_0 -> Blocks.valueOf(type.name()).decodeAll(data, values, at, count);
-            case I8 -> throw notStored(type);
+            case I8, F8_E4M3 -> throw notStored(type);
         }
     }
 
@@ -41,7 +41,7 @@ final class Elements {
                 for (int i = 0; i < count; i++) data.set(SHORT, 2L * i, Float.floatToFloat16(values[i]));
             }
             case Q8_0, Q4_0 -> Blocks.valueOf(type.name()).encodeAll(values, count, data);
-            case I8 -> throw notStored(type);
+            case I8, F8_E4M3 -> throw notStored(type);
         }
     }
 
@@ -59,7 +59,7 @@ final class Elements {
     }
 
     private static IllegalArgumentException notStored(DType type) {
-        return new IllegalArgumentException(type + " is no type of a stored tensor");
+        return new IllegalArgumentException(type + " is no type of single elements"); // of rows: see F8Rows
     }
 
     private static short bf16(float value) {

@@ -44,10 +44,11 @@ record LoraPair(String name, Linear linear, Tensor original, SharedWeight shared
     LowRank decompose() {
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment residual = arena.allocate(4 * elements(), 64);
-            float[] values = new float[PIECE];
-            float[] tied = new float[PIECE];
-            for (long from = 0; from < elements(); from += PIECE) {
-                int count = (int) Math.min(PIECE, elements() - from);
+            int piece = shared.piece(PIECE);
+            float[] values = new float[piece];
+            float[] tied = new float[piece];
+            for (long from = 0; from < elements(); from += piece) {
+                int count = (int) Math.min(piece, elements() - from);
                 original.read(from, values, count);
                 shared.read(from, tied, count);
                 for (int i = 0; i < count; i++) {

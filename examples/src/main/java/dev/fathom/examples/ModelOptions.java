@@ -13,7 +13,7 @@ final class ModelOptions {
             + " a GGUF file (default: the bundled model).")
     private Path model;
 
-    @Option(names = "--dtype", paramLabel = "f32|bf16|i8|q8_0|q4_0", description = "Type of weights"
+    @Option(names = "--dtype", paramLabel = "f32|bf16|f8|i8|q8_0|q4_0", description = "Type of weights"
             + " (default: the model's own; bf16 for f16).")
     private String dtype;
 
@@ -68,7 +68,8 @@ final class ModelOptions {
     }
 
     private DType type() {
-        return TypeOption.of("--dtype", dtype, DType.F32, DType.BF16, DType.I8, DType.Q8_0, DType.Q4_0);
+        return TypeOption.of("--dtype", dtype, DType.F32, DType.BF16, DType.F8_E4M3, DType.I8, DType.Q8_0,
+                DType.Q4_0);
     }
 
     private DType kvType() {

@@ -116,7 +116,12 @@ final class ModelWriter {
         List<SafetensorsWriter.Entry> entries = new ArrayList<>();
         for (Weight weight : shared ? weights : List.<Weight>of()) {
             for (String name : weight.names) {
-                entries.add(new SafetensorsWriter.Entry(name, weight.values.type(), weight.values.shape()));
+                DType type = weight.values.type();
+                long[] shape = weight.values.shape();
+                entries.add(new SafetensorsWriter.Entry(name, type, shape));
+                if (type == DType.F8_E4M3) {
+                    entries.add(new SafetensorsWriter.Entry(F8Rows.scaleName(name), DType.F32, shape[0], 1));
+                }
             }
         }
         for (LoraPair pair : pairs) entries.addAll(pair.entries(prefix));
@@ -125,11 +130,12 @@ final class ModelWriter {
 
     /** @return the steps that it took */
     private long writeWeights(SafetensorsWriter file, LongConsumer progress) throws IOException {
-        float[] values = new float[PIECE];
         long done = 0;
         for (Weight weight : weights) {
-            for (long from = 0; from < weight.values.elements(); from += PIECE) {
-                int count = (int) Math.min(PIECE, weight.values.elements() - from);
+            int piece = weight.values.piece(PIECE);
+            float[] values = new float[piece];
+            for (long from = 0; from < weight.values.elements(); from += piece) {
+                int count = (int) Math.min(piece, weight.values.elements() - from);
                 weight.values.read(from, values, count);
                 for (String name : weight.names) file.write(name, from, values, count);
                 done += count;

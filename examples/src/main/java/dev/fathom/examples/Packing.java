@@ -94,8 +94,8 @@ final class Packing {
             tensor.read(from, values, values.length);
             return new Source(DType.F32, scratch(tensor, Float.BYTES * count).write(values));
         }
-        Buffer copy = scratch(tensor, Elements.bytes(type, count));
-        tensor.copy(Elements.bytes(type, from), copy.segment());
+        Buffer copy = scratch(tensor, tensor.bytes(count));
+        tensor.copy(tensor.bytes(from), copy.segment());
         return new Source(type, copy);
     }
 

@@ -42,12 +42,16 @@ final class SafetensorsWriter implements AutoCloseable {
         /** Rows of blocks are rows of bytes. */
         private long[] storedShape() {
             long[] stored = shape.clone();
-            if (type.quantised()) stored[stored.length - 1] = Elements.bytes(type, stored[stored.length - 1]);
+            if (inBlocks()) stored[stored.length - 1] = Elements.bytes(type, stored[stored.length - 1]);
             return stored;
         }
 
         private int alignment() {
-            return type.quantised() ? 1 : type.bytes();
+            return inBlocks() ? 1 : type.bytes();
+        }
+
+        private boolean inBlocks() {
+            return type.blockSize() > 1;
         }
     }
 
@@ -64,7 +68,7 @@ final class SafetensorsWriter implements AutoCloseable {
         // The widest types first, bytes last: every tensor then begins at a multiple of its element.
         for (Entry entry : entries.stream().sorted(Comparator.comparingInt(e -> -e.alignment())).toList()) {
             ObjectNode node = header.putObject(entry.name);
-            if (entry.type.quantised()) {
+            if (entry.inBlocks()) {
                 metadata.put(Safetensors.BLOCKS + entry.name, entry.type.name());
                 node.put("dtype", "U8");
             } else {
@@ -92,10 +96,17 @@ final class SafetensorsWriter implements AutoCloseable {
         }
     }
 
-    /** The first {@code count} of values to the tensor's elements from {@code from} on. Each must be written once. */
+    /**
+     * The first {@code count} of values to the tensor's elements from {@code from} on. Each must be written once; rows
+     * of FP8 whole, and with them their scales, which are a tensor of their own.
+     */
     void write(String name, long from, float[] values, int count) throws IOException {
         Place place = places.get(name);
         DType type = place.entry.type;
+        if (type == DType.F8_E4M3) {
+            writeRows(place, from, values, count);
+            return;
+        }
         try (Arena arena = Arena.ofConfined()) {
             MemorySegment bytes = arena.allocate(Elements.bytes(type, count));
             Elements.encode(type, values, count, bytes);
@@ -105,15 +116,36 @@ final class SafetensorsWriter implements AutoCloseable {
         }
     }
 
+    private void writeRows(Place place, long from, float[] values, int count) throws IOException {
+        String name = place.entry.name;
+        int columns = Math.toIntExact(place.entry.shape[1]);
+        float[] scales = new float[columns == 0 ? 0 : count / columns];
+        try (Arena arena = Arena.ofConfined()) {
+            MemorySegment codes = arena.allocate(count);
+            for (int row = 0; row < scales.length; row++) {
+                int at = row * columns;
+                scales[row] = F8Rows.encode(values, at, columns, codes.asSlice(at, columns));
+                for (int i = at; i < at + columns; i++) {
+                    if (!Float.isFinite(values[i])) throw notFinite(name, from + i, values[i], DType.F8_E4M3);
+                }
+            }
+            write(codes.asByteBuffer(), place.offset + from);
+            missing.addAndGet(-count);
+        }
+        if (scales.length > 0) write(F8Rows.scaleName(name), from / columns, scales, scales.length);
+    }
+
     private static void requireFinite(String name, DType type, long from, MemorySegment bytes, int count) {
         float[] stored = new float[count];
         Elements.decode(type, bytes, stored, 0, count);
         for (int i = 0; i < count; i++) {
-            if (!Float.isFinite(stored[i])) {
-                throw new UserException("Element " + (from + i) + " of tensor " + name + " is " + stored[i] + " as "
-                        + type + ", expected a finite number.");
-            }
+            if (!Float.isFinite(stored[i])) throw notFinite(name, from + i, stored[i], type);
         }
+    }
+
+    private static UserException notFinite(String name, long element, float value, DType type) {
+        return new UserException("Element " + element + " of tensor " + name + " is " + value + " as " + type
+                + ", expected a finite number.");
     }
 
     /** The whole tensor. */

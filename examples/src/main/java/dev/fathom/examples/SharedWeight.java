@@ -19,7 +19,18 @@ record SharedWeight(List<Tensor> tensors, int count, DType type) {
         return tensors.getFirst().elements();
     }
 
-    /** Elements {@code from .. from + n)} as they are stored, into the first of {@code values}; whole blocks. */
+    /** How many elements to read at a time, about as many as these: those of whole rows where a row has a scale. */
+    int piece(int about) {
+        if (type != DType.F8_E4M3) return about;
+        int columns = columns();
+        return Math.multiplyExact(columns, Math.max(1, about / columns));
+    }
+
+    private int columns() {
+        return Math.max(1, Math.toIntExact(shape()[shape().length - 1]));
+    }
+
+    /** Elements {@code from .. from + n)} as stored, into the first of {@code values}; whole blocks or rows. */
     void read(long from, float[] values, int n) {
         if (tensors.size() == 1 && count == 1) {
             tensors.getFirst().read(from, values, n);
@@ -31,6 +42,7 @@ record SharedWeight(List<Tensor> tensors, int count, DType type) {
             }
             for (int i = 0; i < n; i++) values[i] = (float) (sum[i] / count);
         }
-        Elements.round(type, values, n);
+        if (type == DType.F8_E4M3) F8Rows.round(values, n, columns());
+        else Elements.round(type, values, n);
     }
 }

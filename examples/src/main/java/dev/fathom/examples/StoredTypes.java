@@ -6,7 +6,7 @@ import dev.fathom.DType;
  * The types in which the tensors of a written model are stored.
  *
  * @param plain  null: each as in the original
- * @param blocks of linears, embeddings and head, where their rows can be cut into blocks; null: like the others
+ * @param blocks of linears, embeddings and head, where their rows can be cut into its blocks; null: like the others
  */
 record StoredTypes(DType plain, DType blocks) {
     /** Of a tensor that is written under that name and made of that one and others like it. */

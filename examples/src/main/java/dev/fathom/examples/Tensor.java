@@ -18,8 +18,12 @@ record Tensor(String name, String dtype, long[] shape, Contents file, long offse
             case "Q8_0" -> DType.Q8_0;
             case "Q4_0" -> DType.Q4_0;
             case "Q4_1", "Q6_K" -> DType.F32; // see DecodedBlocks
+            case "F8_E4M3" -> {
+                if (!(file instanceof F8Rows)) throw new UserException(name + " is F8_E4M3 and no matrix.");
+                yield DType.F8_E4M3;
+            }
             default -> throw new UserException(name + " is of type " + dtype
-                    + ", expected F32, BF16, F16, Q8_0 or Q4_0.");
+                    + ", expected F32, BF16, F16, Q8_0, Q4_0 or F8_E4M3.");
         };
     }
 
@@ -41,7 +45,12 @@ record Tensor(String name, String dtype, long[] shape, Contents file, long offse
     }
 
     long elements() {
-        return bytes / type().bytes() * type().blockSize();
+        return file instanceof F8Rows ? shape[0] * shape[1] : bytes / type().bytes() * type().blockSize();
+    }
+
+    /** Of so many elements as they are stored: whole blocks, or rows that have a scale. */
+    long bytes(long elements) {
+        return file instanceof F8Rows rows ? rows.bytes(elements) : Elements.bytes(type(), elements);
     }
 
     /** Fills {@code to} with the bytes from {@code from} on. */
@@ -51,6 +60,12 @@ record Tensor(String name, String dtype, long[] shape, Contents file, long offse
 
     /** Elements {@code from .. from + count)} into the first of {@code values}; whole blocks. */
     void read(long from, float[] values, int count) {
+        if (file instanceof F8Rows rows) {
+            for (int at = 0; at < count; at += PIECE) {
+                rows.decode(from + at, values, at, Math.min(PIECE, count - at));
+            }
+            return;
+        }
         DType type = type();
         MemorySegment scratch = MemorySegment.ofArray(new byte[(int) Elements.bytes(type, Math.min(PIECE, count))]);
         for (int at = 0; at < count; at += PIECE) {

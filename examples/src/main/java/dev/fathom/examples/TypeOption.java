@@ -23,6 +23,6 @@ final class TypeOption {
     }
 
     private static String name(DType type) {
-        return type.name().toLowerCase(Locale.ROOT);
+        return type == DType.F8_E4M3 ? "f8" : type.name().toLowerCase(Locale.ROOT);
     }
 }

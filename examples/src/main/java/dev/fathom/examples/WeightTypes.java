@@ -68,6 +68,7 @@ record WeightTypes(DType layers, DType table, DType head, DType kv) {
         return switch (tensor.dtype()) {
             case "F16", "BF16" -> DType.BF16;
             case "Q4_0" -> DType.Q4_0;
+            case "F8_E4M3" -> DType.F8_E4M3;
             case "Q8_0", "Q4_1", "Q6_K" -> DType.Q8_0;
             default -> DType.F32;
         };
