@@ -35,9 +35,9 @@ struct Store {
   cuda::Stores to;
   kv::cuda::Rows pool;   // of layer 0
   int64_t layer_bytes;
-  int strips, of_head;  // of a side of a target, of a head
+  int strips, of_head;  // strips of K or V of a target, of a head
 
-  // Columns of the strip's sums, `place` on in its head, into the rows of the pool that `rows` would give for layer 0.
+  // The strip's columns into the pages of its layer. `place`: of the strip's first row of W in its head.
   template <class T>
   __device__ __forceinline__ void store(const float* bias, const float* z, const int* rows, int columns, int thread,
                                         const kv::cuda::Rows& pages, int64_t head, int64_t depth, int place,

@@ -63,13 +63,13 @@ __device__ __forceinline__ float capped(const Args& a, float z) {
   return a.softcap > 0 ? __fmul_rn(a.softcap, tanhf(z / a.softcap)) : z;
 }
 
-// Partials of `count` neighbouring chunks, of one row or of several, that lie at z in shared memory, kPitch apart, not
-// yet capped. For whole warps, `thread` of `threads`. shape(chunk) says what a chunk is: its number of logits, none or
-// more than a chunk too, the id of the first, and where its partial goes.
+// A chunk's number of logits (none, or more than it can have), the id of the first, and where its partial goes.
 struct Chunk {
   int64_t columns, first;
   Partial* partial;
 };
+// Partials of `count` chunks, chunk_of(0) and so on, whose logits, not yet capped, are in shared memory at z, kPitch
+// apart. For whole warps of `threads`, of which `thread` is one.
 template <class ChunkOf>
 __device__ __forceinline__ void partials(const Args& a, const float* z, int count, int thread, int threads,
                                          ChunkOf chunk_of) {
