@@ -26,7 +26,7 @@ final class VectorApi {
     private static final VectorSpecies<Byte> B = VectorSpecies.of(byte.class, VectorShape.forBitSize(8 * LANES));
     private static final int PANEL = 4 * LANES;
     private static final long LINE = 64;
-    private static final long WARM_NANOS = 300_000_000;
+    private static final long WARM_NANOS = 1_000_000_000;
 
     /** One product: x [rows, in], y [rows, out], and W of each copy in one of two types. */
     private static final class Product {
@@ -126,7 +126,7 @@ final class VectorApi {
         }
     }
 
-    // ---- one row: two sums for each feature, so that additions wait for each other half as long -----------------------
+    // ---- one row: two sums for each feature, so that additions wait for each other half as long --------------------
 
     private static void oneOfFloats(float[] x, int in, MemorySegment w, long at, float[] y, int o) {
         FloatVector a0 = FloatVector.zero(F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -245,7 +245,9 @@ final class VectorApi {
     }
 
     private static void scale(float[] y, int at, float[] scale, int o) {
-        for (int i = 0; i < PANEL; i += LANES) FloatVector.fromArray(F, y, at + i).mul(FloatVector.fromArray(F, scale, o + i)).intoArray(y, at + i);
+        for (int i = 0; i < PANEL; i += LANES) {
+            FloatVector.fromArray(F, y, at + i).mul(FloatVector.fromArray(F, scale, o + i)).intoArray(y, at + i);
+        }
     }
 
     // ---- threads ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ bool is_plain() {
 
 class IkLlama : public peers::Peer {
  public:
-  std::string name() const override { return is_plain() ? "ik_llama.cpp, not repacked" : "ik_llama.cpp"; }
+  std::string name() const override {
+    return std::string("ik_llama.cpp (" IK_LLAMA_VERSION ")") + (is_plain() ? ", not repacked" : "");
+  }
   std::unique_ptr<peers::Linears> load(int32_t type, const std::vector<peers::Part>& parts, int64_t copies) override {
     if (type == FTH_I8) return nullptr;
     const peers::Packing packing{[](ggml_type, const peers::Part&) { return ggml_backend_cpu_buffer_type(); },

@@ -33,8 +33,8 @@ using Dimensions = std::vector<int64_t>;
 
 // A tensor over memory that stays where it is.
 OrtValue* tensor(const void* data, size_t bytes, const Dimensions& shape, ONNXTensorElementDataType type) {
-  OrtMemoryInfo* info =
-      made<OrtMemoryInfo>([](auto out) { return api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, out); });
+  OrtMemoryInfo* info = made<OrtMemoryInfo>(
+      [](auto out) { return api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, out); });
   OrtValue* value = made<OrtValue>([&](auto out) {
     return api->CreateTensorWithDataAsOrtValue(info, const_cast<void*>(data), bytes, shape.data(), shape.size(), type,
                                                out);
@@ -159,7 +159,7 @@ class OnnxLinears : public peers::Linears {
     }
   }
   void run(int64_t copy) override {
-    constexpr size_t kMost = 4;
+    constexpr size_t kMost = bench::kProductCount;
     const size_t count = products_.size();
     const char *inputs[kMost], *outputs[kMost];
     OrtValue *x[kMost], *y[kMost];
