@@ -93,7 +93,8 @@ final class VectorApi {
             team.close();
             team = new Team(threads);
         }
-        for (long start = System.nanoTime(); System.nanoTime() - start < WARM_NANOS; ) run(0);
+        int copy = 0;
+        for (long start = System.nanoTime(); System.nanoTime() - start < WARM_NANOS; ) run(copy++ % copies);
         for (Product p : products) Arrays.fill(p.y, Float.NaN);
     }
 
@@ -113,77 +114,58 @@ final class VectorApi {
     }
 
     private void panel(Product p, int copy, int panel) {
-        MemorySegment w = p.w[copy];
-        long size = (long) PANEL * p.in;
+        long size = (int8 ? 1L : 4L) * PANEL * p.in;
+        MemorySegment w = p.w[copy].asSlice(panel * size, size);
         int o = panel * PANEL;
-        if (int8) {
-            if (rows == 1) oneOfBytes(p.x, p.in, w, panel * size, p.y, o);
-            else for (int r = 0; r < rows; r += 4) fourOfBytes(p.x, r, p.in, w, panel * size, p.y, o, p.out);
-            for (int r = 0; r < rows; r++) scale(p.y, r * p.out + o, p.scale, o);
-        } else {
-            if (rows == 1) oneOfFloats(p.x, p.in, w, 4 * panel * size, p.y, o);
-            else for (int r = 0; r < rows; r += 4) fourOfFloats(p.x, r, p.in, w, 4 * panel * size, p.y, o, p.out);
-        }
+        if (rows == 1) one(p.x, p.in, w, int8, p.y, o);
+        else for (int r = 0; r < rows; r += 4) four(p.x, r, p.in, w, int8, p.y, o, p.out);
+        for (int r = 0; int8 && r < rows; r++) scale(p.y, r * p.out + o, p.scale, o);
     }
 
     // ---- one row: two sums for each feature, so that additions wait for each other half as long --------------------
 
-    private static void oneOfFloats(float[] x, int in, MemorySegment w, long at, float[] y, int o) {
+    private static void one(float[] x, int in, MemorySegment w, boolean int8, float[] y, int o) {
         FloatVector a0 = FloatVector.zero(F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-        for (int i = 0; i < in; i += 2, at += 8 * PANEL) {
+        for (int i = 0; i < in; i += 2) {
+            long at = (long) PANEL * i;
             FloatVector even = FloatVector.broadcast(F, x[i]), odd = FloatVector.broadcast(F, x[i + 1]);
-            a0 = even.fma(floats(w, at), a0);
-            a1 = even.fma(floats(w, at + 4 * LANES), a1);
-            a2 = even.fma(floats(w, at + 8 * LANES), a2);
-            a3 = even.fma(floats(w, at + 12 * LANES), a3);
-            b0 = odd.fma(floats(w, at + 16 * LANES), b0);
-            b1 = odd.fma(floats(w, at + 20 * LANES), b1);
-            b2 = odd.fma(floats(w, at + 24 * LANES), b2);
-            b3 = odd.fma(floats(w, at + 28 * LANES), b3);
-        }
-        store(a0.add(b0), a1.add(b1), a2.add(b2), a3.add(b3), y, o);
-    }
-
-    private static void oneOfBytes(float[] x, int in, MemorySegment w, long at, float[] y, int o) {
-        FloatVector a0 = FloatVector.zero(F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-        for (int i = 0; i < in; i += 2, at += 2 * PANEL) {
-            FloatVector even = FloatVector.broadcast(F, x[i]), odd = FloatVector.broadcast(F, x[i + 1]);
-            a0 = even.fma(bytes(w, at), a0);
-            a1 = even.fma(bytes(w, at + LANES), a1);
-            a2 = even.fma(bytes(w, at + 2 * LANES), a2);
-            a3 = even.fma(bytes(w, at + 3 * LANES), a3);
-            b0 = odd.fma(bytes(w, at + 4 * LANES), b0);
-            b1 = odd.fma(bytes(w, at + 5 * LANES), b1);
-            b2 = odd.fma(bytes(w, at + 6 * LANES), b2);
-            b3 = odd.fma(bytes(w, at + 7 * LANES), b3);
+            a0 = even.fma(load(w, int8, at), a0);
+            a1 = even.fma(load(w, int8, at + LANES), a1);
+            a2 = even.fma(load(w, int8, at + 2 * LANES), a2);
+            a3 = even.fma(load(w, int8, at + 3 * LANES), a3);
+            b0 = odd.fma(load(w, int8, at + 4 * LANES), b0);
+            b1 = odd.fma(load(w, int8, at + 5 * LANES), b1);
+            b2 = odd.fma(load(w, int8, at + 6 * LANES), b2);
+            b3 = odd.fma(load(w, int8, at + 7 * LANES), b3);
         }
         store(a0.add(b0), a1.add(b1), a2.add(b2), a3.add(b3), y, o);
     }
 
     // ---- four rows ------------------------------------------------------------------------------------------------
 
-    private static void fourOfFloats(float[] x, int r, int in, MemorySegment w, long at, float[] y, int o, int out) {
+    private static void four(float[] x, int r, int in, MemorySegment w, boolean int8, float[] y, int o, int out) {
         FloatVector a0 = FloatVector.zero(F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
         FloatVector c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-        for (int i = r * in, end = i + in; i < end; i++, at += 4 * PANEL) {
-            FloatVector w0 = floats(w, at), w1 = floats(w, at + 4 * LANES);
-            FloatVector w2 = floats(w, at + 8 * LANES), w3 = floats(w, at + 12 * LANES);
-            FloatVector v = FloatVector.broadcast(F, x[i]);
+        for (int i = 0, k = r * in; i < in; i++, k++) {
+            long at = (long) PANEL * i;
+            FloatVector w0 = load(w, int8, at), w1 = load(w, int8, at + LANES);
+            FloatVector w2 = load(w, int8, at + 2 * LANES), w3 = load(w, int8, at + 3 * LANES);
+            FloatVector v = FloatVector.broadcast(F, x[k]);
             a0 = v.fma(w0, a0);
             a1 = v.fma(w1, a1);
             a2 = v.fma(w2, a2);
             a3 = v.fma(w3, a3);
-            v = FloatVector.broadcast(F, x[i + in]);
+            v = FloatVector.broadcast(F, x[k + in]);
             b0 = v.fma(w0, b0);
             b1 = v.fma(w1, b1);
             b2 = v.fma(w2, b2);
             b3 = v.fma(w3, b3);
-            v = FloatVector.broadcast(F, x[i + 2 * in]);
+            v = FloatVector.broadcast(F, x[k + 2 * in]);
             c0 = v.fma(w0, c0);
             c1 = v.fma(w1, c1);
             c2 = v.fma(w2, c2);
             c3 = v.fma(w3, c3);
-            v = FloatVector.broadcast(F, x[i + 3 * in]);
+            v = FloatVector.broadcast(F, x[k + 3 * in]);
             d0 = v.fma(w0, d0);
             d1 = v.fma(w1, d1);
             d2 = v.fma(w2, d2);
@@ -195,44 +177,8 @@ final class VectorApi {
         store(d0, d1, d2, d3, y, (r + 3) * out + o);
     }
 
-    private static void fourOfBytes(float[] x, int r, int in, MemorySegment w, long at, float[] y, int o, int out) {
-        FloatVector a0 = FloatVector.zero(F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-        FloatVector c0 = a0, c1 = a0, c2 = a0, c3 = a0, d0 = a0, d1 = a0, d2 = a0, d3 = a0;
-        for (int i = r * in, end = i + in; i < end; i++, at += PANEL) {
-            FloatVector w0 = bytes(w, at), w1 = bytes(w, at + LANES);
-            FloatVector w2 = bytes(w, at + 2 * LANES), w3 = bytes(w, at + 3 * LANES);
-            FloatVector v = FloatVector.broadcast(F, x[i]);
-            a0 = v.fma(w0, a0);
-            a1 = v.fma(w1, a1);
-            a2 = v.fma(w2, a2);
-            a3 = v.fma(w3, a3);
-            v = FloatVector.broadcast(F, x[i + in]);
-            b0 = v.fma(w0, b0);
-            b1 = v.fma(w1, b1);
-            b2 = v.fma(w2, b2);
-            b3 = v.fma(w3, b3);
-            v = FloatVector.broadcast(F, x[i + 2 * in]);
-            c0 = v.fma(w0, c0);
-            c1 = v.fma(w1, c1);
-            c2 = v.fma(w2, c2);
-            c3 = v.fma(w3, c3);
-            v = FloatVector.broadcast(F, x[i + 3 * in]);
-            d0 = v.fma(w0, d0);
-            d1 = v.fma(w1, d1);
-            d2 = v.fma(w2, d2);
-            d3 = v.fma(w3, d3);
-        }
-        store(a0, a1, a2, a3, y, r * out + o);
-        store(b0, b1, b2, b3, y, (r + 1) * out + o);
-        store(c0, c1, c2, c3, y, (r + 2) * out + o);
-        store(d0, d1, d2, d3, y, (r + 3) * out + o);
-    }
-
-    private static FloatVector floats(MemorySegment w, long at) {
-        return FloatVector.fromMemorySegment(F, w, at, ByteOrder.nativeOrder());
-    }
-
-    private static FloatVector bytes(MemorySegment w, long at) {
+    private static FloatVector load(MemorySegment w, boolean int8, long at) {
+        if (!int8) return FloatVector.fromMemorySegment(F, w, 4 * at, ByteOrder.nativeOrder());
         ByteVector v = ByteVector.fromMemorySegment(B, w, at, ByteOrder.nativeOrder());
         return (FloatVector) v.convertShape(VectorOperators.B2F, F, 0);
     }

@@ -21,11 +21,14 @@ void must(const Java& java) {
 }
 
 Java start() {
+  // Inlined into their caller the kernels would exceed the compiler's limits, which then boxes vectors.
   char module[] = "--add-modules=jdk.incubator.vector", classes[] = "-Djava.class.path=" VECTOR_API_CLASSES,
        access[] = "--enable-native-access=ALL-UNNAMED", heap[] = "-Xmx8g", collector[] = "-XX:+UseSerialGC",
-       pages[] = "-XX:+UseTransparentHugePages", checks[] = "-Djdk.incubator.vector.VECTOR_ACCESS_OOB_CHECK=0";
+       checks[] = "-Djdk.incubator.vector.VECTOR_ACCESS_OOB_CHECK=0", quiet[] = "-XX:CompileCommand=quiet",
+       one[] = "-XX:CompileCommand=dontinline,VectorApi::one", four[] = "-XX:CompileCommand=dontinline,VectorApi::four";
   JavaVMOption options[] = {{module, nullptr},    {classes, nullptr}, {access, nullptr}, {heap, nullptr},
-                            {collector, nullptr}, {pages, nullptr},   {checks, nullptr}};
+                            {collector, nullptr}, {checks, nullptr},  {quiet, nullptr},  {one, nullptr},
+                            {four, nullptr}};
   JavaVMInitArgs arguments{JNI_VERSION_21, jint(std::size(options)), options, JNI_FALSE};
   JavaVM* machine;
   void* env;
