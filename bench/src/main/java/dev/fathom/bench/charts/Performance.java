@@ -20,7 +20,8 @@ public final class Performance {
             Pattern.compile("\\S+ block (\\S+), (\\d+ workers?), (resident|streamed), (\\d+) rows?");
     private static final Pattern ATTENTION = Pattern.compile("(\\S+) (\\S+) (\\d+)x(\\d+) rows of (\\d+)");
     private static final String TOKEN = "a token, ";
-    private static final List<String> PEERS = List.of("ggml", "onednn", "openblas");
+    private static final List<String> PEERS = List.of("ggml", "ik-llama", "onednn", "onnxruntime", "openblas",
+            "vector-api");
 
     private final Path results;
     private final StringBuilder out = new StringBuilder();
