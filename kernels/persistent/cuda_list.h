@@ -6,9 +6,10 @@
 // waited for, the ring fills with the W of the products to come, over the ends of tasks and layers, so that the stream
 // of W goes on through norms, attention and boundaries. What depends on rows' depths is not fetched ahead.
 //
-// Floor: bytes of W, K and V at the speed of memory, or the boundaries at some 1.3 us, of which a layer has eight or
-// nine; the larger of the two. 140 KB of ring in each of 132 multiprocessors are 18 MB, 4 us of memory: as much as three
-// boundaries.
+// Floor: bytes of W, K and V at the speed of memory, or the boundaries at some 1.3 us, of which a layer has eight, more
+// with LoRA or codes; the larger of the two. 140 KB of ring in each of 132 multiprocessors are 18 MB, 4 us of memory:
+// as much as three boundaries. Expected is more time than that, as what is between boundaries is short and waits for
+// its first bytes (bench/gpu/NOTES.md).
 #pragma once
 #include "attention/cuda_attend.h"
 #include "compact/cuda.h"
@@ -31,7 +32,8 @@ constexpr int kAttentionStages = 64 << 10;  // bytes
 template <class T, int Dim>
 using Attention = attention::Shared<T, Dim, false, kAttentionStages>;
 
-// Shared memory: that of operations but products, the records, the ring.
+// Shared memory: that of operations but products; the records of the task that the team carries out and of that for
+// which operands are brought; the ring.
 constexpr size_t kOperations = std::max({sizeof(Attention<bf16, 64>), sizeof(Attention<bf16, 128>),
                                          sizeof(Attention<int8_t, 64>), sizeof(Attention<int8_t, 128>),
                                          gate::shared_bytes(4096)});
@@ -88,10 +90,12 @@ __device__ __forceinline__ void for_items(const Task& task, Body body) {
 }
 
 template <class H>
-__device__ __forceinline__ void load_list(unsigned char* ring, linear::Shared<H>& shared, Task& task, const Task* tasks,
-                                          int first, const unsigned* counter) {
+__device__ __forceinline__ void load_list(linear::Shared<H>& shared, const Task* tasks, int first,
+                                          const unsigned* counter) {
   const int lane = int(threadIdx.x) - H::kConsumers;
-  linear::Loader<H, ListItems<H>> loader{ring, shared, lane, ListItems<H>(tasks, first)};
+  Task& task = shared_memory<Task>(kRecords)[1];
+  linear::Loader<H, ListItems<H>> loader{shared_memory<unsigned char>(H::kRing), shared, lane,
+                                         ListItems<H>(tasks, first)};
 #pragma unroll 1
   for (int at = first;; at = task.next) {
     __syncwarp();  // the last record has been read
@@ -154,13 +158,51 @@ __device__ __forceinline__ void carry_out_row(const Task& task, int64_t row) {
   }
 }
 
+// A task, by the team; `turn`: that of the ring, which is returned as it is then. Never inlined: what does not change
+// from task to task would be kept for all of them, in more registers than there are.
 template <class H, class KV>
-__device__ __forceinline__ void carry_out_list(unsigned char* ring, linear::Shared<H>& shared, Task& task,
-                                               const Task* tasks, unsigned* counter) {
+__device__ __noinline__ int carry_out(int turn) {
+  const Task& task = *shared_memory<Task>(kRecords);
   const linear::Finish finish{};
-  linear::Multiplier<H, linear::Finish> multiplier{ring, shared, finish};
+  linear::Multiplier<H, linear::Finish> multiplier{shared_memory<unsigned char>(H::kRing),
+                                                   *shared_memory<linear::Shared<H>>(H::kShared),
+                                                   finish,
+                                                   {turn / 2, turn % 2}};
+  switch (task.op) {
+    case Op::select:
+      if (blockIdx.x == 0) recursion::select_rows(params_of<recursion::Select>(task));
+      break;
+    case Op::plan:  // the block that has the fewest rows
+      if (blockIdx.x == gridDim.x - 1) attention::plan_items(params_of<attention::PlanArgs>(task));
+      break;
+    case Op::attend: {
+      const auto& p = params_of<attention::Params>(task);
+      if (p.a.head_dim <= 64) attend<KV, 64>(p);
+      else attend<KV, 128>(p);
+      break;
+    }
+    case Op::product:
+      for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
+        multiplier.template compute<false>(p, item, count);
+      });
+      break;
+    case Op::by_depth:
+      for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
+        multiplier.template compute<true>(p, item, count);
+      });
+      break;
+    default:
+      for (int row = int(blockIdx.x); row < task.items; row += int(gridDim.x)) carry_out_row<KV>(task, row);
+  }
+  return multiplier.turn.at * 2 + multiplier.turn.phase;
+}
+
+template <class H, class KV>
+__device__ __forceinline__ void carry_out_list(const Task* tasks, unsigned* counter) {
+  Task& task = *shared_memory<Task>(kRecords);
   unsigned boundaries = 0;
   bool boundary = false;
+  int turn = 0;
 #pragma unroll 1
   for (const Task* next = tasks;; next++) {
     team_barrier();  // the last task is done
@@ -169,49 +211,18 @@ __device__ __forceinline__ void carry_out_list(unsigned char* ring, linear::Shar
     if (boundary && threadIdx.x == 0) wait_for(counter, ++boundaries * gridDim.x);
     team_barrier();
     boundary = task.boundary_behind != 0;
-    switch (task.op) {
-      case Op::end: return;
-      case Op::leave:
-        if (load_fresh(params_of<Leave>(task).live) == 0) return;
-        break;
-      case Op::select:
-        if (blockIdx.x == 0) recursion::select_rows(params_of<recursion::Select>(task));
-        break;
-      case Op::plan:  // the block that has the fewest rows
-        if (blockIdx.x == gridDim.x - 1) attention::plan_items(params_of<attention::PlanArgs>(task));
-        break;
-      case Op::attend: {
-        const auto& p = params_of<attention::Params>(task);
-        if (p.a.head_dim <= 64) attend<KV, 64>(p);
-        else attend<KV, 128>(p);
-        break;
-      }
-      case Op::product:
-        for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
-          multiplier.template compute<false>(p, item, count);
-        });
-        break;
-      case Op::by_depth:
-        for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
-          multiplier.template compute<true>(p, item, count);
-        });
-        break;
-      default:
-        for (int row = int(blockIdx.x); row < task.items; row += int(gridDim.x)) carry_out_row<KV>(task, row);
-    }
+    if (task.op == Op::end) return;
+    if (task.op != Op::leave) turn = carry_out<H, KV>(turn);
+    else if (load_fresh(params_of<Leave>(task).live) == 0) return;
   }
 }
 
-// A kernel for each type of K and V: with more attention in one, ptxas keeps more of what does not change from task to
-// task in registers than there are.
 template <class P, class KV>
 __global__ void __launch_bounds__(Ring<P>::kThreads, 1) run_list(const Task* tasks, int first, unsigned* counters) {
   using H = Ring<P>;
-  unsigned char* ring = shared_memory<unsigned char>(H::kRing);
-  Task* records = shared_memory<Task>(kRecords);
   linear::Shared<H>& shared = linear::make_ring<H>();
-  if (threadIdx.x >= H::kConsumers) load_list<H>(ring, shared, records[1], tasks, first, counters);
-  else carry_out_list<H, KV>(ring, shared, records[0], tasks, counters);
+  if (threadIdx.x >= H::kConsumers) load_list<H>(shared, tasks, first, counters);
+  else carry_out_list<H, KV>(tasks, counters);
   // Nobody waits any more when the last block has come.
   __syncthreads();
   if (threadIdx.x == 0 && atomicAdd(counters + 1, 1u) == gridDim.x - 1) {
