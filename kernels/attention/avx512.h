@@ -118,43 +118,13 @@ struct Avx512 {
   // sum holds 16 partial sums per vector. Scales: one per key, or null. Those of keys that are not seen reach nothing.
   static void softmax(int n, float* scores, uint64_t mask, const float* k_scale, const float* v_scale,
                       const float* bias, float* most, float* sum, float* factor) {
-    alignas(64) float top[16], base[16];
-    for (int i = 0; i < n; i++) {
-      __m512 s[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) {
-        float* at = scores + i * kChunk + j * 16;
-        s[j] = _mm512_loadu_ps(at);
-        if (k_scale != nullptr) s[j] = _mm512_mul_ps(s[j], _mm512_loadu_ps(k_scale + j * 16));
-        if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
-        if (mask != ~uint64_t(0)) s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
-        if (k_scale != nullptr || bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
-      }
-      top[i] = max16(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
-    }
-
-    const __mmask16 vectors = lanes16(n);
-    const __m512 before = _mm512_maskz_loadu_ps(vectors, most), here = _mm512_maskz_load_ps(vectors, top);
-    const __m512 now = _mm512_mask_mov_ps(before, _mm512_cmp_ps_mask(here, before, _CMP_GT_OQ), here);
-    const __mmask16 none = _mm512_cmp_ps_mask(now, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);  // -inf - -inf is no number
-    const __m512 from = _mm512_mask_mov_ps(now, none, _mm512_setzero_ps());
-    _mm512_mask_storeu_ps(most, vectors, now);
-    _mm512_mask_storeu_ps(factor, vectors, exp2_16(_mm512_sub_ps(before, from)));
-    _mm512_store_ps(base, from);
-
-    for (int i = 0; i < n; i++) {
-      __m512 s[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++)
-        s[j] = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kChunk + j * 16), _mm512_set1_ps(base[i])));
-      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
-      if (v_scale != nullptr)
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-          s[j] = _mm512_mul_ps(s[j], _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), v_scale + j * 16));
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) put(s[j], scores + i * kChunk + (form == Form::kDot ? j * 8 : j * 16));
-      _mm512_storeu_ps(sum + i * 16, _mm512_fmadd_ps(_mm512_loadu_ps(sum + i * 16), _mm512_set1_ps(factor[i]), added));
+    switch (n) {
+      case 1: return softmax_of<1>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
+      case 2: return softmax_of<2>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
+      case 3: return softmax_of<3>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
+      case 4: return softmax_of<4>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
+      case 5: return softmax_of<5>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
+      default: return softmax_of<6>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
     }
   }
 
@@ -244,6 +214,72 @@ struct Avx512 {
 #if defined(__AVX512BF16__)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x));
 #endif
+    }
+  }
+
+  // Lane i: the largest lane of x[i]. Rows meet in the lanes of one vector, four and then eight of them, so that their
+  // maxima are found together.
+  template <int R>
+  [[gnu::always_inline]] static __m512 maxima(const __m512 (&x)[R]) {
+    __m512 fours[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < (R + 3) / 4; h++) {
+      const auto row = [&](int i) __attribute__((always_inline)) { return x[4 * h + i < R ? 4 * h + i : R - 1]; };
+      const auto two = [&](int i) __attribute__((always_inline)) {
+        return _mm512_max_ps(_mm512_unpacklo_ps(row(i), row(i + 1)), _mm512_unpackhi_ps(row(i), row(i + 1)));
+      };
+      const __m512d a = _mm512_castps_pd(two(0)), b = _mm512_castps_pd(two(2));
+      fours[h] = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    if constexpr (R <= 4) fours[1] = fours[0];
+    const __m512 halves = _mm512_max_ps(_mm512_shuffle_f32x4(fours[0], fours[1], 0x88),
+                                        _mm512_shuffle_f32x4(fours[0], fours[1], 0xdd));
+    const __m512 whole = _mm512_max_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0xb1));
+    return _mm512_shuffle_f32x4(whole, whole, 0x08);
+  }
+
+  template <int R>
+  static void softmax_of(float* scores, uint64_t mask, const float* k_scale, const float* v_scale, const float* bias,
+                         float* most, float* sum, float* factor) {
+    alignas(64) float base[16];
+    __m512 top[R];
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++) {
+      __m512 s[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        float* at = scores + i * kChunk + j * 16;
+        s[j] = _mm512_loadu_ps(at);
+        if (k_scale != nullptr) s[j] = _mm512_mul_ps(s[j], _mm512_loadu_ps(k_scale + j * 16));
+        if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
+        if (mask != ~uint64_t(0)) s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
+        if (k_scale != nullptr || bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
+      }
+      top[i] = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
+    }
+
+    const __mmask16 vectors = lanes16(R);
+    const __m512 before = _mm512_maskz_loadu_ps(vectors, most), here = maxima(top);
+    const __m512 now = _mm512_mask_mov_ps(before, _mm512_cmp_ps_mask(here, before, _CMP_GT_OQ), here);
+    const __mmask16 none = _mm512_cmp_ps_mask(now, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);  // -inf - -inf is no number
+    const __m512 from = _mm512_mask_mov_ps(now, none, _mm512_setzero_ps());
+    _mm512_store_ps(base, from);
+    _mm512_mask_storeu_ps(most, vectors, now);
+    _mm512_mask_storeu_ps(factor, vectors, exp2_16(_mm512_sub_ps(before, from)));
+
+    for (int i = 0; i < R; i++) {
+      __m512 s[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+        s[j] = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kChunk + j * 16), _mm512_set1_ps(base[i])));
+      const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
+      if (v_scale != nullptr)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+          s[j] = _mm512_mul_ps(s[j], _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), v_scale + j * 16));
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) put(s[j], scores + i * kChunk + (form == Form::kDot ? j * 8 : j * 16));
+      _mm512_storeu_ps(sum + i * 16, _mm512_fmadd_ps(_mm512_loadu_ps(sum + i * 16), _mm512_set1_ps(factor[i]), added));
     }
   }
 
