@@ -189,11 +189,11 @@ struct CodesPanel {
           task.x[r] = reinterpret_cast<const Codes*>(x[first + r]) + begin / kGroups;
         task.w = w + begin * Q::kGroupBytes;
         task.groups = end - begin;
-        // The tiles behind the first bring the next block.
-        const int64_t passes = CodesTile<I, Q>::pass_count(int(size));
+        // The tiles behind the first bring the next block, or a single one that passes over the block several times.
+        const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), silent = tiles == 1 && passes > 1 ? 0 : passes;
         task.next = w + end * Q::kGroupBytes;
-        task.share = (tile - 1) * passes;
-        task.shares = (tiles - 1) * passes;
+        task.share = tile * passes - silent;
+        task.shares = tiles * passes - silent;
         task.z = z + first * kPanel;
         task.before = begin == 0 ? kZeros : task.z;
         CodesTile<I, Q>::run(int(size), task);
