@@ -299,7 +299,7 @@ struct Quantised {
       Sum link[N / 2];  // over 128 k
 #pragma unroll
       for (int i = 0; i < N / 2; i++) link[i] = kScaled ? kZero : 0;
-#pragma unroll
+#pragma unroll (kNibbles && N == 64 ? 1 : 2)  // with both there are too few registers
       for (int pair = 0; pair < 2; pair++) {
         const int group = image * 4 + pair * 2;
         uint32_t a[2][4], b[4];

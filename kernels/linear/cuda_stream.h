@@ -503,6 +503,7 @@ __device__ __forceinline__ void load_batch(unsigned char* ring, Shared<H>& share
   dependents_wait();
   loader.items.live_known = true;
   bool first = true;
+#pragma unroll 1
   for (BatchItems<H> items{batch}; items.next(); first = false) {
     const Params& p = *items.product;
     const int64_t count = p.count();
@@ -518,6 +519,7 @@ __device__ __forceinline__ void multiply_batch(unsigned char* ring, Shared<H>& s
   Multiplier<H, End> multiplier{ring, shared, end};
   dependents_wait();
   bool first = true;
+#pragma unroll 1
   for (BatchItems<H> items{batch}; items.next(); first = false) {
     const Params& p = *items.product;
     const int64_t count = p.count();

@@ -29,14 +29,13 @@ using namespace gpu;
 
 constexpr int kColumns = int(kTaskRows);
 constexpr int kAttentionStages = 64 << 10;  // bytes
-template <class T, int Dim>
-using Attention = attention::Shared<T, Dim, false, kAttentionStages>;
+template <class T>
+using Attention = attention::Shared<T, int(kMostHeadDim), false, kAttentionStages>;
 
 // Shared memory: that of operations but products; the records of the task that the team carries out and of that for
 // which operands are brought; the ring.
-constexpr size_t kOperations = std::max({sizeof(Attention<bf16, 64>), sizeof(Attention<bf16, 128>),
-                                         sizeof(Attention<int8_t, 64>), sizeof(Attention<int8_t, 128>),
-                                         gate::shared_bytes(4096)});
+constexpr size_t kOperations =
+    std::max({sizeof(Attention<bf16>), sizeof(Attention<int8_t>), gate::shared_bytes(4096)});
 constexpr size_t kRecords = (kOperations + 15) / 16 * 16;
 constexpr int kKept = int((kRecords + 2 * sizeof(Task) + 1023) / 1024 * 1024);
 template <class P>
@@ -118,11 +117,6 @@ __device__ __forceinline__ void load_list(linear::Shared<H>& shared, const Task*
   }
 }
 
-template <class T, int Dim>
-__device__ __forceinline__ void attend(const attention::Params& p) {
-  attention::attend_items(p, *shared_memory<Attention<T, Dim>>(), int(blockIdx.x), int(gridDim.x));
-}
-
 // Row `row` of a task. KV: the type of K and V.
 template <class KV>
 __device__ __forceinline__ void carry_out_row(const Task& task, int64_t row) {
@@ -158,51 +152,13 @@ __device__ __forceinline__ void carry_out_row(const Task& task, int64_t row) {
   }
 }
 
-// A task, by the team; `turn`: that of the ring, which is returned as it is then. Never inlined: what does not change
-// from task to task would be kept for all of them, in more registers than there are.
 template <class H, class KV>
-__device__ __noinline__ int carry_out(int turn) {
-  const Task& task = *shared_memory<Task>(kRecords);
-  const linear::Finish finish{};
-  linear::Multiplier<H, linear::Finish> multiplier{shared_memory<unsigned char>(H::kRing),
-                                                   *shared_memory<linear::Shared<H>>(H::kShared),
-                                                   finish,
-                                                   {turn / 2, turn % 2}};
-  switch (task.op) {
-    case Op::select:
-      if (blockIdx.x == 0) recursion::select_rows(params_of<recursion::Select>(task));
-      break;
-    case Op::plan:  // the block that has the fewest rows
-      if (blockIdx.x == gridDim.x - 1) attention::plan_items(params_of<attention::PlanArgs>(task));
-      break;
-    case Op::attend: {
-      const auto& p = params_of<attention::Params>(task);
-      if (p.a.head_dim <= 64) attend<KV, 64>(p);
-      else attend<KV, 128>(p);
-      break;
-    }
-    case Op::product:
-      for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
-        multiplier.template compute<false>(p, item, count);
-      });
-      break;
-    case Op::by_depth:
-      for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
-        multiplier.template compute<true>(p, item, count);
-      });
-      break;
-    default:
-      for (int row = int(blockIdx.x); row < task.items; row += int(gridDim.x)) carry_out_row<KV>(task, row);
-  }
-  return multiplier.turn.at * 2 + multiplier.turn.phase;
-}
-
-template <class H, class KV>
-__device__ __forceinline__ void carry_out_list(const Task* tasks, unsigned* counter) {
+__device__ __forceinline__ void carry_out_list(linear::Shared<H>& shared, const Task* tasks, unsigned* counter) {
   Task& task = *shared_memory<Task>(kRecords);
+  const linear::Finish finish{};
+  linear::Multiplier<H, linear::Finish> multiplier{shared_memory<unsigned char>(H::kRing), shared, finish};
   unsigned boundaries = 0;
   bool boundary = false;
-  int turn = 0;
 #pragma unroll 1
   for (const Task* next = tasks;; next++) {
     team_barrier();  // the last task is done
@@ -211,18 +167,45 @@ __device__ __forceinline__ void carry_out_list(const Task* tasks, unsigned* coun
     if (boundary && threadIdx.x == 0) wait_for(counter, ++boundaries * gridDim.x);
     team_barrier();
     boundary = task.boundary_behind != 0;
-    if (task.op == Op::end) return;
-    if (task.op != Op::leave) turn = carry_out<H, KV>(turn);
-    else if (load_fresh(params_of<Leave>(task).live) == 0) return;
+    switch (task.op) {
+      case Op::end: return;
+      case Op::leave:
+        if (load_fresh(params_of<Leave>(task).live) == 0) return;
+        break;
+      case Op::select:
+        if (blockIdx.x == 0) recursion::select_rows(params_of<recursion::Select>(task));
+        break;
+      case Op::plan:  // the block that has the fewest rows
+        if (blockIdx.x == gridDim.x - 1) attention::plan_items(params_of<attention::PlanArgs>(task));
+        break;
+      case Op::attend:
+        attention::attend_items(params_of<attention::Params>(task), *shared_memory<Attention<KV>>(), int(blockIdx.x),
+                                int(gridDim.x));
+        break;
+      case Op::product:
+        for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
+          multiplier.template compute<false>(p, item, count);
+        });
+        break;
+      case Op::by_depth:
+        for_items<H>(task, [&](const linear::Params& p, const auto& item, int64_t count) {
+          multiplier.template compute<true>(p, item, count);
+        });
+        break;
+      default:
+        for (int row = int(blockIdx.x); row < task.items; row += int(gridDim.x)) carry_out_row<KV>(task, row);
+    }
   }
 }
 
+// A kernel for each type of K and V, and one width of heads: with more attention in one, ptxas keeps more of what does
+// not change from task to task in registers than there are. A function that is not inlined would serialise wgmma.
 template <class P, class KV>
 __global__ void __launch_bounds__(Ring<P>::kThreads, 1) run_list(const Task* tasks, int first, unsigned* counters) {
   using H = Ring<P>;
   linear::Shared<H>& shared = linear::make_ring<H>();
   if (threadIdx.x >= H::kConsumers) load_list<H>(shared, tasks, first, counters);
-  else carry_out_list<H, KV>(tasks, counters);
+  else carry_out_list<H, KV>(shared, tasks, counters);
   // Nobody waits any more when the last block has come.
   __syncthreads();
   if (threadIdx.x == 0 && atomicAdd(counters + 1, 1u) == gridDim.x - 1) {

@@ -21,7 +21,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __restrict__ __restrict
