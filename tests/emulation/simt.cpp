@@ -412,4 +412,17 @@ void launch(dim3 grid, dim3 dim, size_t shared_bytes, bool together, const std::
   acquire(&l);
 }
 
+// ---- streams, of which there is one ----
+
+namespace {
+Work* kept = nullptr;
+}
+
+void enqueue(std::function<void()> work) {
+  if (kept == nullptr) work();
+  else kept->push_back(std::move(work));
+}
+void capture(Work* into) { kept = into; }
+Work* captured() { return kept; }
+
 }  // namespace simt

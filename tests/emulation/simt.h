@@ -92,6 +92,14 @@ void meet(const char* op, uint64_t key, int want, void* arg, void (*act)(Arrival
 // Runs a kernel over a grid. `together`: all blocks are resident at once (cooperative and persistent kernels).
 void launch(dim3 grid, dim3 block, size_t shared_bytes, bool together, const std::function<void()>& kernel);
 
+// Work of a stream: carried out at once, or kept while it is being captured.
+using Work = std::vector<std::function<void()>>;
+void enqueue(std::function<void()> work);
+// Later work is kept there; null: it is carried out again.
+void capture(Work* into);
+Work* captured();  // where it is kept
+inline bool capturing() { return captured() != nullptr; }
+
 template <class Act>
 void meet(const char* op, uint64_t key, int want, void* arg, Act act) {
   meet(op, key, want, arg, [](Arrival* in, int n, void* c) { (*static_cast<Act*>(c))(in, n); }, &act);

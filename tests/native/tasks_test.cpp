@@ -1,5 +1,5 @@
 // On a device, steps and recursions of few rows in one launch against the same operations launched one by one: the bits
-// are the same, of the states and of what is stored.
+// are the same, of the states and of what is stored. And out of a graph, with rows and lists as they are at its launch.
 #include <algorithm>
 #include <vector>
 
@@ -250,3 +250,119 @@ TEST(quantised_weights) {
     compare_recursions(ctx, "quantised", m, type != FTH_I8);
   }
 }
+
+#ifdef FATHOM_TEST_CUDA
+// Of the CUDA runtime: 0 is success.
+extern "C" {
+int cudaStreamBeginCapture(void* stream, int mode);
+int cudaStreamEndCapture(void* stream, void** graph);
+int cudaGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags);
+int cudaGraphLaunch(void* executable, void* stream);
+int cudaGraphExecDestroy(void* executable);
+int cudaGraphDestroy(void* graph);
+}
+
+namespace {
+
+// An array that the library leaves where it is while a stream is being captured.
+template <class T>
+struct Pinned {
+  T* data = nullptr;
+
+  explicit Pinned(const std::vector<T>& from) {
+    void* p = nullptr;
+    EXPECT(fth_memory_map(FTH_MEMORY_PINNED, 0, int64_t(from.size() * sizeof(T)), &p) == FTH_OK, "pinned memory");
+    data = static_cast<T*>(p);
+    std::copy(from.begin(), from.end(), data);
+    bytes = int64_t(from.size() * sizeof(T));
+  }
+  ~Pinned() { fth_memory_unmap(FTH_MEMORY_PINNED, 0, data, bytes); }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+
+ private:
+  int64_t bytes = 0;
+};
+
+// What call() enqueues, captured once it has run, and launched on `again`: the same as the call with those rows.
+template <class Call, class Rows>
+void compare_graph(test::Context& ctx, const char* what, const Result& start, Result& r, Rows& rows,
+                   const std::vector<fth_row>& again, Call call) {
+  void* stream = static_cast<fth_context*>(ctx)->device->stream();
+  EXPECT_OK(ctx, call());
+  EXPECT(cudaStreamBeginCapture(stream, 0) == 0, "%s", what);
+  const fth_status status = call();
+  void *graph = nullptr, *executable = nullptr;
+  EXPECT(cudaStreamEndCapture(stream, &graph) == 0, "%s", what);
+  EXPECT(status == FTH_OK, "%s: %s", what, ctx.message());
+  EXPECT(cudaGraphInstantiateWithFlags(&executable, graph, 0) == 0, "%s", what);
+  std::copy(again.begin(), again.end(), rows.data);
+  const auto from_start = [&](auto work) {
+    std::copy(start.hidden.begin(), start.hidden.end(), r.hidden.begin());
+    std::copy(start.pool.begin(), start.pool.end(), r.pool.begin());
+    work();
+    EXPECT_OK(ctx, fth_synchronize(ctx));
+    return r;
+  };
+  const Result called = from_start([&] { EXPECT_OK(ctx, call()); });
+  const Result launched = from_start([&] { EXPECT(cudaGraphLaunch(executable, stream) == 0, "%s", what); });
+  EXPECT(called == launched, "%s", what);
+  EXPECT(!(launched.hidden == start.hidden), "%s", what);
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+}
+
+}  // namespace
+
+TEST(graphs) {
+  test::Context ctx;
+  fth_block_shape s = narrow();
+  s.lora_rank[FTH_Q] = 3;
+  const Model m(ctx, s);
+  Pinned<int32_t> lists(m.lists);
+  const int64_t items = int64_t(m.lists.size());
+  for (const int64_t count : {5, 20}) {  // one launch, and many
+    std::vector<fth_row> now(size_t(count), test::row()), then;
+    for (int64_t i = 0; i < count; i++) {
+      fth_row& row = now[size_t(i)];
+      row.list = i % 6 * kCapacity;
+      row.visible = 20 + int32_t(i);
+      row.position = row.visible - 1;
+      row.entry = m.lists[size_t(row.list + row.visible - 1)];
+    }
+    then = now;
+    for (int64_t i = 0; i < count; i++) {
+      then[size_t(i)].depth = int32_t(i % kDepths);
+      then[size_t(i)].visible -= int32_t(i % 3);
+      if (i % 4 == 1) then[size_t(i)].entry = -1;
+    }
+    Pinned<fth_row> rows(now);
+    const Result start{m.states(count), m.pool, {}};
+    Result r = start;
+    compare_graph(ctx, "a step", start, r, rows, then, [&] {
+      return fth_block(ctx, &m.shape, count, rows.data, nullptr, m.weights.data(), lists.data, items, nullptr, kEntries,
+                       r.pool.data(), r.hidden.data());
+    });
+  }
+  for (const int64_t count : {4, 18}) {
+    std::vector<fth_row> now(size_t(kDepths * count), test::row()), then;
+    for (int64_t i = 0; i < kDepths * count; i++) {
+      fth_row& row = now[size_t(i)];
+      row.list = i / count * kCapacity;
+      row.visible = 9;
+      row.position = 9 + int32_t(i % count);
+      row.entry = m.lists[size_t(row.list + 9 + i % count)];
+    }
+    then = now;
+    for (fth_row& row : then) row.position += 100;
+    Pinned<fth_row> rows(now);
+    const Result start{m.states(count), m.pool, std::vector<int32_t>(size_t(count), -1)};
+    Result r = start;
+    const fth_recursion_shape shape{kDepths, FTH_UPDATE_ADD_GATED, 1, 0};
+    compare_graph(ctx, "a recursion", start, r, rows, then, [&] {
+      return fth_recursion(ctx, &shape, &m.shape, &m.gate, count, rows.data, m.weights.data(), m.gate_weights.data(),
+                           lists.data, items, nullptr, kEntries, r.pool.data(), r.hidden.data(), r.passes.data());
+    });
+  }
+}
+#endif

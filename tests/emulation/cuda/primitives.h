@@ -322,7 +322,9 @@ struct Grid {
 };
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Grid& grid, Stream, A... arguments) {
-  simt::launch(grid.blocks, grid.threads, grid.shared_bytes, grid.together, [=] { kernel(P(arguments)...); });
+  simt::enqueue([=] {
+    simt::launch(grid.blocks, grid.threads, grid.shared_bytes, grid.together, [=] { kernel(P(arguments)...); });
+  });
 }
 
 }  // namespace fth::gpu
