@@ -235,8 +235,8 @@ def sweep(bench, name, model, tokens, counts, bars, make, warm=False):
         with bench.trying("block", case_name):
             weights = weights if weights is not None else model.packed(bench.library)
             of = make(weights, count)
-            bench.run(Case("block", case_name, of.bytes, of.flops, **bars.get(count, {})), of.ours, of.peers(), of.check,
-                      of.prepare, warm=warm)
+            case = Case("block", case_name, of.bytes, of.flops, **bars.get(count, {}))
+            bench.run(case, of.ours, of.peers(), of.check, of.prepare, warm=warm)
 
 
 def steps(bench, name, model, tokens, counts, bars, warm=False):
