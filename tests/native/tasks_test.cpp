@@ -234,12 +234,14 @@ TEST(wide_layers) {
   compare_steps(ctx, "bf16, wide", Model(ctx, s));
   s.kv_type = FTH_I8;
   compare_recursions(ctx, "bf16, wide", Model(ctx, s), true);
+  s.weight_type = FTH_F8_E4M3;
+  compare_steps(ctx, "f8, wide", Model(ctx, s));
 }
 
 TEST(quantised_weights) {
   if (!test::kCuda) return;
   test::Context ctx;
-  for (const int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0}) {
+  for (const int32_t type : {FTH_I8, FTH_Q8_0, FTH_Q4_0, FTH_F8_E4M3}) {
     fth_block_shape s = narrow();
     s.weight_type = type;
     s.kv_type = type == FTH_Q8_0 ? FTH_I8 : FTH_BF16;
