@@ -45,6 +45,6 @@ case ${1:-} in
     if [ "${2:-false}" = true ]; then target=(--target fathom); else target=(); fi # skipTests: the library will do
     cmake --build $folder --parallel "$(nproc)" "${target[@]}"
     ;;
-  test) ctest --test-dir $folder --output-on-failure ;;
+  test) ctest --test-dir $folder --output-on-failure --parallel "$(nproc)" ;;
   *) missing "usage: native/build.sh check | build [true | false] | test" ;;
 esac
