@@ -194,7 +194,9 @@ double i8_peak(fth_context* ctx) {
   return isa >= FTH_ISA_AVX2 ? rate(ctx, dot8_avx2, 2.0 * 32 * kChains8 * kRounds) : f32_peak(ctx);
 }
 
-double Limits::peak(int32_t type) const { return type == FTH_F32 ? f32 : type == FTH_BF16 || type == FTH_F8_E4M3 ? bf16 : i8; }
+double Limits::peak(int32_t type) const {
+  return type == FTH_F32 ? f32 : type == FTH_BF16 || type == FTH_F8_E4M3 ? bf16 : i8;
+}
 
 Limits measure_limits(fth_context* ctx) {
   Limits limits = {f32_peak(ctx), bf16_peak(ctx), i8_peak(ctx), {}};

@@ -131,8 +131,9 @@ uint16_t to_bf16(float value) {
 
 void compare_linears(const Options& options, Peer& peer, Report& report) {
   for (const bench::Model& m : bench::kModels)
-    for (const bench::Type& type : bench::kTypes)
-      for (int which = -1; which < bench::kProductCount && type.code != FTH_F8_E4M3; which++) {  // no peer has that
+    for (const bench::Type& type : bench::kTypes) {
+      if (type.code == FTH_F8_E4M3) continue;  // no peer has that
+      for (int which = -1; which < bench::kProductCount; which++) {
         const std::string product = which < 0 ? "block" : bench::kProducts[which];
         Case c{std::string(m.name) + " " + product + " " + type.name, type.name, 0};
         if (!may_want(options, c.name)) continue;
@@ -150,6 +151,7 @@ void compare_linears(const Options& options, Peer& peer, Report& report) {
         if (theirs == nullptr) break;
         compare_case(options, c, parts, most_difference(type.code), *ours, *theirs, report);
       }
+    }
 }
 
 }  // namespace peers

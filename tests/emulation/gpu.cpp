@@ -1,6 +1,7 @@
 // A CUDA runtime for kernels that run on the CPU (simt.h): one device, whose memory is the heap and whose streams are
-// empty at the end of every launch, unless they are being captured. FATHOM_EMULATED_PAGEABLE=0 makes it a device that reaches only its own and pinned
-// memory, as most do, FATHOM_EMULATED_CAPABILITY=80 one of that compute capability rather than 90.
+// empty at the end of every launch, unless they are being captured. FATHOM_EMULATED_PAGEABLE=0 makes it a device that
+// reaches only its own and pinned memory, as most do, FATHOM_EMULATED_CAPABILITY=80 one of that compute capability
+// rather than 90.
 #include "gpu.h"
 
 #include <stdio.h>
