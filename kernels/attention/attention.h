@@ -10,8 +10,10 @@
 // sum of the weights takes them unrounded). Sums are fp32. Vector targets count scores in powers of two: log2(e) is
 // part of the query's scale.
 //
-// int8 K,V are bf16 K,V once an element is widened to bf16, which is exact: the scale of K multiplies scores and the scale
-// of V softmax weights, before they are rounded. So no product is less exact than bf16's.
+// With int8 K,V the vector targets round the scaled query to 16 bits, 32767 being its largest element, and sums of
+// products are exact; K's scales multiply scores, V's multiply softmax weights, which are then rounded to 16 bits, 32767
+// being the largest of V's scales. CUDA devices widen int8 to bf16, which is exact, and round as with bf16 K,V. Either
+// way no product is less exact than bf16's.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -87,7 +89,7 @@ struct alignas(64) Workspace {
   uint32_t k_tile[kChunk * kv::kMostHeadDim];      // gathered chunk, laid out as a page's
   uint32_t v_tile[kChunk * kv::kMostHeadDim];
   float scales[2 * kChunk];                        // int8: of a gathered chunk's keys, K's and V's
-  uint16_t wide[kChunk * kv::kMostHeadDim];        // int8: a tile widened to bf16
+  float unit[2 * kLanes];                          // int8: of queries and of weights
 };
 
 // All of a tile's part: writes the output.
@@ -103,7 +105,8 @@ using Finish = void(const Args&, const Tile&, int64_t part, const float* total);
 namespace scalar { Whole whole; }
 namespace avx2 { Whole whole; Piece piece; Merge merge; Finish finish; }
 namespace avx512 { Whole whole; Piece piece; Merge merge; Finish finish; }
-namespace avx512bf16 { Whole whole; Piece piece; }  // bf16, int8 K,V with AVX512-BF16 dot products
+namespace avx512bf16 { Whole whole; Piece piece; }  // bf16 K,V with AVX512-BF16 dot products
+namespace avx512vnni { Whole whole; Piece piece; }  // int8 K,V with AVX512-VNNI dot products
 namespace cuda {  // all pointers on the device
 size_t scratch_bytes(const Args&, int64_t count, int32_t multiprocessors);
 // Writes what run reads in `scratch`: who reads what, for all layers whose rows have these lists.

@@ -8,25 +8,47 @@ namespace fth::attention {
 namespace {
 
 enum class Form {
-  kF32,     // f32 K,V
-  kWidened  // bf16 K,V, each word taken apart into two f32; queries and weights are f32 that bf16 can hold
+  kF32,      // f32 K,V
+  kWidened,  // bf16 K,V, each word taken apart into two f32; queries and weights are f32 that bf16 can hold
+  kInt       // int8 K,V; queries and weights are packed pairs of int16, sums int32
 };
 
 constexpr int columns_of(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
 
-// acc += a * b over `steps` words of b's rows, which are `b_stride` words apart. `a` has one word per step (kWidened:
-// two). A masked product leaves out the steps (bf16: halves of them) whose bit is not set.
+// acc + x * y, per lane one f32, or the sum of a pair's two products.
+template <Form form>
+[[gnu::always_inline]] inline __m256 multiplied(__m256 x, __m256 y, __m256 acc) {
+  if constexpr (form == Form::kInt) {
+    const __m256i pairs = _mm256_madd_epi16(_mm256_castps_si256(x), _mm256_castps_si256(y));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), pairs));
+  } else {
+    return _mm256_fmadd_ps(x, y, acc);
+  }
+}
+
+// Vector i of a tile; int8 is widened.
+template <Form form>
+[[gnu::always_inline]] inline __m256i vector(const char* tile, int64_t i) {
+  if constexpr (form == Form::kInt)
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + i * 16)));
+  else return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + i * 32));
+}
+
+// acc += a * b over `steps` words of b's rows, which are `b_stride` vectors apart. `a` has one word per step (kWidened:
+// two). A masked product leaves out the steps (bf16, int8: halves of them) whose bit is not set.
 template <Form form, int R, int N, bool kMasked>
-[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const char* b, int64_t b_stride,
                                            int64_t steps, uint64_t mask, Ahead ahead, __m256 (&acc)[R][N]) {
   const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
-  // Widened words go in two rounds. Of matrix registers and multipliers the fewer are held, the others pass by: with
-  // the sums they fill the sixteen registers.
+    const __m256i select = _mm256_set1_epi32(int((halves & 1 ? 0xffffu : 0) | (halves & 2 ? 0xffff0000u : 0)));
+    // Widened words go in two rounds. Of matrix registers and multipliers the fewer are held, the others pass by: with
+    // the sums they fill the sixteen registers.
 #pragma GCC unroll 2
     for (int half = 0; half < (form == Form::kWidened ? 2 : 1); half++) {
       if (form == Form::kWidened && kMasked && !(halves >> half & 1)) continue;
       const auto word = [&](int j) __attribute__((always_inline)) {
-        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + s * b_stride + j * 8));
+        __m256i x = vector<form>(b, s * b_stride + j);
+        if (form == Form::kInt && kMasked) x = _mm256_and_si256(x, select);
         if (form == Form::kWidened && half == 0) x = _mm256_slli_epi32(x, 16);
         if (form == Form::kWidened && half == 1) x = _mm256_and_si256(x, _mm256_set1_epi32(int(0xffff0000u)));
         return _mm256_castsi256_ps(x);
@@ -42,7 +64,7 @@ template <Form form, int R, int N, bool kMasked>
         for (int j = 0; j < N; j++) {
           const __m256 x = word(j);
 #pragma GCC unroll 6
-          for (int i = 0; i < R; i++) acc[i][j] = _mm256_fmadd_ps(x, y[i], acc[i][j]);
+          for (int i = 0; i < R; i++) acc[i][j] = multiplied<form>(x, y[i], acc[i][j]);
         }
       } else {
         __m256 x[N];
@@ -52,7 +74,7 @@ template <Form form, int R, int N, bool kMasked>
         for (int i = 0; i < R; i++) {
           const __m256 y = multiplier(i);
 #pragma GCC unroll 8
-          for (int j = 0; j < N; j++) acc[i][j] = _mm256_fmadd_ps(x[j], y, acc[i][j]);
+          for (int j = 0; j < N; j++) acc[i][j] = multiplied<form>(x[j], y, acc[i][j]);
         }
       }
     }
@@ -96,41 +118,48 @@ template <Form form>
 struct Avx2 {
   static constexpr bool kOnePass = false;
 
-  static void query(const float* q, float scale, int64_t head_dim, float* to) {
-    for (int64_t d = 0; d < head_dim; d += 8) put(_mm256_mul_ps(_mm256_loadu_ps(q + d), _mm256_set1_ps(scale)), to + d);
-  }
+  static constexpr bool kOfPairs = form == Form::kInt;
 
-  static void scores(int n, const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
-    switch (n) {
-      case 1: return scores_of<1>(query, k, head_dim, to, ahead);
-      case 2: return scores_of<2>(query, k, head_dim, to, ahead);
-      case 3: return scores_of<3>(query, k, head_dim, to, ahead);
-      case 4: return scores_of<4>(query, k, head_dim, to, ahead);
-      case 5: return scores_of<5>(query, k, head_dim, to, ahead);
-      default: return scores_of<6>(query, k, head_dim, to, ahead);
+  static float query(const float* q, float scale, int64_t head_dim, float* to) {
+    const auto scaled = [&](int64_t d) { return _mm256_mul_ps(_mm256_loadu_ps(q + d), _mm256_set1_ps(scale)); };
+    FixedPoint fixed{1, 1};
+    if constexpr (form == Form::kInt) {
+      __m256i most = _mm256_setzero_si256();
+      for (int64_t d = 0; d < head_dim; d += 8) most = _mm256_max_epi32(most, size_bits(scaled(d)));
+      fixed = fixed_point(largest(most), 32767);
     }
-  }
-
-  // n: a multiple of 128. A word becomes two floats; their upper halves are the bf16.
-  static void widen(const int8_t* from, int64_t n, uint16_t* to) {
-    for (int64_t i = 0; i < n; i += 16) {
-      const __m256i x = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
-      const __m256 even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24), 24));
-      const __m256 odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 8));
-      const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(even), 16);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_or_si256(low, _mm256_castps_si256(odd)));
+    for (int64_t d = 0; d < head_dim; d += 8) {
+      __m256 x = scaled(d);
+      if (form == Form::kInt) x = _mm256_mul_ps(x, _mm256_set1_ps(fixed.steps));
+      put(x, to + (kOfPairs ? d / 2 : d));
     }
+    return fixed.unit;
   }
 
-  // sum holds 16 partial sums per vector, of which 8 are used. Scales: one per key, or null. Those of keys that are not
-  // seen reach nothing.
-  static void softmax(int n, float* scores, uint64_t mask, const float* k_scale, const float* v_scale,
-                      const float* bias, float* most, float* sum, float* factor) {
+  static void scores(int n, const float* query, const float* unit, const void* k, int64_t head_dim, float* to,
+                     const Ahead& ahead) {
+    with_count(n, [&](auto count) { scores_of<decltype(count)::value>(query, unit, k, head_dim, to, ahead); });
+  }
+
+  // sum holds 16 partial sums per vector, of which 8 are used. int8: K's scales [64] and V's [64], else null; those of
+  // keys that are not seen reach nothing.
+  static void softmax(int n, float* scores, uint64_t mask, const float* scales, const float* bias, float* most,
+                      float* sum, float* factor, float* unit) {
+    constexpr bool kScaled = form == Form::kInt;
+    const auto v_scale = [&](int j) {
+      return _mm256_and_ps(lanes_of(mask >> j * 8), _mm256_loadu_ps(scales + kChunk + j * 8));
+    };
+    FixedPoint fixed{1, 1};
+    if constexpr (kScaled) {
+      __m256i most_scale = _mm256_setzero_si256();
+      for (int j = 0; j < 8; j++) most_scale = _mm256_max_epi32(most_scale, size_bits(v_scale(j)));
+      fixed = fixed_point(largest(most_scale), 32767);
+    }
     for (int i = 0; i < n; i++, scores += kChunk, sum += 16) {
       __m256 top = _mm256_set1_ps(-INFINITY);
       for (int j = 0; j < 8; j++) {
         __m256 s = _mm256_loadu_ps(scores + j * 8);
-        if (k_scale != nullptr) s = _mm256_mul_ps(s, _mm256_loadu_ps(k_scale + j * 8));
+        if (kScaled) s = _mm256_mul_ps(s, _mm256_loadu_ps(scales + j * 8));
         if (bias != nullptr) s = _mm256_add_ps(s, _mm256_loadu_ps(bias + i * kChunk + j * 8));
         if (mask != ~uint64_t(0)) s = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s, lanes_of(mask >> j * 8));
         _mm256_storeu_ps(scores + j * 8, s);
@@ -139,30 +168,25 @@ struct Avx2 {
       const float most_here = max8(top), now = most_here > most[i] ? most_here : most[i];
       const __m256 base = _mm256_set1_ps(now == -INFINITY ? 0.f : now);  // -inf - -inf is no number
       const __m256 shrink = exp2_8(_mm256_sub_ps(_mm256_set1_ps(most[i]), base));
-      __m256 added = _mm256_mul_ps(_mm256_loadu_ps(sum), shrink);
+      __m256 total = _mm256_mul_ps(_mm256_loadu_ps(sum), shrink);
       for (int j = 0; j < 8; j++) {
         __m256 weight = exp2_8(_mm256_sub_ps(_mm256_loadu_ps(scores + j * 8), base));
-        added = _mm256_add_ps(added, weight);
-        if (v_scale != nullptr)
-          weight = _mm256_mul_ps(weight, _mm256_and_ps(lanes_of(mask >> j * 8), _mm256_loadu_ps(v_scale + j * 8)));
-        put(weight, scores + j * 8);
+        total = _mm256_add_ps(total, weight);
+        if (kScaled) weight = _mm256_mul_ps(weight, _mm256_mul_ps(v_scale(j), _mm256_set1_ps(fixed.steps)));
+        put(weight, scores + (kOfPairs ? j * 4 : j * 8));
       }
-      _mm256_storeu_ps(sum, added);
+      _mm256_storeu_ps(sum, total);
       factor[i] = _mm256_cvtss_f32(shrink);
+      unit[i] = fixed.unit;
       most[i] = now;
     }
   }
 
   static void values(int n, const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
-                     float* out, Ahead ahead) {
-    switch (n) {
-      case 1: return values_of<1>(weight, v, width, mask, factor, out, ahead);
-      case 2: return values_of<2>(weight, v, width, mask, factor, out, ahead);
-      case 3: return values_of<3>(weight, v, width, mask, factor, out, ahead);
-      case 4: return values_of<4>(weight, v, width, mask, factor, out, ahead);
-      case 5: return values_of<5>(weight, v, width, mask, factor, out, ahead);
-      default: return values_of<6>(weight, v, width, mask, factor, out, ahead);
-    }
+                     const float* unit, float* out, const Ahead& ahead) {
+    with_count(n, [&](auto count) {
+      values_of<decltype(count)::value>(weight, v, width, mask, factor, unit, out, ahead);
+    });
   }
 
   // to[j] = log2(e) * from[j], j < n; the rest of 64 are 0.
@@ -238,65 +262,95 @@ struct Avx2 {
 
   static void put_bias(__m256 x, float* to) { _mm256_storeu_ps(to, _mm256_mul_ps(x, _mm256_set1_ps(kLog2e))); }
 
-  // Eight queries or weights in the form that products read.
-  static void put(__m256 x, float* to) {
-    if constexpr (form == Form::kF32) _mm256_storeu_ps(to, x);
-    else _mm256_storeu_ps(to, float_of_8_bf16(bf16_of_8(x)));
+  static __m256i size_bits(__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)); }
+  static uint32_t largest(__m256i x) {
+    __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+    return uint32_t(_mm_cvtsi128_si32(_mm_max_epi32(y, _mm_shuffle_epi32(y, 0xb1))));
   }
 
+  // Eight queries or weights in the form that products read.
+  static void put(__m256 x, float* to) {
+    if constexpr (form == Form::kF32) {
+      _mm256_storeu_ps(to, x);
+    } else if constexpr (form == Form::kWidened) {
+      _mm256_storeu_ps(to, float_of_8_bf16(bf16_of_8(x)));
+    } else {
+      const __m256i y = _mm256_cvtps_epi32(x);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                       _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
+    }
+  }
+
+  static constexpr int64_t kVectorBytes = form == Form::kInt ? 16 : 32;
+  static constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;  // words of a chunk's keys
+
   template <int R>
-  static void scores_of(const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
+  static void scores_of(const float* query, const float* unit, const void* k, int64_t head_dim, float* to,
+                        Ahead ahead) {
     constexpr int N = columns_of(R);
     const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
     ahead.lines = (ahead.lines * N + 7) / 8;  // each pass fetches its share
-    for (int64_t c = 0; c < kChunk; c += N * 8) {
+    for (int64_t c = 0; c < 8; c += N) {
       __m256 acc[R][N];
 #pragma GCC unroll 6
       for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < N; j++) acc[i][j] = _mm256_setzero_ps();
-      product<form, R, N, false>(query, kQueryStride, static_cast<const float*>(k) + c, kChunk, steps, 0, ahead, acc);
+      product<form, R, N, false>(query, kQueryStride, static_cast<const char*>(k) + c * kVectorBytes, 8, steps, 0, ahead,
+                                 acc);
       ahead.at += ahead.lines * 64 * (steps / 4);
 #pragma GCC unroll 6
       for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < N; j++) _mm256_storeu_ps(to + i * kChunk + c + j * 8, acc[i][j]);
+        for (int j = 0; j < N; j++) {
+          if (form == Form::kInt) acc[i][j] = _mm256_mul_ps(floats(acc[i][j]), _mm256_set1_ps(unit[i]));
+          _mm256_storeu_ps(to + i * kChunk + (c + j) * 8, acc[i][j]);
+        }
     }
   }
 
   template <int R>
   static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
-                        float* out, Ahead ahead) {
+                        const float* unit, float* out, Ahead ahead) {
     constexpr int N = columns_of(R);
-    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
-    const float* b = static_cast<const float*>(v);
+    const char* b = static_cast<const char*>(v);
     ahead.lines = (ahead.lines * N + 7) / 8;  // each pass fetches its share
-    for (int64_t d = 0; d < width; d += 64, b += kSteps * 64) {
-      const int64_t columns = width - d < 64 ? width - d : 64;
+    for (int64_t d = 0; d < width; d += 64) {
+      const int64_t columns = width - d < 64 ? (width - d) / 8 : 8;
       int64_t c = 0;
-      for (; c + N * 8 <= columns; c += N * 8, ahead.at += ahead.lines * 64 * (kSteps / 4))
-        values_block<R, N>(weight, b + c, columns, mask, factor, out + d + c, width, ahead);
-      for (; c < columns; c += 16) values_block<R, 2>(weight, b + c, columns, mask, factor, out + d + c, width, ahead);
+      for (; c + N <= columns; c += N, ahead.at += ahead.lines * 64 * (kSteps / 4))
+        values_block<R, N>(weight, b + c * kVectorBytes, columns, mask, factor, unit, out + d + c * 8, width, ahead);
+      for (; c < columns; c += 2)
+        values_block<R, 2>(weight, b + c * kVectorBytes, columns, mask, factor, unit, out + d + c * 8, width, ahead);
+      b += kSteps * columns * kVectorBytes;
     }
   }
 
   template <int R, int N>
-  static void values_block(const float* weight, const float* b, int64_t b_stride, uint64_t mask, const float* factor,
-                           float* out, int64_t width, Ahead ahead) {
-    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
+  static void values_block(const float* weight, const char* b, int64_t b_stride, uint64_t mask, const float* factor,
+                           const float* unit, float* out, int64_t width, const Ahead& ahead) {
+    const auto shrunk = [&](int i, int j) __attribute__((always_inline)) {
+      return _mm256_mul_ps(_mm256_loadu_ps(out + i * width + j * 8), _mm256_set1_ps(factor[i]));
+    };
     __m256 acc[R][N];
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
-      for (int j = 0; j < N; j++)
-        acc[i][j] = _mm256_mul_ps(_mm256_loadu_ps(out + i * width + j * 8), _mm256_set1_ps(factor[i]));
+      for (int j = 0; j < N; j++) acc[i][j] = form == Form::kInt ? _mm256_setzero_ps() : shrunk(i, j);
     if (mask == ~uint64_t(0)) product<form, R, N, false>(weight, kChunk, b, b_stride, kSteps, mask, ahead, acc);
     else product<form, R, N, true>(weight, kChunk, b, b_stride, kSteps, mask, ahead, acc);
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
-      for (int j = 0; j < N; j++) _mm256_storeu_ps(out + i * width + j * 8, acc[i][j]);
+      for (int j = 0; j < N; j++) {
+        if (form == Form::kInt) acc[i][j] = _mm256_fmadd_ps(floats(acc[i][j]), _mm256_set1_ps(unit[i]), shrunk(i, j));
+        _mm256_storeu_ps(out + i * width + j * 8, acc[i][j]);
+      }
   }
+
+  // Of int32 sums.
+  static __m256 floats(__m256 sums) { return _mm256_cvtepi32_ps(_mm256_castps_si256(sums)); }
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// AVX-512 arithmetic of attention, for the three forms of K,V products.
+// AVX-512 arithmetic of attention, for the four forms of K,V products.
 //
 // Scores and weighted values are one micro-kernel: R rows times a matrix that is read in order, 64 columns (four
 // registers) wide; lane c of row i is one chain of fused multiply-adds over the steps.
@@ -12,13 +12,38 @@ namespace {
 enum class Form {
   kF32,      // f32 K,V
   kWidened,  // bf16 K,V, each word taken apart into two f32; queries and weights are f32 that bf16 can hold
-  kDot       // bf16 K,V, AVX512-BF16; queries and weights are packed pairs of bf16
+  kDot,      // bf16 K,V, AVX512-BF16; queries and weights are packed pairs of bf16
+  kInt       // int8 K,V; queries and weights are packed pairs of int16, sums int32
 };
 
+// acc + x * y, per lane one f32, or the sum of a pair's two products.
+template <Form form>
+[[gnu::always_inline]] inline __m512 multiplied(__m512i x, __m512i y, __m512 acc) {
+  if constexpr (form == Form::kInt) {
+#if defined(__AVX512VNNI__)
+    return _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(acc), x, y));
+#else
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(acc), _mm512_madd_epi16(x, y)));
+#endif
+  }
+#if defined(__AVX512BF16__)
+  if constexpr (form == Form::kDot) return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)y);
+#endif
+  return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), acc);
+}
+
+// Vector i of a tile; int8 is widened.
+template <Form form>
+[[gnu::always_inline]] inline __m512i vector(const char* tile, int64_t i) {
+  if constexpr (form == Form::kInt)
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + i * 32)));
+  else return _mm512_loadu_si512(tile + i * 64);
+}
+
 // acc += a * b over `steps` words of b's rows. `a` has one word per step (kWidened: two). A masked product leaves out
-// the steps (bf16: halves of them) whose bit is not set.
+// the steps (bf16, int8: halves of them) whose bit is not set.
 template <Form form, int R, int N, bool kMasked>
-[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const float* b, int64_t steps,
+[[gnu::always_inline]] inline void product(const float* a, int64_t a_stride, const char* b, int64_t steps,
                                            uint64_t mask, Ahead ahead, __m512 (&acc)[R][N]) {
   const auto step = [&](int64_t s, uint32_t halves) __attribute__((always_inline)) {
     const __m512i select = _mm512_set1_epi32(int((halves & 1 ? 0xffffu : 0) | (halves & 2 ? 0xffff0000u : 0)));
@@ -28,18 +53,14 @@ template <Form form, int R, int N, bool kMasked>
       if (form == Form::kWidened && kMasked && !(halves >> half & 1)) continue;
 #pragma GCC unroll 4
       for (int j = 0; j < N; j++) {
-        __m512i x = _mm512_loadu_si512(b + (s * N + j) * 16);
-        if (form == Form::kDot && kMasked) x = _mm512_and_si512(x, select);
+        __m512i x = vector<form>(b, s * N + j);
+        if ((form == Form::kDot || form == Form::kInt) && kMasked) x = _mm512_and_si512(x, select);
         if (form == Form::kWidened && half == 0) x = _mm512_slli_epi32(x, 16);
         if (form == Form::kWidened && half == 1) x = _mm512_and_si512(x, _mm512_set1_epi32(int(0xffff0000u)));
 #pragma GCC unroll 6
         for (int i = 0; i < R; i++) {
           const __m512 y = _mm512_set1_ps(a[i * a_stride + (form == Form::kWidened ? 2 * s + half : s)]);
-#if defined(__AVX512BF16__)
-          if constexpr (form == Form::kDot) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], (__m512bh)x, (__m512bh)y);
-          else
-#endif
-            acc[i][j] = _mm512_fmadd_ps(_mm512_castsi512_ps(x), y, acc[i][j]);
+          acc[i][j] = multiplied<form>(x, _mm512_castps_si512(y), acc[i][j]);
         }
       }
     }
@@ -79,65 +100,45 @@ template <Form form>
 struct Avx512 {
   static constexpr bool kOnePass = true;
 
-  static void query(const float* q, float scale, int64_t head_dim, float* to) {
+  static constexpr bool kOfPairs = form == Form::kDot || form == Form::kInt;
+
+  static float query(const float* q, float scale, int64_t head_dim, float* to) {
+    const auto scaled = [&](int64_t d) {
+      return _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes16(head_dim - d), q + d), _mm512_set1_ps(scale));
+    };
+    FixedPoint fixed{1, 1};
+    if constexpr (form == Form::kInt) {
+      __m512i most = _mm512_setzero_si512();
+      for (int64_t d = 0; d < head_dim; d += 16) most = _mm512_max_epi32(most, size_bits(scaled(d)));
+      fixed = fixed_point(uint32_t(_mm512_reduce_max_epi32(most)), 32767);
+    }
     for (int64_t d = 0; d < head_dim; d += 16) {
-      const __mmask16 lanes = lanes16(head_dim - d);
-      const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, q + d), _mm512_set1_ps(scale));
-      put(x, to + (form == Form::kDot ? d / 2 : d));
+      __m512 x = scaled(d);
+      if (form == Form::kInt) x = _mm512_mul_ps(x, _mm512_set1_ps(fixed.steps));
+      put(x, to + (kOfPairs ? d / 2 : d));
     }
+    return fixed.unit;
   }
 
-  static void scores(int n, const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
-    switch (n) {
-      case 1: return scores_of<1>(query, k, head_dim, to, ahead);
-      case 2: return scores_of<2>(query, k, head_dim, to, ahead);
-      case 3: return scores_of<3>(query, k, head_dim, to, ahead);
-      case 4: return scores_of<4>(query, k, head_dim, to, ahead);
-      case 5: return scores_of<5>(query, k, head_dim, to, ahead);
-      default: return scores_of<6>(query, k, head_dim, to, ahead);
-    }
+  static void scores(int n, const float* query, const float* unit, const void* k, int64_t head_dim, float* to,
+                     const Ahead& ahead) {
+    with_count(n, [&](auto count) { scores_of<decltype(count)::value>(query, unit, k, head_dim, to, ahead); });
   }
 
-  // n: a multiple of 128.
-  static void widen(const int8_t* from, int64_t n, uint16_t* to) {
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < n; i += 32) {
-      const __m128i* at = reinterpret_cast<const __m128i*>(from + i);
-      const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at)));
-      const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at + 1)));
-#if defined(__AVX512BF16__)
-      _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-#else  // exact: the upper halves are the bf16
-      const __m256i low_half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(low), 16));
-      const __m256i high_half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(high), 16));
-      _mm512_storeu_si512(to + i, _mm512_inserti64x4(_mm512_castsi256_si512(low_half), high_half, 1));
-#endif
-    }
-  }
-
-  // sum holds 16 partial sums per vector. Scales: one per key, or null. Those of keys that are not seen reach nothing.
-  static void softmax(int n, float* scores, uint64_t mask, const float* k_scale, const float* v_scale,
-                      const float* bias, float* most, float* sum, float* factor) {
-    switch (n) {
-      case 1: return softmax_of<1>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
-      case 2: return softmax_of<2>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
-      case 3: return softmax_of<3>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
-      case 4: return softmax_of<4>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
-      case 5: return softmax_of<5>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
-      default: return softmax_of<6>(scores, mask, k_scale, v_scale, bias, most, sum, factor);
-    }
+  // sum holds 16 partial sums per vector. int8: K's scales [64] and V's [64], else null; those of keys that are not seen
+  // reach nothing.
+  static void softmax(int n, float* scores, uint64_t mask, const float* scales, const float* bias, float* most,
+                      float* sum, float* factor, float* unit) {
+    with_count(n, [&](auto count) {
+      softmax_of<decltype(count)::value>(scores, mask, scales, bias, most, sum, factor, unit);
+    });
   }
 
   static void values(int n, const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
-                     float* out, Ahead ahead) {
-    switch (n) {
-      case 1: return values_of<1>(weight, v, width, mask, factor, out, ahead);
-      case 2: return values_of<2>(weight, v, width, mask, factor, out, ahead);
-      case 3: return values_of<3>(weight, v, width, mask, factor, out, ahead);
-      case 4: return values_of<4>(weight, v, width, mask, factor, out, ahead);
-      case 5: return values_of<5>(weight, v, width, mask, factor, out, ahead);
-      default: return values_of<6>(weight, v, width, mask, factor, out, ahead);
-    }
+                     const float* unit, float* out, const Ahead& ahead) {
+    with_count(n, [&](auto count) {
+      values_of<decltype(count)::value>(weight, v, width, mask, factor, unit, out, ahead);
+    });
   }
 
   // to[j] = log2(e) * from[j], j < n; the rest of 64 are 0.
@@ -204,12 +205,16 @@ struct Avx512 {
  private:
   static void put_bias(__m512 x, float* to) { _mm512_storeu_ps(to, _mm512_mul_ps(x, _mm512_set1_ps(kLog2e))); }
 
+  static __m512i size_bits(__m512 x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)); }
+
   // Sixteen queries or weights in the form that products read.
   static void put(__m512 x, float* to) {
     if constexpr (form == Form::kF32) {
       _mm512_storeu_ps(to, x);
     } else if constexpr (form == Form::kWidened) {
       _mm512_storeu_ps(to, float_of_16_bf16(bf16_of_16(x)));
+    } else if constexpr (form == Form::kInt) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
     } else {
 #if defined(__AVX512BF16__)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x));
@@ -239,8 +244,9 @@ struct Avx512 {
   }
 
   template <int R>
-  static void softmax_of(float* scores, uint64_t mask, const float* k_scale, const float* v_scale, const float* bias,
-                         float* most, float* sum, float* factor) {
+  static void softmax_of(float* scores, uint64_t mask, const float* scales, const float* bias, float* most, float* sum,
+                         float* factor, float* unit) {
+    constexpr bool kScaled = form == Form::kInt;
     alignas(64) float base[16];
     __m512 top[R];
 #pragma GCC unroll 6
@@ -250,10 +256,10 @@ struct Avx512 {
       for (int j = 0; j < 4; j++) {
         float* at = scores + i * kChunk + j * 16;
         s[j] = _mm512_loadu_ps(at);
-        if (k_scale != nullptr) s[j] = _mm512_mul_ps(s[j], _mm512_loadu_ps(k_scale + j * 16));
+        if (kScaled) s[j] = _mm512_mul_ps(s[j], _mm512_loadu_ps(scales + j * 16));
         if (bias != nullptr) s[j] = _mm512_add_ps(s[j], _mm512_loadu_ps(bias + i * kChunk + j * 16));
         if (mask != ~uint64_t(0)) s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> j * 16), s[j]);
-        if (k_scale != nullptr || bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
+        if (kScaled || bias != nullptr || mask != ~uint64_t(0)) _mm512_storeu_ps(at, s[j]);
       }
       top[i] = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
     }
@@ -267,69 +273,99 @@ struct Avx512 {
     _mm512_mask_storeu_ps(most, vectors, now);
     _mm512_mask_storeu_ps(factor, vectors, exp2_16(_mm512_sub_ps(before, from)));
 
+    __m512 v_steps[4];
+    if constexpr (kScaled) {
+      __m512i largest = _mm512_setzero_si512();
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        v_steps[j] = _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), scales + kChunk + j * 16);
+        largest = _mm512_max_epi32(largest, size_bits(v_steps[j]));
+      }
+      const FixedPoint fixed = fixed_point(uint32_t(_mm512_reduce_max_epi32(largest)), 32767);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) v_steps[j] = _mm512_mul_ps(v_steps[j], _mm512_set1_ps(fixed.steps));
+      for (int i = 0; i < R; i++) unit[i] = fixed.unit;
+    }
+
     for (int i = 0; i < R; i++) {
       __m512 s[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++)
         s[j] = exp2_16(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kChunk + j * 16), _mm512_set1_ps(base[i])));
       const __m512 added = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
-      if (v_scale != nullptr)
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-          s[j] = _mm512_mul_ps(s[j], _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), v_scale + j * 16));
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) put(s[j], scores + i * kChunk + (form == Form::kDot ? j * 8 : j * 16));
+      for (int j = 0; j < 4; j++) {
+        if (kScaled) s[j] = _mm512_mul_ps(s[j], v_steps[j]);
+        put(s[j], scores + i * kChunk + (kOfPairs ? j * 8 : j * 16));
+      }
       _mm512_storeu_ps(sum + i * 16, _mm512_fmadd_ps(_mm512_loadu_ps(sum + i * 16), _mm512_set1_ps(factor[i]), added));
     }
   }
 
   template <int R>
-  static void scores_of(const float* query, const void* k, int64_t head_dim, float* to, Ahead ahead) {
+  static void scores_of(const float* query, const float* unit, const void* k, int64_t head_dim, float* to,
+                        const Ahead& ahead) {
     __m512 acc[R][4];
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) acc[i][j] = _mm512_setzero_ps();
     const int64_t steps = form == Form::kF32 ? head_dim : head_dim / 2;
-    product<form, R, 4, false>(query, kQueryStride, static_cast<const float*>(k), steps, 0, ahead, acc);
+    product<form, R, 4, false>(query, kQueryStride, static_cast<const char*>(k), steps, 0, ahead, acc);
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) _mm512_storeu_ps(to + i * kChunk + j * 16, acc[i][j]);
+      for (int j = 0; j < 4; j++) {
+        if (form == Form::kInt) acc[i][j] = _mm512_mul_ps(floats(acc[i][j]), _mm512_set1_ps(unit[i]));
+        _mm512_storeu_ps(to + i * kChunk + j * 16, acc[i][j]);
+      }
   }
 
   template <int R>
   static void values_of(const float* weight, const void* v, int64_t width, uint64_t mask, const float* factor,
-                        float* out, Ahead ahead) {
-    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
-    const float* b = static_cast<const float*>(v);
-    for (int64_t d = 0; d < width; d += 64, b += kSteps * 64) {
+                        const float* unit, float* out, Ahead ahead) {
+    const char* b = static_cast<const char*>(v);
+    for (int64_t d = 0; d < width; d += 64) {
+      const auto block = [&](auto vectors) {
+        constexpr int N = decltype(vectors)::value;
+        values_block<R, N>(weight, b, mask, factor, unit, out + d, width, ahead);
+        b += kSteps * N * (form == Form::kInt ? 32 : 64);
+      };
       const int64_t left = width - d;
-      if (left >= 64) values_block<R, 4>(weight, b, mask, factor, out + d, width, ahead);
-      else if (left == 48) values_block<R, 3>(weight, b, mask, factor, out + d, width, ahead);
-      else if (left == 32) values_block<R, 2>(weight, b, mask, factor, out + d, width, ahead);
-      else values_block<R, 1>(weight, b, mask, factor, out + d, width, ahead);
+      if (left >= 64) block(Count<4>{});
+      else if (left == 48) block(Count<3>{});
+      else if (left == 32) block(Count<2>{});
+      else block(Count<1>{});
       ahead.at += ahead.lines * 64 * (kSteps / 4);
     }
   }
 
+  static constexpr int64_t kSteps = kOfPairs || form == Form::kWidened ? 32 : 64;  // words of a chunk's keys
+
   template <int R, int N>
-  static void values_block(const float* weight, const float* b, uint64_t mask, const float* factor, float* out,
-                           int64_t width, Ahead ahead) {
-    constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;
+  static void values_block(const float* weight, const char* b, uint64_t mask, const float* factor, const float* unit,
+                           float* out, int64_t width, const Ahead& ahead) {
+    const auto shrunk = [&](int i, int j) __attribute__((always_inline)) {
+      return _mm512_mul_ps(_mm512_loadu_ps(out + i * width + j * 16), _mm512_set1_ps(factor[i]));
+    };
     __m512 acc[R][N];
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < N; j++)
-        acc[i][j] = _mm512_mul_ps(_mm512_loadu_ps(out + i * width + j * 16), _mm512_set1_ps(factor[i]));
+      for (int j = 0; j < N; j++) acc[i][j] = form == Form::kInt ? _mm512_setzero_ps() : shrunk(i, j);
     if (mask == ~uint64_t(0)) product<form, R, N, false>(weight, kChunk, b, kSteps, mask, ahead, acc);
     else product<form, R, N, true>(weight, kChunk, b, kSteps, mask, ahead, acc);
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < N; j++) _mm512_storeu_ps(out + i * width + j * 16, acc[i][j]);
+      for (int j = 0; j < N; j++) {
+        if (form == Form::kInt) acc[i][j] = _mm512_fmadd_ps(floats(acc[i][j]), _mm512_set1_ps(unit[i]), shrunk(i, j));
+        _mm512_storeu_ps(out + i * width + j * 16, acc[i][j]);
+      }
   }
+
+  // Of int32 sums.
+  static __m512 floats(__m512 sums) { return _mm512_cvtepi32_ps(_mm512_castps_si512(sums)); }
 };
 
 }  // namespace

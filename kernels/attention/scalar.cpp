@@ -7,7 +7,7 @@
 namespace fth::attention::scalar {
 namespace {
 
-float rounded(const Args& a, float x) { return a.kv_type == FTH_F32 ? x : float_of_bf16(bf16_of_float(x)); }
+float rounded(const Args& a, float x) { return a.kv_type == FTH_BF16 ? float_of_bf16(bf16_of_float(x)) : x; }
 
 float element(int32_t type, const void* p, int64_t i) {
   if (type == FTH_I8) return static_cast<const int8_t*>(p)[i];

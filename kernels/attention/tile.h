@@ -1,8 +1,7 @@
 // The walk over a tile's chunks that the vector targets share. Everything that computes is a static function of V:
-//   query   scale * q in the form that scores read
+//   query   scale * q in the form that scores read; returns its unit (int8, else 1)
 //   scores  of n query vectors with the 64 keys of a K tile
-//   widen   int8 to bf16
-//   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by
+//   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by, int8: `unit` is theirs
 //   values  out = out * factor + weights * V tile
 //   scaled, ramp, lookup  64 items' bias, from memory, along a table, or by position
 //   axpby, exp2, sum, at_least, put_row: see there
@@ -27,6 +26,25 @@ struct Ahead {
   const char* at;
   int lines;
 };
+
+// A template argument as an argument.
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// f(Count<n>{}) for n in 1..kMostRegisterRows.
+template <class F>
+[[gnu::always_inline]] inline void with_count(int n, F f) {
+  switch (n) {
+    case 1: return f(Count<1>{});
+    case 2: return f(Count<2>{});
+    case 3: return f(Count<3>{});
+    case 4: return f(Count<4>{});
+    case 5: return f(Count<5>{});
+    default: return f(Count<6>{});
+  }
+}
 
 // Query vectors [first, first + n) of a tile, which see the same items of the chunk.
 struct Block {
@@ -112,8 +130,9 @@ class Walk {
   void queries() {
     for (int64_t r = 0; r < tile_.rows; r++)
       for (int64_t h = 0; h < heads_.n; h++)
-        V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale * kLog2e,
-                 a_.head_dim, w_.query + (r * heads_.n + h) * kQueryStride);
+        w_.unit[r * heads_.n + h] =
+            V::query(a_.q + (tile_.row + r) * a_.q_stride + (heads_.first + h) * a_.head_dim, a_.scale * kLog2e,
+                     a_.head_dim, w_.query + (r * heads_.n + h) * kQueryStride);
   }
 
   void piece(int64_t piece, float* state) {
@@ -147,34 +166,25 @@ class Walk {
       const int step = a_.kv_type == FTH_I8 ? 8 : 16;  // lines of a tile that four steps take
       if (is_short || !V::kOnePass || !goes_on) lines = (step + n - 1) / n;
     }
-    const float *k_scale = at.scales, *v_scale = k_scale == nullptr ? nullptr : k_scale + kChunk;
     Positions positions{};
     if (a_.bias_kind == FTH_BIAS_RELATIVE) positions = find_positions(base);
     const int64_t k_share = kv::k_tile_bytes(a_.pool) / n / 64 * 64, v_share = kv::v_tile_bytes(a_.pool) / n / 64 * 64;
-    const void* k = products_of(at.k, a_.head_dim);
     for (int b = 0; b < n; b++) {
       const Block& block = blocks[b];
       float* scores = w_.weight + block.first * kChunk;
-      V::scores(block.n, w_.query + block.first * kQueryStride, k, a_.head_dim, scores,
+      V::scores(block.n, w_.query + block.first * kQueryStride, w_.unit + block.first, at.k, a_.head_dim, scores,
                 Ahead{static_cast<const char*>(next.k) + b * k_share, lines});
       const float* bias = nullptr;
       if (a_.bias_kind != FTH_BIAS_NONE) bias = find_bias(base, block, positions);
-      V::softmax(block.n, scores, block.mask, k_scale, v_scale, bias, state + block.first, w_.sum + block.first * 16,
-                 w_.factor + block.first);
+      V::softmax(block.n, scores, block.mask, at.scales, bias, state + block.first, w_.sum + block.first * 16,
+                 w_.factor + block.first, w_.unit + kLanes + block.first);
     }
-    const void* v = products_of(at.v, width);
     for (int b = 0; b < n; b++) {
       const Block& block = blocks[b];
-      V::values(block.n, w_.weight + block.first * kChunk, v, width, block.mask, w_.factor + block.first,
-                state_out(state) + block.first * width, Ahead{static_cast<const char*>(next.v) + b * v_share, lines});
+      V::values(block.n, w_.weight + block.first * kChunk, at.v, width, block.mask, w_.factor + block.first,
+                w_.unit + kLanes + block.first, state_out(state) + block.first * width,
+                Ahead{static_cast<const char*>(next.v) + b * v_share, lines});
     }
-  }
-
-  // The tile as products read it: int8 is widened.
-  const void* products_of(const void* tile, int64_t width) {
-    if (a_.kv_type != FTH_I8) return tile;
-    V::widen(static_cast<const int8_t*>(tile), kChunk * width, w_.wide);
-    return w_.wide;
   }
 
   // Groups the tile's query vectors by what they see of the chunk.

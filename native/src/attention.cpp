@@ -64,8 +64,10 @@ struct Kernels {
 
 Kernels kernels(const fth_context* ctx, int32_t kv_type) {
   namespace k = attention;
-  if (ctx->info.isa == FTH_ISA_AVX512 && kv_type != FTH_F32 && ctx->info.bf16_dot)
+  if (ctx->info.isa == FTH_ISA_AVX512 && kv_type == FTH_BF16 && ctx->info.bf16_dot)
     return {k::avx512bf16::whole, k::avx512bf16::piece, k::avx512::merge, k::avx512::finish};
+  if (ctx->info.isa == FTH_ISA_AVX512 && kv_type == FTH_I8 && ctx->info.int8_dot)
+    return {k::avx512vnni::whole, k::avx512vnni::piece, k::avx512::merge, k::avx512::finish};
   if (ctx->info.isa == FTH_ISA_AVX512) return {k::avx512::whole, k::avx512::piece, k::avx512::merge, k::avx512::finish};
   if (ctx->info.isa == FTH_ISA_AVX2) return {k::avx2::whole, k::avx2::piece, k::avx2::merge, k::avx2::finish};
   return {k::scalar::whole, nullptr, nullptr, nullptr};

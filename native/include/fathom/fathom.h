@@ -230,8 +230,10 @@ FTH_API fth_status fth_rope(fth_context* ctx, const fth_rope_shape* shape, int64
  * copying. FTH_I8: the head_dim elements x of one entry, layer, head and side (K or V) are stored as one fp32
  * unit = max|x| / 127 and int8 n = x * (127 / max|x|), rounded to nearest; they are read as unit * n. A side below 2^-100
  * is 0, one with a number that is not finite is not-a-number.
- * With FTH_BF16 and FTH_I8 attention computes, all sums in fp32, bf16() rounding to nearest, units of bf16 being 1,
- *   s = k_unit * sum(bf16(scale * q) * k) + bias, w = exp(s - max s), out = sum(bf16(w * v_unit) * v) / sum(w). */
+ * With FTH_BF16 and FTH_I8 attention computes, units of bf16 being 1,
+ *   s = k_unit * sum(r(scale * q) * k) + bias, w = exp(s - max s), out = sum(r(w * v_unit) * v) / sum(w).
+ * r() rounds to bf16, and sums are fp32; with FTH_I8 on the CPU r() rounds to 16 bits, 32767 being the largest element of
+ * scale * q or the largest v_unit of 64 items, and sums of products are exact. */
 typedef struct fth_kv_shape {
   int32_t layers;
   int32_t kv_heads;
