@@ -1,5 +1,5 @@
 // Statistics of logits that are in memory, and the merge of all chunks of a row, whoever made their partials (with the
-// products themselves: cuda_product.cu). Chunks: a block takes 32 of a row through shared memory. The logits of a piece
+// products themselves: cuda90.cu). Chunks: a block takes 32 of a row through shared memory. The logits of a piece
 // of the vocabulary are still in the second-level cache then, so the floor is that of the product before. Merging: a
 // block per row, in a fixed order.
 #include "cuda/four.h"

@@ -5,7 +5,7 @@
 // The chain over k is cut into splits, a function of the shape of W alone: z is the sum of the splits' chains in order.
 // With few rows every split has a block of its own, and the last of a strip to finish adds their sums; with many one
 // block computes them all, one after the other. The bits are the same, and with any N.
-#include "cuda_start.h"
+#include "cuda_cut.h"
 #include "cuda_strip.h"
 
 namespace fth::linear {
@@ -46,13 +46,6 @@ void start_strips(const Product& product, const Workspace& space, Stream stream)
   }
 }
 
-// ---- Hopper's ------------------------------------------------------------------------------------------------------
-
-void start_stream(Batch& batch, int32_t type, const Workspace& space, Stream stream) {
-  if (batch.product[0].a.weight == nullptr) start_stream<Bf16Wide, true>(batch, Finish{}, space, stream);
-  else start_stream(batch, type, Finish{}, space, stream);
-}
-
 // ---- tasks ---------------------------------------------------------------------------------------------------------
 
 void add_tasks(const Product* list, int count, Workspace space, TaskList& tasks) {
@@ -70,22 +63,14 @@ void add_tasks(const Product* list, int count, Workspace space, TaskList& tasks)
 
 void cuda::products(const Product* list, int count, const Workspace& space, const Queue& queue) {
   if (queue.tasks != nullptr) return add_tasks(list, count, space, *queue.tasks);
-  const Stream stream = queue.stream;
-  Batch batch;
-  batch.count = 0;
-  for (int i = 0; i < count; i++) {
-    if (list[i].args.count <= 0) continue;
+  for (int i = 0, end; i < count; i = end) {
+    end = i + 1;
     if (!space.wgmma || list[i].type == FTH_F32) {
-      start_strips(list[i], space, stream);
+      if (list[i].args.count > 0) start_strips(list[i], space, queue.stream);
       continue;
     }
-    batch.product[batch.count++] = params_of(list[i]);
-    const bool goes_on = i + 1 < count && batch.count < Batch::kMost && list[i + 1].args.count > 0 &&
-                         list[i + 1].type == list[i].type && list[i].args.picks == list[i + 1].args.picks &&
-                         (list[i + 1].args.weight == nullptr) == (list[i].args.weight == nullptr);
-    if (goes_on) continue;
-    start_stream(batch, list[i].type, space, stream);
-    batch.count = 0;
+    while (end < count && list[end].type != FTH_F32) end++;
+    cuda90::products(list + i, end - i, space, queue.stream);
   }
 }
 

@@ -484,11 +484,15 @@ struct Multiplier {
   __device__ __forceinline__ void write(const Params& p, const ItemOf& item, const float (&z)[N / 2]) {
     const int warpgroup = int(threadIdx.x / 128);
     float* sums = shared.z[warpgroup];
-#pragma unroll
+    // One copy of the end, but where z's registers are needed as soon as they are written.
+#pragma unroll (N == 256 ? 2 : 1)
     for (int first = 0; first < N; first += H::kColumns) {
       if (first > 0) group_barrier(3 + warpgroup, 128);  // all have read what was there
 #pragma unroll
-      for (int i = 0; i < H::kColumns / 2; i++) sums[column_of(i) * kPitch + strip_row(i)] = z[first / 2 + i];
+      for (int part = 0; part < N; part += H::kColumns)
+        if (part == first)
+#pragma unroll
+          for (int i = 0; i < H::kColumns / 2; i++) sums[column_of(i) * kPitch + strip_row(i)] = z[part / 2 + i];
       group_barrier(3 + warpgroup, 128);
       end(p.a, item.strip + warpgroup, item.first, sums, shared.row + first, H::kColumns, int(threadIdx.x % 128));
     }

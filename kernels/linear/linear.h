@@ -176,5 +176,9 @@ void pack(const Packing& packing, void* stream);
 // Elements of a checkpoint's tensor as fp32, times scale.
 void convert(int32_t source_type, const void* source, int64_t count, float scale, float* out, void* stream);
 }  // namespace cuda
+namespace cuda90 {
+// cuda::products, of weights that are not fp32.
+void products(const Product* list, int count, const Workspace& space, void* stream);
+}  // namespace cuda90
 
 }  // namespace fth::linear

@@ -100,6 +100,7 @@ TEST(a_million_values) {
 TEST(many_segments_on_any_number_of_workers) {
   for (int32_t isa = 0; isa <= test::last_isa(); isa++)
     for (int workers : {1, 4}) {
+      if (test::kCuda && workers > 1) continue;  // has none
       test::Context ctx(isa, workers);
       test::Random random(11);
       // A gap in front, empty segments, a gap behind.

@@ -37,18 +37,20 @@ struct Store {
   int64_t layer_bytes;
   int strips, of_head;  // strips of K or V of a target, of a head
 
-  // The strip's columns into the pages of its layer. `place`: of the strip's first row of W in its head.
-  template <class T>
+  // The strip's columns into the pages of its layer. `place`: of the strip's first row of W in its head. Of: elements
+  // of a lane, to a column: four of int8, else two.
+  template <int Of>
   __device__ __forceinline__ void store(const float* bias, const float* z, const int* rows, int columns, int thread,
                                         const kv::cuda::Rows& pages, int64_t head, int64_t depth, int place,
                                         bool v) const {
-    constexpr int kOf = sizeof(T) == 1 ? 4 : 2, kLanes = kTileRows / kOf;  // of a lane, to a column
-    constexpr int kAtOnce = sizeof(T) == 1 ? 4 : 8;  // columns of a lane, which waits for all of their loads together
-    const int at = thread % kLanes * kOf;
-    Place places[kOf];
-    float own_bias[kOf], partner_bias[kOf];
+    constexpr int kLanes = kTileRows / Of;
+    constexpr int kAtOnce = 16 / Of;  // columns of a lane, which waits for all of their loads together
+    const int at = thread % kLanes * Of;
+    const bool f32 = to.pool.type == FTH_F32;
+    Place places[Of];
+    float own_bias[Of], partner_bias[Of];
 #pragma unroll
-    for (int i = 0; i < kOf; i++) {
+    for (int i = 0; i < Of; i++) {
       places[i] = v ? Place{place + at + i, -1, false, 0} : place_of(to.turn, place + at + i);
       own_bias[i] = bias[at + i];
       partner_bias[i] = bias[at + i + places[i].partner];
@@ -56,7 +58,7 @@ struct Store {
 #pragma unroll 1
     for (int begin = thread / kLanes; begin < columns; begin += 128 / kLanes * kAtOnce) {
       int32_t entry[kAtOnce];
-      float cosine[kAtOnce][kOf], sine[kAtOnce][kOf];
+      float cosine[kAtOnce][Of], sine[kAtOnce][Of];
 #pragma unroll
       for (int c = 0; c < kAtOnce; c++) {
         const int column = begin + c * (128 / kLanes);
@@ -64,7 +66,7 @@ struct Store {
         entry[c] = row < 0 ? -1 : to.entry[row * to.depths + depth];
         const float* table = to.table + row * 2 * to.turn.pairs;
 #pragma unroll
-        for (int i = 0; i < kOf; i++) {
+        for (int i = 0; i < Of; i++) {
           const bool turns = row >= 0 && places[i].pair >= 0;
           cosine[c][i] = turns ? table[places[i].pair] : 0.f;
           sine[c][i] = turns ? table[to.turn.pairs + places[i].pair] : 0.f;
@@ -73,9 +75,9 @@ struct Store {
 #pragma unroll
       for (int c = 0; c < kAtOnce; c++) {
         const int column = begin + c * (128 / kLanes);
-        float x[kOf];
+        float x[Of];
 #pragma unroll
-        for (int i = 0; i < kOf; i++) {
+        for (int i = 0; i < Of; i++) {
           x[i] = 0;
           if (entry[c] < 0) continue;
           const float* sum = z + column * linear::kPitch + at + i;
@@ -85,18 +87,20 @@ struct Store {
           x[i] = __fadd_rn(__fmul_rn(x[i], cosine[c][i]), places[i].second ? by_sine : -by_sine);
         }
         float steps = 0;
-        if constexpr (sizeof(T) == 1) {
+        if constexpr (Of == 4) {
           uint32_t most = 0;
-          for (int i = 0; i < kOf; i++) most = max(most, kv::size_of(x[i]));
+          for (int i = 0; i < Of; i++) most = max(most, kv::size_of(x[i]));
           for (int i = kLanes / 2; i > 0; i /= 2) most = max(most, __shfl_xor_sync(~0u, most, i));
           const kv::Scaling scaling(most);
           steps = scaling.steps;
           if (at == 0 && entry[c] >= 0) pages.scale(head, entry[c])[v ? kv::kPage : 0] = scaling.scale;
         }
         if (entry[c] < 0) continue;
-        T* out = reinterpret_cast<T*>(pages.row(head, entry[c]) + (v ? pages.v_offset : 0)) + places[0].dim;
-        if constexpr (sizeof(T) == 4) *reinterpret_cast<float2*>(out) = make_float2(x[0], x[1]);
-        else *reinterpret_cast<uint32_t*>(out) = kv::word_of<T>(x, steps);
+        char* side = pages.row(head, entry[c]) + (v ? pages.v_offset : 0);
+        const int dim = places[0].dim;
+        if constexpr (Of == 4) *reinterpret_cast<uint32_t*>(side + dim) = kv::word_of<int8_t>(x, steps);
+        else if (f32) reinterpret_cast<float2*>(side)[dim / 2] = make_float2(x[0], x[1]);
+        else reinterpret_cast<uint32_t*>(side)[dim / 2] = kv::word_of<bf16>(x, 0);
       }
     }
   }
@@ -111,11 +115,8 @@ struct Store {
     kv::cuda::Rows pages = pool;
     pages.data += target % layers * layer_bytes;
     const bool v = side % 2 != 0;
-    switch (to.pool.type) {
-      case FTH_F32: return store<float>(bias, z, rows, columns, thread, pages, head, depth, place, v);
-      case FTH_BF16: return store<bf16>(bias, z, rows, columns, thread, pages, head, depth, place, v);
-      default: return store<int8_t>(bias, z, rows, columns, thread, pages, head, depth, place, v);
-    }
+    if (to.pool.type == FTH_I8) store<4>(bias, z, rows, columns, thread, pages, head, depth, place, v);
+    else store<2>(bias, z, rows, columns, thread, pages, head, depth, place, v);
   }
 };
 
