@@ -9,11 +9,11 @@ namespace {
 constexpr bench::Type kTypes[] = {{FTH_F32, "f32"}, {FTH_BF16, "bf16"}, {FTH_I8, "i8"}};
 constexpr bench::Model kT5Large = {"T5-large", 1024, 16, 16, 64, 4096};
 
-// How rows see their list: whole prefixes, scattered entries, a speculation tree over the last items, a relative bias
-// by item or by the entries' positions, a dense bias.
-enum Kind { kPlain, kScattered, kTree, kRelative, kPositions, kDense };
-constexpr const char* kNames[] = {"",           " scattered", " tree", " relative bias", " relative bias by position",
-                                  " dense bias"};
+// How rows see their list: whole prefixes, scattered entries, whole prefixes of dense K,V (the mask form), a speculation
+// tree over the last items, a relative bias by item or by the entries' positions, a dense bias.
+enum Kind { kPlain, kScattered, kMask, kTree, kRelative, kPositions, kDense };
+constexpr const char* kNames[] = {
+    "", " scattered", " mask form", " tree", " relative bias", " relative bias by position", " dense bias"};
 
 // The scales at the end of every page become numbers.
 void fill_scales(const bench::Memory& pool, int64_t bytes, int64_t page_bytes) {
@@ -31,6 +31,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
   snprintf(what, sizeof what, "%s %s %lldx%lld rows of %lld%s", m.name, type.name, (long long)sequences,
            (long long)rows, (long long)context, kNames[kind]);
   const int64_t entries = sequences * context;
+  if (kind == kMask && type.code == FTH_I8) return;  // it takes no int8
   fth_kv_shape kv{1, m.kv_heads, m.head_dim, type.code, fth::round_up(entries, 64)};
   int64_t layer = 0;
   if (!options.wants(what) || fth_kv_bytes(ctx, &kv, &layer) != FTH_OK) return;
@@ -67,10 +68,23 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
               kind == kPositions ? position[visible - 1] : visible - 1,
               0,
               -1,
-              0};
+              int32_t(i / rows)};
     if (kind == kTree) row[i].tree = ~uint64_t(0) << i % rows | (uint64_t(i * 0x9E3779B97F4A7C15) | 1);
     seen += row[i].visible;
   }
+
+  const int64_t token = int64_t(m.kv_heads) * m.head_dim, side = layer / 2;
+  const fth_dense_kv_shape dense{int32_t(sequences), int32_t(context),  m.kv_heads, m.head_dim, type.code,
+                                 0,                  context * token, token,      m.head_dim};
+  const bench::Memory reach(kind == kMask ? entries * 4 : 4);  // 0: K,V of depth 0 are there
+  const auto call = [&](int32_t l, const char* memory) {
+    const float* bias_or_none = shape.bias_kind == FTH_BIAS_NONE ? nullptr : bias.floats();
+    if (kind == kMask)
+      return fth_attention_masked(ctx, &shape, &dense, count, row, q.floats(), memory, memory + side,
+                                  reinterpret_cast<const int32_t*>(reach.bytes()), bias_or_none, out.floats());
+    return fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(),
+                         kind == kPositions ? position : nullptr, bias_or_none, out.floats());
+  };
 
   // Reading the same number of bytes alternates with the kernel, so that both see the same machine.
   bench::Samples samples, reads;
@@ -82,9 +96,7 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
     reads.time([&] { bench::read_all(ctx, slice, layer); });
     next();
     samples.time([&] {
-      MUST(ctx, fth_attention(ctx, &shape, &kv, l, count, row, q.floats(), list, entries, pool.bytes(),
-                              kind == kPositions ? position : nullptr,
-                              shape.bias_kind == FTH_BIAS_NONE ? nullptr : bias.floats(), out.floats()));
+      MUST(ctx, call(l, pool.bytes() + l * layer));
     });
   } while (bench::now() < until);
 
@@ -104,6 +116,7 @@ BENCH(attention) {
       for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, kPlain);
       for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, kPlain);
       measure(ctx, options, limits, model, type, 4, 1, 2048, kScattered);
+      for (int64_t rows : {1, 64}) measure(ctx, options, limits, model, type, 1, rows, 2048, kMask);
       for (int64_t rows : {4, 64, 512}) measure(ctx, options, limits, model, type, 1, rows, 2048, kPlain);
     }
 }

@@ -1,6 +1,7 @@
 // AVX2 arithmetic of attention. The matrices are 64 columns (eight registers)
 // wide; R rows take as many columns at a time as sixteen registers allow, in several passes over the tile.
 #pragma once
+#include "../kv/avx2.h"
 #include "../simd/avx2.h"
 #include "tile.h"
 
@@ -187,6 +188,10 @@ struct Avx2 {
     with_count(n, [&](auto count) {
       values_of<decltype(count)::value>(weight, v, width, mask, factor, unit, out, ahead);
     });
+  }
+
+  static void turn(const char* const* rows, int64_t words, uint32_t* to) {
+    kv::Avx2::turn<float>(rows, words, reinterpret_cast<char*>(to));
   }
 
   // to[j] = log2(e) * from[j], j < n; the rest of 64 are 0.

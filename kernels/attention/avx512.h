@@ -3,6 +3,7 @@
 // Scores and weighted values are one micro-kernel: R rows times a matrix that is read in order, 64 columns (four
 // registers) wide; lane c of row i is one chain of fused multiply-adds over the steps.
 #pragma once
+#include "../kv/avx512.h"
 #include "../simd/avx512.h"
 #include "tile.h"
 
@@ -139,6 +140,10 @@ struct Avx512 {
     with_count(n, [&](auto count) {
       values_of<decltype(count)::value>(weight, v, width, mask, factor, unit, out, ahead);
     });
+  }
+
+  static void turn(const char* const* rows, int64_t words, uint32_t* to) {
+    kv::Avx512::turn<float>(rows, words, reinterpret_cast<char*>(to));
   }
 
   // to[j] = log2(e) * from[j], j < n; the rest of 64 are 0.

@@ -3,6 +3,7 @@
 //   scores  of n query vectors with the 64 keys of a K tile
 //   softmax one step of it: scores become weights, `factor` is what the earlier sums shrink by, int8: `unit` is theirs
 //   values  out = out * factor + weights * V tile
+//   turn    sixteen rows of words become columns of a K tile
 //   scaled, ramp, lookup  64 items' bias, from memory, along a table, or by position
 //   axpby, exp2, sum, at_least, put_row: see there
 // V::kOnePass: scores and values read a tile from its first byte to its last.
@@ -11,6 +12,7 @@
 
 #include <cstring>
 
+#include "../kv/run.h"
 #include "../simd/scalar.h"
 #include "attention.h"
 
@@ -260,25 +262,44 @@ class Walk {
     return {w_.k_tile, w_.v_tile, int8 ? w_.scales : nullptr};
   }
 
+  // Keys that no row of the tile sees get another's K and V.
   Chunk gather_dense(int64_t base) {
     const bool bf16 = a_.kv_type == FTH_BF16;
-    const int64_t bytes = kv::element_bytes(a_.kv_type), sequence = a_.rows[tile_.row].sequence;
-    for (int64_t i = first_item(base); i < last_item(base); i++) {
-      const int64_t at = sequence * a_.sequence_stride + i * a_.token_stride + heads_.kv_head * a_.head_stride;
-      const int64_t key = i - base;
-      const char* k = static_cast<const char*>(a_.k) + at * bytes;
-      const char* v = static_cast<const char*>(a_.v) + at * bytes;
-      for (int64_t u = 0; u < a_.head_dim * bytes / 4; u++) memcpy(w_.k_tile + u * kChunk + key, k + u * 4, 4);
+    const int64_t bytes = kv::element_bytes(a_.kv_type), step = a_.token_stride * bytes, row = a_.head_dim * bytes;
+    const int64_t head = (a_.rows[tile_.row].sequence * a_.sequence_stride + heads_.kv_head * a_.head_stride) * bytes;
+    const char *k = static_cast<const char*>(a_.k) + head, *v = static_cast<const char*>(a_.v) + head;
+    const int64_t from = first_item(base), to = last_item(base);
+    for (int64_t key = (from - base) / kv::kRun * kv::kRun; key < to - base; key += kv::kRun) {
+      int64_t at[kv::kRun];
+      const char* rows[kv::kRun];
+      for (int64_t i = 0; i < kv::kRun; i++) {
+        const int64_t item = base + key + i;
+        at[i] = (item < from ? from : item < to ? item : to - 1) * step;
+        rows[i] = k + at[i];
+        if (item + kv::kRun >= tile_.end) continue;
+        fetch(rows[i] + kv::kRun * step, row);
+        fetch(v + at[i] + kv::kRun * step, row);
+      }
+      V::turn(rows, row / 4, w_.k_tile + key);
       for (int64_t d = 0; d < a_.head_dim; d += 64) {
         const int64_t width = a_.head_dim - d < 64 ? a_.head_dim - d : 64;
-        const int64_t to = kv::v_index(bf16, a_.head_dim, key, d);
-        if (bf16)
-          for (int64_t c = 0; c < width; c++)
-            reinterpret_cast<uint16_t*>(w_.v_tile)[to + 2 * c] = reinterpret_cast<const uint16_t*>(v)[d + c];
-        else memcpy(w_.v_tile + to, v + d * 4, size_t(width) * 4);
+        for (int64_t i = 0; i < kv::kRun; i += bf16 ? 2 : 1) {
+          const char* first = v + at[i] + d * bytes;
+          const int64_t index = kv::v_index(bf16, a_.head_dim, key + i, d);
+          if (bf16)
+            kv::interleave(reinterpret_cast<const uint16_t*>(first),
+                           reinterpret_cast<const uint16_t*>(v + at[i + 1] + d * bytes), width,
+                           reinterpret_cast<uint16_t*>(w_.v_tile) + index);
+          else memcpy(w_.v_tile + index, first, size_t(width) * 4);
+        }
       }
     }
     return {w_.k_tile, w_.v_tile, nullptr};
+  }
+
+  // Inlined, since GCC takes calls of a function that only prefetches for useless.
+  [[gnu::always_inline]] static void fetch(const char* row, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 3);
   }
 
   Positions find_positions(int64_t base) {

@@ -5,11 +5,11 @@ namespace {
 
 struct Scalar {
   template <typename T>
-  static void turn(const Sides<T>& sides, int64_t words, char* to) {
+  static void turn(const char* const* rows, int64_t words, char* to) {
     constexpr int64_t kUnit = sizeof(T) == 1 ? 2 : 4;  // bytes that stay together
     for (int64_t u = 0; u < words * 4 / kUnit; u++, to += kPage * kUnit)
       for (int64_t i = 0; i < kRun; i++)
-        memcpy(to + i * kUnit, reinterpret_cast<const char*>(sides[i]) + u * kUnit, kUnit);
+        memcpy(to + i * kUnit, rows[i] + u * kUnit, kUnit);
   }
 };
 

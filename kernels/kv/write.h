@@ -1,16 +1,15 @@
 // The walk over items and heads that the targets share. Sixteen items whose entries follow one another in a page are
 // stored together, in whole vectors. V makes columns of K:
-//   turn<T>  words [0, words) of the rows sides[0..16) become columns of a K tile of T, from `to` on
+//   turn<T>  words [0, words) of sixteen rows become columns of a K tile of T, from `to` on
 #pragma once
 #include <cstring>
 
 #include "../simd/scalar.h"
 #include "kv.h"
+#include "run.h"
 
 namespace fth::kv {
 namespace {
-
-constexpr int64_t kRun = 16;
 
 // Sixteen sides in words of 4 bytes: one f32, two bf16, four int8.
 template <typename T>
@@ -77,16 +76,6 @@ void write_one(const Page<T>& page, int64_t head_dim, int64_t key, const float* 
   }
 }
 
-// Elements of two keys side by side in V; n is a multiple of 8.
-template <typename T>
-void interleave(const T* even, const T* odd, int64_t n, T* to) {
-  for (int64_t c = 0; c < n; c += 8)
-    for (int64_t j = 0; j < 8; j++) {
-      to[2 * (c + j)] = even[c + j];
-      to[2 * (c + j) + 1] = odd[c + j];
-    }
-}
-
 // Keys [key, key + kRun), key is even; k and v are `stride` floats apart.
 template <class V, typename T>
 void write_run(const Page<T>& page, int64_t head_dim, int64_t key, const float* k, const float* v, int64_t stride) {
@@ -100,7 +89,9 @@ void write_run(const Page<T>& page, int64_t head_dim, int64_t key, const float* 
     }
   };
   convert(k, page.k_scale);
-  V::template turn<T>(sides, head_dim * int64_t(sizeof(T)) / 4,
+  const char* rows[kRun];
+  for (int64_t i = 0; i < kRun; i++) rows[i] = reinterpret_cast<const char*>(sides[i]);
+  V::template turn<T>(rows, head_dim * int64_t(sizeof(T)) / 4,
                       reinterpret_cast<char*>(page.k + k_index(kPairs, key, 0)));
   convert(v, page.v_scale);
   for (int64_t block = 0; block < head_dim; block += 64) {
