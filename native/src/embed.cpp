@@ -48,7 +48,7 @@ extern "C" fth_status fth_embed(fth_context* ctx, const fth_embed_shape* shape, 
       float* y = out + i * width;
       if (shape->packed) {
         fth::packed_row(weight, table, id[i], y);
-        f32(y, shape->scale, width, y);
+        if (shape->scale != 1) f32(y, shape->scale, width, y);
       } else if (shape->type == FTH_F32) {
         f32(static_cast<const float*>(table) + id[i] * width, shape->scale, width, y);
       } else {
