@@ -9,8 +9,8 @@ namespace {
 constexpr bench::Type kTypes[] = {{FTH_F32, "f32"}, {FTH_BF16, "bf16"}, {FTH_I8, "i8"}};
 constexpr bench::Model kT5Large = {"T5-large", 1024, 16, 16, 64, 4096};
 
-// How rows see their list: whole prefixes, scattered entries, whole prefixes of dense K,V (the mask form), a speculation
-// tree over the last items, a relative bias by item or by the entries' positions, a dense bias.
+// How rows see their list: whole prefixes, scattered entries, whole prefixes of dense K,V (the mask form), a tree of
+// speculation over the last items, a relative bias by item or by the entries' positions, a dense bias.
 enum Kind { kPlain, kScattered, kMask, kTree, kRelative, kPositions, kDense };
 constexpr const char* kNames[] = {
     "", " scattered", " mask form", " tree", " relative bias", " relative bias by position", " dense bias"};

@@ -11,9 +11,9 @@
 // part of the query's scale.
 //
 // With int8 K,V the vector targets round the scaled query to 16 bits, 32767 being its largest element, and sums of
-// products are exact; K's scales multiply scores, V's multiply softmax weights, which are then rounded to 16 bits, 32767
-// being the largest of V's scales. CUDA devices widen int8 to bf16, which is exact, and round as with bf16 K,V. Either
-// way no product is less exact than bf16's.
+// products are exact; K's scales multiply scores, V's multiply softmax weights, which are then rounded to 16 bits,
+// 32767 being the largest of V's scales. CUDA devices widen int8 to bf16, which is exact, and round as with bf16 K,V.
+// Either way no product is less exact than bf16's.
 #pragma once
 #include <cstddef>
 #include <cstdint>

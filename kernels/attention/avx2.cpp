@@ -1,17 +1,23 @@
 #include "avx2.h"
 
 namespace fth::attention::avx2 {
+namespace {
+
+template <class F>
+void with_form(int32_t kv_type, F f) {
+  if (kv_type == FTH_F32) f(Avx2<Form::kF32>{});
+  else if (kv_type == FTH_BF16) f(Avx2<Form::kWidened>{});
+  else f(Avx2<Form::kInt>{});
+}
+
+}  // namespace
 
 void whole(const Args& a, const Tile& tile, int64_t part, Workspace& w) {
-  if (a.kv_type == FTH_F32) whole_tile<Avx2<Form::kF32>>(a, tile, part, w);
-  else if (a.kv_type == FTH_BF16) whole_tile<Avx2<Form::kWidened>>(a, tile, part, w);
-  else whole_tile<Avx2<Form::kInt>>(a, tile, part, w);
+  with_form(a.kv_type, [&](auto form) { whole_tile<decltype(form)>(a, tile, part, w); });
 }
 
 void piece(const Args& a, const Tile& tile, int64_t part, int64_t piece, Workspace& w, float* state) {
-  if (a.kv_type == FTH_F32) one_piece<Avx2<Form::kF32>>(a, tile, part, piece, w, state);
-  else if (a.kv_type == FTH_BF16) one_piece<Avx2<Form::kWidened>>(a, tile, part, piece, w, state);
-  else one_piece<Avx2<Form::kInt>>(a, tile, part, piece, w, state);
+  with_form(a.kv_type, [&](auto form) { one_piece<decltype(form)>(a, tile, part, piece, w, state); });
 }
 
 void merge(const Args& a, const Tile& tile, int64_t part, const float* states, int64_t stride, int64_t pieces,

@@ -118,7 +118,6 @@ inline __m256 exp2_8(__m256 x) {
 template <Form form>
 struct Avx2 {
   static constexpr bool kOnePass = false;
-
   static constexpr bool kOfPairs = form == Form::kInt;
 
   static float query(const float* q, float scale, int64_t head_dim, float* to) {
@@ -302,8 +301,8 @@ struct Avx2 {
       for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < N; j++) acc[i][j] = _mm256_setzero_ps();
-      product<form, R, N, false>(query, kQueryStride, static_cast<const char*>(k) + c * kVectorBytes, 8, steps, 0, ahead,
-                                 acc);
+      product<form, R, N, false>(query, kQueryStride, static_cast<const char*>(k) + c * kVectorBytes, 8, steps, 0,
+                                 ahead, acc);
       ahead.at += ahead.lines * 64 * (steps / 4);
 #pragma GCC unroll 6
       for (int i = 0; i < R; i++)

@@ -100,7 +100,6 @@ inline __m512 exp2_16(__m512 x) {
 template <Form form>
 struct Avx512 {
   static constexpr bool kOnePass = true;
-
   static constexpr bool kOfPairs = form == Form::kDot || form == Form::kInt;
 
   static float query(const float* q, float scale, int64_t head_dim, float* to) {
@@ -126,8 +125,8 @@ struct Avx512 {
     with_count(n, [&](auto count) { scores_of<decltype(count)::value>(query, unit, k, head_dim, to, ahead); });
   }
 
-  // sum holds 16 partial sums per vector. int8: K's scales [64] and V's [64], else null; those of keys that are not seen
-  // reach nothing.
+  // sum holds 16 partial sums per vector. int8: K's scales [64] and V's [64], else null; those of keys that are not
+  // seen reach nothing.
   static void softmax(int n, float* scores, uint64_t mask, const float* scales, const float* bias, float* most,
                       float* sum, float* factor, float* unit) {
     with_count(n, [&](auto count) {

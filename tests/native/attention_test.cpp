@@ -150,36 +150,43 @@ template <class F>
 void compare(const Problem& p, int64_t count, const fth_row* rows, const float* q, const float* bias, const float* out,
              bool masked, F counts) {
   const Shape& s = p.shape;
-  const bool rounds = s.type != FTH_F32;
+  const bool sixteen = s.type == FTH_I8 && !test::kCuda;  // int8 as the CPU does it: rounding to 16 bits
+  const bool rounds = s.type != FTH_F32 && !sixteen;      // to bf16
   Guarded<double> score(s.length);
   for (int64_t i = 0; i < count; i++)
     for (int64_t h = 0; h < s.heads; h++) {
       const fth_row& row = rows[i];
       const int64_t list = masked ? row.sequence : row.list / s.length, g = h / (s.heads / s.kv_heads);
       const float* from = q + (i * s.heads + h) * s.head_dim;
-      double most = -INFINITY, error = 0, sum = 0;
+      double most = -INFINITY, error = 0, sum = 0, most_q = 0, seen = 0;
+      for (int64_t d = 0; d < s.head_dim; d++) most_q = fmax(most_q, fabs(double(from[d])));
       for (int64_t t = 0; t < s.length; t++) {
         score[t] = -INFINITY;
         if (!counts(row, t)) continue;
+        seen++;
         const float* key = p.k + (list * s.length + t) * p.row_floats + g * s.head_dim;
-        double dot = 0, size = 0;
+        double dot = 0, size = 0, keys = 0;
         for (int64_t d = 0; d < s.head_dim; d++) {
           dot += double(from[d]) * key[d];
           size += fabs(double(from[d]) * key[d]);
+          keys += fabs(double(key[d]));
         }
         score[t] = dot * double(p.attention.scale) + (bias == nullptr ? 0 : bias_of(p, bias, i, row, h, t, masked));
         if (score[t] > most) most = score[t];
-        // bf16, int8: scale * q is rounded (2^-9). fp32 sums of head_dim terms, products with K's scale here and there;
-        // the exponent is rounded a few times.
-        const double e = size * double(p.attention.scale) * ((rounds ? 0x1p-9 : 0) + (s.head_dim + 5) * 0x1p-24) +
+        // scale * q is rounded: to bf16 by 2^-9 of an element, to 16 bits by 2^-16 of the largest. fp32 sums of
+        // head_dim terms, products with K's scale here and there; the exponent is rounded a few times.
+        const double e = double(p.attention.scale) * (size * ((rounds ? 0x1p-9 : 0) + (s.head_dim + 5) * 0x1p-24) +
+                                                      (sixteen ? most_q * keys * 0x1.01p-16 : 0)) +
                          (fabs(score[t]) + fabs(most)) * 0x1p-22;
         if (e > error) error = e;
       }
       double weight_sum = 0;
       for (int64_t t = 0; t < s.length; t++) weight_sum += exp(score[t] - (most == -INFINITY ? 0 : most));
-      // |v| <= 1. An error of e in every score moves the mean by at most 2e; weights are rounded to 2^-9 with bf16 and
-      // int8, where they are first times V's scale, and come from an exponential good to 2^-21; sums of `length` terms and a dozen merges.
-      const double bound = 2.2 * error + (rounds ? 0x1p-8 : 0) + 0x1p-20 + (s.length + 16) * 0x1p-24;
+      // |v| <= 1. An error of e in every score moves the mean by at most 2e. Weights are rounded: to bf16 by 2^-9 of
+      // themselves, to 16 bits by 2^-16 of the largest one there can be. With int8 they are first times V's scale, and
+      // they come from an exponential good to 2^-21; sums of `length` terms and a dozen merges.
+      const double of_weights = rounds ? 0x1p-8 : sixteen && seen > 0 ? seen * 0x1.01p-16 / weight_sum : 0;
+      const double bound = 2.2 * error + of_weights + 0x1p-20 + (s.length + 16) * 0x1p-24;
       for (int64_t d = 0; d < s.head_dim; d++) {
         sum = 0;
         for (int64_t t = 0; t < s.length; t++)
