@@ -85,16 +85,20 @@ template <Form form, int R, int N, bool kMasked>
   }
 }
 
-// 2^x for x <= 0, also -inf; NaN stays NaN. A polynomial of degree 5 (relative error 2^-23.4), exact at 0.
+// 2^x for x <= 0, also -inf; NaN stays NaN. A polynomial of degree 5 (relative error 2^-23.4), exact at 0; results
+// below 2^-126 are 0. The low bits of x + (1.5 * 2^23 + 127) are the exponent field of the nearest integer's power: 0,
+// which is the number 0, for -127. (Quicker on Zen 5 than instructions that round, reduce and scale.)
 inline __m512 exp2_16(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-200.f), x);
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
+  const __m512 magic = _mm512_set1_ps(12583039.f);
+  x = _mm512_max_ps(_mm512_set1_ps(-127.f), x);
+  const __m512 m = _mm512_add_ps(x, magic), f = _mm512_sub_ps(x, _mm512_sub_ps(m, magic));
+  const __m512 power = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(m), 23));
   __m512 p = _mm512_set1_ps(0.00132647273f);
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.00967151299f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0555073358f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240222424f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147004f));
-  return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f)), n);
+  return _mm512_mul_ps(_mm512_fmadd_ps(p, f, _mm512_set1_ps(1.f)), power);
 }
 
 template <Form form>
