@@ -95,12 +95,10 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
     const char* slice = pool.bytes() + next() * layer;
     reads.time([&] { bench::read_all(ctx, slice, layer); });
     next();
-    samples.time([&] {
-      MUST(ctx, call(l, pool.bytes() + l * layer));
-    });
+    samples.time([&] { MUST(ctx, call(l, pool.bytes() + l * layer)); });
   } while (bench::now() < until);
 
-  // Probabilities are no int8, so that int8 K,V compute at bf16's peak at best.
+  // Queries and probabilities are no int8: products with int8 K,V are those of pairs, as bf16's.
   const double flops = 4.0 * seen * m.heads * m.head_dim,
                compute = flops / (type.code == FTH_F32 ? limits.f32 : limits.bf16);
   bench::report(

@@ -1,5 +1,5 @@
-// AVX2 arithmetic of attention. The matrices are 64 columns (eight registers)
-// wide; R rows take as many columns at a time as sixteen registers allow, in several passes over the tile.
+// AVX2 arithmetic of attention. The matrices are 64 columns (eight registers) wide; R rows take as many columns at a
+// time as sixteen registers allow, in several passes over the tile.
 #pragma once
 #include "../kv/avx2.h"
 #include "../simd/avx2.h"
@@ -27,12 +27,15 @@ template <Form form>
   }
 }
 
+template <Form form>
+constexpr int64_t kVectorBytes = form == Form::kInt ? 16 : 32;  // of a tile
+
 // Vector i of a tile; int8 is widened.
 template <Form form>
 [[gnu::always_inline]] inline __m256i vector(const char* tile, int64_t i) {
   if constexpr (form == Form::kInt)
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + i * 16)));
-  else return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + i * 32));
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + i * kVectorBytes<form>)));
+  else return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + i * kVectorBytes<form>));
 }
 
 // acc += a * b over `steps` words of b's rows, which are `b_stride` vectors apart. `a` has one word per step (kWidened:
@@ -124,8 +127,9 @@ struct Avx2 {
     const auto scaled = [&](int64_t d) { return _mm256_mul_ps(_mm256_loadu_ps(q + d), _mm256_set1_ps(scale)); };
     FixedPoint fixed{1, 1};
     if constexpr (form == Form::kInt) {
-      __m256i most = _mm256_setzero_si256();
-      for (int64_t d = 0; d < head_dim; d += 8) most = _mm256_max_epi32(most, size_bits(scaled(d)));
+      __m256i most = _mm256_setzero_si256();  // |x| as integers: NaN is above infinity
+      for (int64_t d = 0; d < head_dim; d += 8)
+        most = _mm256_max_epi32(most, _mm256_castps_si256(Vector::abs(scaled(d))));
       fixed = fixed_point(largest(most), 32767);
     }
     for (int64_t d = 0; d < head_dim; d += 8) {
@@ -152,7 +156,8 @@ struct Avx2 {
     FixedPoint fixed{1, 1};
     if constexpr (kScaled) {
       __m256i most_scale = _mm256_setzero_si256();
-      for (int j = 0; j < 8; j++) most_scale = _mm256_max_epi32(most_scale, size_bits(v_scale(j)));
+      for (int j = 0; j < 8; j++)
+        most_scale = _mm256_max_epi32(most_scale, _mm256_castps_si256(Vector::abs(v_scale(j))));
       fixed = fixed_point(largest(most_scale), 32767);
     }
     for (int i = 0; i < n; i++, scores += kChunk, sum += 16) {
@@ -266,7 +271,6 @@ struct Avx2 {
 
   static void put_bias(__m256 x, float* to) { _mm256_storeu_ps(to, _mm256_mul_ps(x, _mm256_set1_ps(kLog2e))); }
 
-  static __m256i size_bits(__m256 x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)); }
   static uint32_t largest(__m256i x) {
     __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));
@@ -286,7 +290,6 @@ struct Avx2 {
     }
   }
 
-  static constexpr int64_t kVectorBytes = form == Form::kInt ? 16 : 32;
   static constexpr int64_t kSteps = form == Form::kF32 ? 64 : 32;  // words of a chunk's keys
 
   template <int R>
@@ -301,7 +304,7 @@ struct Avx2 {
       for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < N; j++) acc[i][j] = _mm256_setzero_ps();
-      product<form, R, N, false>(query, kQueryStride, static_cast<const char*>(k) + c * kVectorBytes, 8, steps, 0,
+      product<form, R, N, false>(query, kQueryStride, static_cast<const char*>(k) + c * kVectorBytes<form>, 8, steps, 0,
                                  ahead, acc);
       ahead.at += ahead.lines * 64 * (steps / 4);
 #pragma GCC unroll 6
@@ -324,10 +327,12 @@ struct Avx2 {
       const int64_t columns = width - d < 64 ? (width - d) / 8 : 8;
       int64_t c = 0;
       for (; c + N <= columns; c += N, ahead.at += ahead.lines * 64 * (kSteps / 4))
-        values_block<R, N>(weight, b + c * kVectorBytes, columns, mask, factor, unit, out + d + c * 8, width, ahead);
+        values_block<R, N>(weight, b + c * kVectorBytes<form>, columns, mask, factor, unit, out + d + c * 8, width,
+                           ahead);
       for (; c < columns; c += 2)
-        values_block<R, 2>(weight, b + c * kVectorBytes, columns, mask, factor, unit, out + d + c * 8, width, ahead);
-      b += kSteps * columns * kVectorBytes;
+        values_block<R, 2>(weight, b + c * kVectorBytes<form>, columns, mask, factor, unit, out + d + c * 8, width,
+                           ahead);
+      b += kSteps * columns * kVectorBytes<form>;
     }
   }
 

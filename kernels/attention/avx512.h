@@ -33,12 +33,15 @@ template <Form form>
   return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y), acc);
 }
 
+template <Form form>
+constexpr int64_t kVectorBytes = form == Form::kInt ? 32 : 64;  // of a tile
+
 // Vector i of a tile; int8 is widened.
 template <Form form>
 [[gnu::always_inline]] inline __m512i vector(const char* tile, int64_t i) {
   if constexpr (form == Form::kInt)
-    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + i * 32)));
-  else return _mm512_loadu_si512(tile + i * 64);
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + i * kVectorBytes<form>)));
+  else return _mm512_loadu_si512(tile + i * kVectorBytes<form>);
 }
 
 // acc += a * b over `steps` words of b's rows. `a` has one word per step (kWidened: two). A masked product leaves out
@@ -112,8 +115,9 @@ struct Avx512 {
     };
     FixedPoint fixed{1, 1};
     if constexpr (form == Form::kInt) {
-      __m512i most = _mm512_setzero_si512();
-      for (int64_t d = 0; d < head_dim; d += 16) most = _mm512_max_epi32(most, size_bits(scaled(d)));
+      __m512i most = _mm512_setzero_si512();  // |x| as integers: NaN is above infinity
+      for (int64_t d = 0; d < head_dim; d += 16)
+        most = _mm512_max_epi32(most, _mm512_castps_si512(Vector::abs(scaled(d))));
       fixed = fixed_point(uint32_t(_mm512_reduce_max_epi32(most)), 32767);
     }
     for (int64_t d = 0; d < head_dim; d += 16) {
@@ -213,8 +217,6 @@ struct Avx512 {
  private:
   static void put_bias(__m512 x, float* to) { _mm512_storeu_ps(to, _mm512_mul_ps(x, _mm512_set1_ps(kLog2e))); }
 
-  static __m512i size_bits(__m512 x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)); }
-
   // Sixteen queries or weights in the form that products read.
   static void put(__m512 x, float* to) {
     if constexpr (form == Form::kF32) {
@@ -287,7 +289,7 @@ struct Avx512 {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
         v_steps[j] = _mm512_maskz_loadu_ps(__mmask16(mask >> j * 16), scales + kChunk + j * 16);
-        largest = _mm512_max_epi32(largest, size_bits(v_steps[j]));
+        largest = _mm512_max_epi32(largest, _mm512_castps_si512(Vector::abs(v_steps[j])));
       }
       const FixedPoint fixed = fixed_point(uint32_t(_mm512_reduce_max_epi32(largest)), 32767);
 #pragma GCC unroll 4
@@ -337,7 +339,7 @@ struct Avx512 {
       const auto block = [&](auto vectors) {
         constexpr int N = decltype(vectors)::value;
         values_block<R, N>(weight, b, mask, factor, unit, out + d, width, ahead);
-        b += kSteps * N * (form == Form::kInt ? 32 : 64);
+        b += kSteps * N * kVectorBytes<form>;
       };
       const int64_t left = width - d;
       if (left >= 64) block(Count<4>{});
