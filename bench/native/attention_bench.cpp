@@ -24,7 +24,7 @@ void fill_scales(const bench::Memory& pool, int64_t bytes, int64_t page_bytes) {
 
 // `sequences` lists of `context` items in whole pages; each has `rows` rows that see its last items' prefixes,
 // causally. The pool holds enough layers for every call to read K,V from memory.
-void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const bench::Model& m,
+void measure(fth_context* ctx, const bench::Options& options, const bench::Model& m,
              const bench::Type& type, int64_t sequences, int64_t rows, int64_t context, Kind kind) {
   const char* operation = rows == 1 ? "decode" : "prefill";
   char what[64];
@@ -86,24 +86,18 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
                          kind == kPositions ? position : nullptr, bias_or_none, out.floats());
   };
 
-  // Reading the same number of bytes alternates with the kernel, so that both see the same machine.
-  bench::Samples samples, reads;
+  // Queries and probabilities are no int8: products with int8 K,V are those of pairs, as bf16's.
+  bench::Ideal ideal(ctx, type.code == FTH_F32 ? FTH_F32 : FTH_BF16, 4.0 * seen * m.heads * m.head_dim, double(layer));
+  bench::Samples samples;
   int32_t l = 0;
   const auto next = [&] { return l = (l + 1) % kv.layers; };
   const double until = bench::now() + options.seconds;
   do {
-    const char* slice = pool.bytes() + next() * layer;
-    reads.time([&] { bench::read_all(ctx, slice, layer); });
+    ideal.sample(pool.bytes() + next() * layer);
     next();
     samples.time([&] { MUST(ctx, call(l, pool.bytes() + l * layer)); });
   } while (bench::now() < until);
-
-  // Queries and probabilities are no int8: products with int8 K,V are those of pairs, as bf16's.
-  const double flops = 4.0 * seen * m.heads * m.head_dim,
-               compute = flops / (type.code == FTH_F32 ? limits.f32 : limits.bf16);
-  bench::report(
-      {operation, what, ctx->info.workers, flops, double(layer), compute > reads.median() ? compute : reads.median()},
-      samples);
+  bench::report(ideal.line(operation, what), samples);
 }
 
 }  // namespace
@@ -111,11 +105,11 @@ void measure(fth_context* ctx, const bench::Options& options, const bench::Limit
 BENCH(attention) {
   for (const bench::Type& type : kTypes)
     for (const bench::Model& model : bench::kModels) {
-      for (int64_t context : {512, 2048, 8192}) measure(ctx, options, limits, model, type, 1, 1, context, kPlain);
-      for (int64_t sequences : {4, 16}) measure(ctx, options, limits, model, type, sequences, 1, 2048, kPlain);
-      measure(ctx, options, limits, model, type, 4, 1, 2048, kScattered);
-      for (int64_t rows : {1, 64}) measure(ctx, options, limits, model, type, 1, rows, 2048, kMask);
-      for (int64_t rows : {4, 64, 512}) measure(ctx, options, limits, model, type, 1, rows, 2048, kPlain);
+      for (int64_t context : {512, 2048, 8192}) measure(ctx, options, model, type, 1, 1, context, kPlain);
+      for (int64_t sequences : {4, 16}) measure(ctx, options, model, type, sequences, 1, 2048, kPlain);
+      measure(ctx, options, model, type, 4, 1, 2048, kScattered);
+      for (int64_t rows : {1, 64}) measure(ctx, options, model, type, 1, rows, 2048, kMask);
+      for (int64_t rows : {4, 64, 512}) measure(ctx, options, model, type, 1, rows, 2048, kPlain);
     }
 }
 
@@ -123,5 +117,5 @@ BENCH(attention) {
 BENCH(attention_bias) {
   for (const bench::Type& type : kTypes)
     for (Kind kind : {kPlain, kTree, kRelative, kPositions, kDense})
-      for (int64_t rows : {1, 8, 64}) measure(ctx, options, limits, kT5Large, type, 1, rows, 512, kind);
+      for (int64_t rows : {1, 8, 64}) measure(ctx, options, kT5Large, type, 1, rows, 512, kind);
 }

@@ -44,18 +44,18 @@ struct Limits {
   double bf16;          // FLOP/s of bf16 dot products; fp32's where there are none
   double i8;            // op/s of int8 dot products
   double read[kReads];  // bytes/s of reading that many bytes again and again: from L2, L3, memory
-  double peak(int32_t type) const;  // of products with weights of this type
 };
 Limits measure_limits(fth_context* ctx);
-double f32_peak(fth_context* ctx);
-double bf16_peak(fth_context* ctx);
-double i8_peak(fth_context* ctx);
+// FLOP/s of the arithmetic of products with weights of this type, undisturbed.
+double peak(fth_context* ctx, int32_t type);
 // Bytes/s of reading `bytes` of a buffer again and again, and of copying one half of them to the other: bytes read plus
 // bytes written.
 double read_rate(fth_context* ctx, const Memory& memory, int64_t bytes);
 double copy_rate(fth_context* ctx, const Memory& memory, int64_t bytes);
 // Reads a buffer with all workers, each its own slice; what a kernel that reads it once cannot beat.
 void read_all(fth_context* ctx, const char* data, int64_t bytes);
+// The arithmetic of so many FLOPs of products with weights of this type with all workers, and nothing else.
+void calculate(fth_context* ctx, int32_t type, double flops);
 
 inline double now() {
   timespec t;
@@ -110,21 +110,42 @@ struct Line {
 };
 void report(const Line& line, const Samples& samples);
 
+// What the machine's limits allow for some work: reading its bytes and doing its arithmetic, whichever takes longer. Both
+// alternate with the work, so that all see the same machine.
+class Ideal {
+ public:
+  // type: of the weights, which says what arithmetic.
+  Ideal(fth_context* ctx, int32_t type, double flops, double bytes)
+      : ctx_(ctx), type_(type), flops_(flops), bytes_(bytes) {}
+  void sample(const char* data);
+  double read_seconds() const { return reads_.median(); }
+  Line line(const char* operation, const char* what) const {
+    const double read = reads_.median(), calculation = calculations_.median();
+    return {operation, what, ctx_->info.workers, flops_, bytes_, read > calculation ? read : calculation};
+  }
+
+ private:
+  fth_context* ctx_;
+  int32_t type_;
+  double flops_, bytes_;
+  Samples reads_, calculations_;
+};
+
 #define MUST(ctx, call) bench::must(ctx, call)
 void must(fth_context* ctx, fth_status status);
 
 struct Bench {
   const char* name;
-  void (*body)(fth_context*, const Options&, const Limits&);
+  void (*body)(fth_context*, const Options&);
   Bench* next;
   static Bench*& first();
-  Bench(const char* n, void (*b)(fth_context*, const Options&, const Limits&)) : name(n), body(b), next(first()) {
+  Bench(const char* n, void (*b)(fth_context*, const Options&)) : name(n), body(b), next(first()) {
     first() = this;
   }
 };
-#define BENCH(name)                                                                               \
-  static void name(fth_context* ctx, const bench::Options& options, const bench::Limits& limits); \
-  static bench::Bench name##_bench(#name, name);                                                  \
-  static void name(fth_context* ctx, const bench::Options& options, [[maybe_unused]] const bench::Limits& limits)
+#define BENCH(name)                                                  \
+  static void name(fth_context* ctx, const bench::Options& options); \
+  static bench::Bench name##_bench(#name, name);                     \
+  static void name(fth_context* ctx, const bench::Options& options)
 
 }  // namespace bench

@@ -1,5 +1,6 @@
 // What the machine does at best: loops that only read or copy, and loops that only multiply and add.
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "bench.h"
@@ -10,14 +11,13 @@ namespace {
 volatile float sink;
 
 // 24 independent chains of registers: enough for every latency and issue width.
-constexpr int64_t kRounds = 200000;
 constexpr int kChains = 24;
 
-__attribute__((target("avx512f"))) void fma_avx512() {
+__attribute__((target("avx512f"))) void fma_avx512(int64_t rounds) {
   __m512 chain[kChains], x = _mm512_set1_ps(sink), sum = x;
 #pragma GCC unroll 24
   for (int i = 0; i < kChains; i++) chain[i] = _mm512_set1_ps(float(i));
-  for (int64_t k = 0; k < kRounds; k++)
+  for (int64_t k = 0; k < rounds; k++)
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; i++) chain[i] = _mm512_fmadd_ps(chain[i], x, x);
 #pragma GCC unroll 24
@@ -25,11 +25,11 @@ __attribute__((target("avx512f"))) void fma_avx512() {
   sink = _mm512_cvtss_f32(sum);
 }
 
-__attribute__((target("avx512f,avx512bf16"))) void dot_avx512() {
+__attribute__((target("avx512f,avx512bf16"))) void dot_avx512(int64_t rounds) {
   __m512 chain[kChains], x = _mm512_set1_ps(sink), sum = x;
 #pragma GCC unroll 24
   for (int i = 0; i < kChains; i++) chain[i] = _mm512_set1_ps(float(i));
-  for (int64_t k = 0; k < kRounds; k++)
+  for (int64_t k = 0; k < rounds; k++)
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; i++) chain[i] = _mm512_dpbf16_ps(chain[i], (__m512bh)x, (__m512bh)x);
 #pragma GCC unroll 24
@@ -37,11 +37,11 @@ __attribute__((target("avx512f,avx512bf16"))) void dot_avx512() {
   sink = _mm512_cvtss_f32(sum);
 }
 
-__attribute__((target("avx512f,avx512vnni"))) void dot8_avx512() {
+__attribute__((target("avx512f,avx512vnni"))) void dot8_avx512(int64_t rounds) {
   __m512i chain[kChains], x = _mm512_set1_epi32(int(sink)), sum = x;
 #pragma GCC unroll 24
   for (int i = 0; i < kChains; i++) chain[i] = _mm512_set1_epi32(i);
-  for (int64_t k = 0; k < kRounds; k++)
+  for (int64_t k = 0; k < rounds; k++)
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; i++) asm("vpdpbusd %1, %1, %0" : "+v"(chain[i]) : "v"(x));  // GCC 12 copies registers
 #pragma GCC unroll 24
@@ -51,11 +51,11 @@ __attribute__((target("avx512f,avx512vnni"))) void dot8_avx512() {
 
 constexpr int kChains8 = 12;
 
-__attribute__((target("avx2,fma"))) void fma_avx2() {
+__attribute__((target("avx2,fma"))) void fma_avx2(int64_t rounds) {
   __m256 chain[kChains8], x = _mm256_set1_ps(sink), sum = x;
 #pragma GCC unroll 12
   for (int i = 0; i < kChains8; i++) chain[i] = _mm256_set1_ps(float(i));
-  for (int64_t k = 0; k < kRounds; k++)
+  for (int64_t k = 0; k < rounds; k++)
 #pragma GCC unroll 12
     for (int i = 0; i < kChains8; i++) chain[i] = _mm256_fmadd_ps(chain[i], x, x);
 #pragma GCC unroll 12
@@ -64,11 +64,11 @@ __attribute__((target("avx2,fma"))) void fma_avx2() {
 }
 
 // Without VNNI: products of neighbours to 16 bits, their sums to 32.
-__attribute__((target("avx2"))) void dot8_avx2() {
+__attribute__((target("avx2"))) void dot8_avx2(int64_t rounds) {
   __m256i chain[kChains8], x = _mm256_set1_epi8(char(sink)), ones = _mm256_set1_epi16(1), sum = x;
 #pragma GCC unroll 12
   for (int i = 0; i < kChains8; i++) chain[i] = _mm256_set1_epi8(char(i));
-  for (int64_t k = 0; k < kRounds; k++)
+  for (int64_t k = 0; k < rounds; k++)
 #pragma GCC unroll 12
     for (int i = 0; i < kChains8; i++)
       chain[i] = _mm256_add_epi32(chain[i], _mm256_madd_epi16(_mm256_maddubs_epi16(chain[i], x), ones));
@@ -77,10 +77,10 @@ __attribute__((target("avx2"))) void dot8_avx2() {
   sink = float(_mm256_extract_epi32(sum, 0));
 }
 
-void fma_scalar() {
+void fma_scalar(int64_t rounds) {
   float chain[8], x = sink, sum = x;
   for (int i = 0; i < 8; i++) chain[i] = float(i);
-  for (int64_t k = 0; k < kRounds; k++)
+  for (int64_t k = 0; k < rounds; k++)
     for (int i = 0; i < 8; i++) chain[i] = chain[i] * x + x;
   for (int i = 0; i < 8; i++) sum += chain[i];
   sink = sum;
@@ -120,15 +120,23 @@ void read_scalar(const char* data, int64_t bytes) {
   sink = float(sum[0]);
 }
 
-// FLOP/s of `loop`, which does `flops` per call, on every worker at once.
-double rate(fth_context* ctx, void (*loop)(), double flops) {
-  double best = 1e30;
-  for (int i = 0; i < 40; i++) {
-    const double seconds =
-        seconds_of([&] { fth::parallel(ctx, ctx->info.workers, 1, [&](int64_t, int64_t, int) { loop(); }); });
-    best = seconds < best ? seconds : best;
+// A loop that only multiplies and adds, and the FLOPs of a round of it.
+struct Arithmetic {
+  void (*loop)(int64_t rounds);
+  double flops;
+};
+
+Arithmetic arithmetic(fth_context* ctx, int32_t type) {
+  const int32_t isa = ctx->info.isa;
+  const bool bf16 = type == FTH_BF16 || type == FTH_F8_E4M3;
+  if (type != FTH_F32 && !bf16) {
+    if (isa == FTH_ISA_AVX512 && __builtin_cpu_supports("avx512vnni")) return {dot8_avx512, 2.0 * 64 * kChains};
+    if (isa >= FTH_ISA_AVX2) return {dot8_avx2, 2.0 * 32 * kChains8};
   }
-  return flops * ctx->info.workers / best;
+  if (bf16 && ctx->info.bf16_dot) return {dot_avx512, 4.0 * 16 * kChains};
+  if (isa == FTH_ISA_AVX512) return {fma_avx512, 2.0 * 16 * kChains};
+  if (isa == FTH_ISA_AVX2) return {fma_avx2, 2.0 * 8 * kChains8};
+  return {fma_scalar, 2.0 * 8};
 }
 
 // slice(from, to) of a buffer by every worker.
@@ -178,28 +186,28 @@ double copy_rate(fth_context* ctx, const Memory& memory, int64_t bytes) {
   return memory_rate(memory, bytes, [&](char* data, int64_t piece) { copy_all(ctx, data, piece); });
 }
 
-double f32_peak(fth_context* ctx) {
-  const int32_t isa = ctx->info.isa;
-  return isa == FTH_ISA_AVX512 ? rate(ctx, fma_avx512, 2.0 * 16 * kChains * kRounds)
-         : isa == FTH_ISA_AVX2 ? rate(ctx, fma_avx2, 2.0 * 8 * kChains8 * kRounds)
-                               : rate(ctx, fma_scalar, 2.0 * 8 * kRounds);
-}
-double bf16_peak(fth_context* ctx) {
-  return ctx->info.bf16_dot ? rate(ctx, dot_avx512, 4.0 * 16 * kChains * kRounds) : f32_peak(ctx);
-}
-double i8_peak(fth_context* ctx) {
-  const int32_t isa = ctx->info.isa;
-  if (isa == FTH_ISA_AVX512 && __builtin_cpu_supports("avx512vnni"))
-    return rate(ctx, dot8_avx512, 2.0 * 64 * kChains * kRounds);
-  return isa >= FTH_ISA_AVX2 ? rate(ctx, dot8_avx2, 2.0 * 32 * kChains8 * kRounds) : f32_peak(ctx);
+void calculate(fth_context* ctx, int32_t type, double flops) {
+  const Arithmetic a = arithmetic(ctx, type);
+  const int64_t workers = ctx->info.workers, rounds = int64_t(ceil(flops / (a.flops * double(workers))));
+  fth::parallel(ctx, workers, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t worker = begin; worker < end; worker++) a.loop(rounds);
+  });
 }
 
-double Limits::peak(int32_t type) const {
-  return type == FTH_F32 ? f32 : type == FTH_BF16 || type == FTH_F8_E4M3 ? bf16 : i8;
+double peak(fth_context* ctx, int32_t type) {
+  const double flops = 1e8 * ctx->info.workers;
+  Samples samples;
+  for (int i = 0; i < 40; i++) samples.time([&] { calculate(ctx, type, flops); });
+  return flops / samples.best();
+}
+
+void Ideal::sample(const char* data) {
+  reads_.time([&] { read_all(ctx_, data, int64_t(bytes_)); });
+  calculations_.time([&] { calculate(ctx_, type_, flops_); });
 }
 
 Limits measure_limits(fth_context* ctx) {
-  Limits limits = {f32_peak(ctx), bf16_peak(ctx), i8_peak(ctx), {}};
+  Limits limits = {peak(ctx, FTH_F32), peak(ctx, FTH_BF16), peak(ctx, FTH_I8), {}};
   Memory memory(kReadBytes[kReads - 1]);
   memory.fill();
   for (int i = 0; i < kReads; i++) limits.read[i] = read_rate(ctx, memory, kReadBytes[i]);

@@ -12,9 +12,9 @@ extern "C" __attribute__((visibility("default"))) int32_t fathom_limits(int32_t 
   {
     bench::Memory memory(bytes[count - 1]);
     memory.fill();
-    peaks[0] = bench::f32_peak(ctx);
-    peaks[1] = bench::bf16_peak(ctx);
-    peaks[2] = bench::i8_peak(ctx);
+    peaks[0] = bench::peak(ctx, FTH_F32);
+    peaks[1] = bench::peak(ctx, FTH_BF16);
+    peaks[2] = bench::peak(ctx, FTH_I8);
     for (int32_t i = 0; i < count; i++) {
       read[i] = bench::read_rate(ctx, memory, bytes[i]);
       copy[i] = bench::copy_rate(ctx, memory, bytes[i]);

@@ -54,28 +54,24 @@ class Products {
   double multiplications_ = 0;
 };
 
-void measure(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Products& products,
-             int32_t type, const char* what, int64_t rows, const bench::Memory& weights, int64_t copies,
-             const bench::Memory& x, const bench::Memory& y) {
-  // Reading the same number of bytes alternates with the products, so that both see the same machine.
-  bench::Samples samples, reads;
+void measure(fth_context* ctx, const bench::Options& options, const Products& products, int32_t type,
+             const char* what, int64_t rows, const bench::Memory& weights, int64_t copies, const bench::Memory& x,
+             const bench::Memory& y) {
+  bench::Samples samples;
+  bench::Ideal ideal(ctx, type, products.flops(rows), double(products.bytes()));
   int64_t copy = 0;
   const auto next = [&] { return weights.bytes() + copy++ % copies * products.bytes(); };
   const double until = bench::now() + options.seconds;
   do {
+    ideal.sample(next());
     const char* w = next();
-    reads.time([&] { bench::read_all(ctx, w, products.bytes()); });
-    w = next();
     samples.time([&] { products.run(ctx, rows, x.floats(), w, y.floats()); });
   } while (bench::now() < until || samples.size() < 3);
-
-  const double flops = products.flops(rows), read = reads.median(), compute = flops / limits.peak(type);
-  bench::report({"linear", what, ctx->info.workers, flops, double(products.bytes()), compute > read ? compute : read},
-                samples);
+  bench::report(ideal.line("linear", what), samples);
 }
 
 // All lines of one case, at every number of rows.
-void measure_case(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const bench::Model& m,
+void measure_case(fth_context* ctx, const bench::Options& options, const bench::Model& m,
                   const bench::Type& type, const char* name, int first, int last) {
   constexpr int kLines = 2 * sizeof kRows / sizeof *kRows;
   char what[kLines][64];
@@ -93,7 +89,7 @@ void measure_case(fth_context* ctx, const bench::Options& options, const bench::
   x.fill();
   for (int i = 0; i < kLines; i++)
     if (options.wants(what[i]))
-      measure(ctx, options, limits, products, type.code, what[i], kRows[i / 2], weights, i % 2 == 0 ? copies : 1, x, y);
+      measure(ctx, options, products, type.code, what[i], kRows[i / 2], weights, i % 2 == 0 ? copies : 1, x, y);
 }
 
 }  // namespace
@@ -101,8 +97,8 @@ void measure_case(fth_context* ctx, const bench::Options& options, const bench::
 BENCH(linear) {
   for (const bench::Model& m : bench::kModels)
     for (const bench::Type& type : bench::kTypes) {
-      measure_case(ctx, options, limits, m, type, "block", 0, bench::kProductCount - 1);
+      measure_case(ctx, options, m, type, "block", 0, bench::kProductCount - 1);
       for (int i = 0; i < bench::kProductCount; i++)
-        measure_case(ctx, options, limits, m, type, bench::kProducts[i], i, i);
+        measure_case(ctx, options, m, type, bench::kProducts[i], i, i);
     }
 }

@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
   for (bench::Bench* b = bench::Bench::first(); b != nullptr; b = b->next) {
     bool wanted = name_count == 0;
     for (int i = 0; i < name_count; i++) wanted |= !strcmp(names[i], b->name);
-    if (wanted) b->body(ctx, options, limits);
+    if (wanted) b->body(ctx, options);
   }
   if (bench::json != nullptr) {
     fprintf(bench::json, "\n]}\n");

@@ -14,7 +14,7 @@ const char* type_name(int32_t type) { return type == FTH_BF16 ? "bf16" : "f32"; 
 
 // ---- head statistics: the weights stream from memory, as between the steps of a model that is larger than the caches
 
-void head(fth_context* ctx, const bench::Options& options, const bench::Limits& limits, const Memory& weights,
+void head(fth_context* ctx, const bench::Options& options, const Memory& weights,
           int32_t vocab, int32_t hidden, int32_t type, int64_t count) {
   const fth_linear_shape packing{hidden, vocab, type, FTH_IDENTITY, 0, FTH_RESIDUAL_NONE, 0, 0};
   const fth_head_shape shape{hidden, vocab, type, FTH_RMS_NORM, 1e-5f, 1.f, 0.f, 0};
@@ -23,24 +23,22 @@ void head(fth_context* ctx, const bench::Options& options, const bench::Limits& 
   const int64_t copies = (int64_t(2) << 30) / bytes;
   Memory h(count * hidden * 4), stats(count * int64_t(sizeof(fth_head_stats)));
   h.fill();
-  bench::Samples samples, reads;
+  bench::Ideal ideal(ctx, type, 2.0 * double(count) * vocab * hidden, double(bytes));
+  bench::Samples samples;
   int64_t copy = 0;
   const auto next = [&] { return weights.bytes() + copy++ % copies * bytes; };
   const double until = bench::now() + options.seconds;
   do {
+    ideal.sample(next());
     const char* w = next();
-    reads.time([&] { bench::read_all(ctx, w, bytes); });
-    w = next();
     samples.time([&] {
       MUST(ctx, fth_head(ctx, &shape, count, h.floats(), nullptr, nullptr, w, nullptr,
                          reinterpret_cast<fth_head_stats*>(stats.bytes()), nullptr, nullptr));
     });
   } while (bench::now() < until);
-  const double flops = 2.0 * double(count) * vocab * hidden;
-  const double compute = flops / (type == FTH_BF16 ? limits.bf16 : limits.f32);
   char what[64];
   snprintf(what, sizeof what, "%d x %d %s %lld rows", vocab, hidden, type_name(type), (long long)count);
-  bench::report({"head", what, ctx->info.workers, flops, double(bytes), std::max(compute, reads.median())}, samples);
+  bench::report(ideal.line("head", what), samples);
 }
 
 // ---- small operations: the same buffers again and again, beside one thread's memcpy of as many bytes
@@ -196,7 +194,7 @@ BENCH(head) {
   for (int32_t type : {FTH_F32, FTH_BF16})
     for (int32_t hidden : {960, 2048})
       for (int32_t vocab : {32768, 131072, 262144})
-        for (int64_t count : {1, 4, 16}) head(ctx, options, limits, weights, vocab, hidden, type, count);
+        for (int64_t count : {1, 4, 16}) head(ctx, options, weights, vocab, hidden, type, count);
 }
 
 BENCH(small) {
@@ -218,5 +216,4 @@ BENCH(small) {
   for (int32_t type : {FTH_F32, FTH_BF16})
     for (int32_t hidden : {960, 2048})
       for (int64_t count : {1, 4, 16}) candidates(ctx, options, head, hidden, type, count);
-  (void)limits;
 }
