@@ -183,32 +183,28 @@ void panels_quantised(const Args& a, int64_t panel_begin, int64_t panel_end, int
   codes_panels<Vector, Integers>(a, panel_begin, panel_end, row_begin, row_end);
 }
 
-void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
-  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
-  for (int64_t row = begin; row < end; row++)
-    for (int64_t b = 0; b < blocks; b++) {
-      const float* from = x + row * k + b * Codes::kSize;
-      const int64_t count = k - b * Codes::kSize;  // all from Codes::kSize on
-      Codes& to = y[row * blocks + b];
-      __m256i most = _mm256_setzero_si256();  // |x| as integers: NaN is above infinity
-      for (int64_t i = 0; i < Codes::kSize && i < count; i += 8)
-        most = _mm256_max_epi32(most, _mm256_castps_si256(Vector::abs(Vector::load(from + i, count - i))));
-      alignas(32) int32_t each[8];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(each), most);
-      const float inverse = begin_codes(to, largest_of(each, 8));
-      for (int64_t g = 0; g < kGroups; g++) {
-        __m256i sum = _mm256_setzero_si256();
-        for (int64_t i = g * kGroup; i < (g + 1) * kGroup; i += 8) {
-          const __m256 v = i < count ? Vector::load(from + i, count - i) : _mm256_setzero_ps();
-          const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(v, _mm256_set1_ps(inverse)));
-          sum = _mm256_add_epi32(sum, code);
-          const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
-          _mm_storel_epi64(reinterpret_cast<__m128i*>(to.code + i), _mm_packs_epi16(words, words));
-        }
-        _mm256_store_si256(reinterpret_cast<__m256i*>(each), sum);
-        to.minus_sum[g] = minus_sum_of(each, 8);
+void quantise(const float* x, int64_t k, int64_t span, char* y, int64_t begin, int64_t end) {
+  spans(x, k, span, y, begin, end, [](const float* from, int64_t count, const Span& to) {
+    const auto load = [&](int64_t i) { return i < count ? Vector::load(from + i, count - i) : _mm256_setzero_ps(); };
+    alignas(32) int32_t each[8];
+    __m256i most = _mm256_setzero_si256();  // |x| as integers: NaN is above infinity
+    for (int64_t i = 0; i < to.units * kCodeUnit; i += 8)
+      most = _mm256_max_epi32(most, _mm256_castps_si256(Vector::abs(load(i))));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(each), most);
+    const float inverse = begin_span(to, largest_of(each, 8));
+    for (int64_t g = 0; g < to.units * kCodeUnit / kGroup; g++) {
+      __m256i sum = _mm256_setzero_si256();
+      for (int64_t i = g * kGroup; i < (g + 1) * kGroup; i += 8) {
+        const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(load(i), _mm256_set1_ps(inverse)));
+        sum = _mm256_add_epi32(sum, code);
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to.code + i), _mm_packs_epi16(words, words));
       }
+      _mm256_store_si256(reinterpret_cast<__m256i*>(each), sum);
+      to.scale[g / kGroups].minus_sum[g % kGroups] = minus_sum_of(each, 8);
     }
+    end_span(to);
+  });
 }
 
 }  // namespace fth::linear::avx2

@@ -68,38 +68,65 @@ __m128i sums(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
+constexpr int64_t kVectors = kCodeUnit / 16;
+
+// A unit of a row, of which `count` elements are there; kWhole: all.
+template <bool kWhole>
+struct Unit {
+  const float* x;
+  int64_t count;
+
+  __m512 vector(int64_t i) const { return Vector::load(x + i * 16, kWhole ? 16 : count - i * 16); }
+  // |x| as integers: NaN is above infinity.
+  __m512i largest() const {
+    __m512i most = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kVectors; i++)
+      most = _mm512_max_epi32(most, _mm512_castps_si512(Vector::abs(vector(i))));
+    return most;
+  }
+  // Returns the groups' sums, negated.
+  __m128i encode(__m512 steps, int8_t* code) const {
+    __m512i sum[kGroups];
+#pragma GCC unroll 4
+    for (int64_t g = 0; g < kGroups; g++) {
+      sum[g] = _mm512_setzero_si512();
+#pragma GCC unroll 2
+      for (int64_t i = g * 2; i < g * 2 + 2; i++) {
+        const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(vector(i), steps));
+        sum[g] = _mm512_add_epi32(sum[g], n);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(code + i * 16), _mm512_cvtsepi32_epi8(n));
+      }
+    }
+    return _mm_sub_epi32(_mm_setzero_si128(), sums(sum[0], sum[1], sum[2], sum[3]));
+  }
+};
+
+template <bool kWhole>
+[[gnu::always_inline]] inline void quantise_span(const float* x, int64_t count, const Span& to) {
+  const auto unit = [&](int64_t u) { return Unit<kWhole>{x + u * kCodeUnit, count - u * kCodeUnit}; };
+  __m512i most = unit(0).largest();
+  for (int64_t u = 1; u < to.units; u++) most = _mm512_max_epi32(most, unit(u).largest());
+  const FixedPoint fixed = fixed_point(uint32_t(_mm512_reduce_max_epi32(most)), 127);
+  __m128i all = _mm_setzero_si128();
+  for (int64_t u = 0; u < to.units; u++) {
+    const __m128i minus_sum = unit(u).encode(_mm512_set1_ps(fixed.steps), to.code + u * kCodeUnit);
+    all = _mm_add_epi32(all, minus_sum);
+    to.scale[u] = {fixed.unit, {}, 0, {}};
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.scale[u].minus_sum), minus_sum);
+  }
+  all = _mm_add_epi32(all, _mm_unpackhi_epi64(all, all));
+  to.scale->minus_span = _mm_cvtsi128_si32(all) + _mm_extract_epi32(all, 1);
+}
+
 }  // namespace
 
-void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
-  constexpr int64_t kVectors = Codes::kSize / 16, kOfGroup = kGroup / 16;
-  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
-  for (int64_t row = begin; row < end; row++)
-    for (int64_t b = 0; b < blocks; b++) {
-      const float* from = x + row * k + b * Codes::kSize;
-      const int64_t count = k - b * Codes::kSize;  // all from Codes::kSize on
-      Codes& to = y[row * blocks + b];
-      __m512 v[kVectors];
-      __m512i sum[kGroups];
-      __m512i most = _mm512_setzero_si512();  // |x| as integers: NaN is above infinity
-#pragma GCC unroll 8
-      for (int64_t i = 0; i < kVectors; i++) {
-        v[i] = Vector::load(from + i * 16, count - i * 16);
-        most = _mm512_max_epi32(most, _mm512_castps_si512(Vector::abs(v[i])));
-      }
-      const __m512 inverse = _mm512_set1_ps(begin_codes(to, _mm512_reduce_max_epi32(most)));
-#pragma GCC unroll 4
-      for (int64_t g = 0; g < kGroups; g++) {
-        sum[g] = _mm512_setzero_si512();
-#pragma GCC unroll 2
-        for (int64_t i = g * kOfGroup; i < (g + 1) * kOfGroup; i++) {
-          const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(v[i], inverse));
-          sum[g] = _mm512_add_epi32(sum[g], code);
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(to.code + i * 16), _mm512_cvtsepi32_epi8(code));
-        }
-      }
-      const __m128i minus_sum = _mm_sub_epi32(_mm_setzero_si128(), sums(sum[0], sum[1], sum[2], sum[3]));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to.minus_sum), minus_sum);
-    }
+void quantise(const float* x, int64_t k, int64_t span, char* y, int64_t begin, int64_t end) {
+  spans(x, k, span, y, begin, end, [](const float* from, int64_t count, const Span& to) {
+    if (count < to.units * kCodeUnit) quantise_span<false>(from, count, to);
+    else if (to.units > 1) quantise_span<true>(from, count, to);
+    else quantise_span<true>(from, count, Span{1, to.code, to.scale});  // nothing to loop over
+  });
 }
 
 }  // namespace fth::linear::avx512

@@ -6,6 +6,26 @@
 namespace fth::linear {
 namespace {
 
+struct Span {
+  int64_t units;
+  int8_t* code;
+  Scale* scale;
+};
+
+// Calls body(x, count, span) for every span of the rows [begin, end): the row from the span's begin on, and how many
+// elements of it there are.
+template <class F>
+void spans(const float* x, int64_t k, int64_t span, char* y, int64_t begin, int64_t end, F body) {
+  const int64_t all = units(k);
+  for (int64_t row = begin; row < end; row++)
+    for (int64_t first = 0; first < all; first += span) {
+      const int64_t count = all - first < span ? all - first : span, element = first * kCodeUnit;
+      char* const to = y + (row * all + first) * kUnitBytes;
+      body(x + row * k + element, k - element,
+           Span{count, reinterpret_cast<int8_t*>(to), reinterpret_cast<Scale*>(to + count * kCodeUnit)});
+    }
+}
+
 inline int32_t largest_of(const int32_t* x, int count) {
   int32_t most = x[0];
   for (int i = 1; i < count; i++) most = x[i] > most ? x[i] : most;
@@ -17,12 +37,16 @@ inline int32_t minus_sum_of(const int32_t* x, int count) {
   return int32_t(-sum);
 }
 
-// Sets the scale for the bits of max|x|; returns what x is to be multiplied by.
-inline float begin_codes(Codes& to, int32_t most_bits) {
+// For the bits of max|x| of the span; returns what x is to be multiplied by.
+inline float begin_span(const Span& span, int32_t most_bits) {
   const FixedPoint fixed = fixed_point(uint32_t(most_bits), 127);
-  to.scale = fixed.unit;
-  memset(to.unused, 0, sizeof to.unused);
+  for (int64_t u = 0; u < span.units; u++) span.scale[u] = {fixed.unit, {}, 0, {}};
   return fixed.steps;
+}
+// Once each group's minus_sum is there.
+inline void end_span(const Span& span) {
+  for (int64_t u = 0; u < span.units; u++)
+    for (int32_t sum : span.scale[u].minus_sum) span.scale->minus_span += sum;
 }
 
 }  // namespace

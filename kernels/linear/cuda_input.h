@@ -17,9 +17,9 @@ struct Rounding {
 };
 struct Quantising {
   const float* x;
-  int64_t k;
-  Codes* y;
-  __host__ __device__ int64_t blocks() const { return (k + Codes::kSize - 1) / Codes::kSize; }
+  int64_t k, span;  // in units, at most kMostSpan
+  char* y;
+  __host__ __device__ int64_t spans() const { return (units(k) + span - 1) / span; }
 };
 
 __device__ __forceinline__ uint32_t bytes_of(int a, int b, int c, int d) {
@@ -43,25 +43,37 @@ __device__ __forceinline__ void round_eight(const Rounding& p, int64_t row, int6
                  to_bf16x2(v[6], v[7]).bits);
 }
 
-// Codes number `block` of a row, by one warp; the rule of fixed_point (simd/scalar.h).
-__device__ __forceinline__ void quantise_block(const Quantising& p, int64_t row, int64_t block) {
-  const int64_t k = p.k, first = block * Codes::kSize + threadIdx.x % 32 * 4;
-  float v[4], most = 0;  // infinite if any is not finite
-  for (int j = 0; j < 4; j++) {
-    v[j] = first + j < k ? p.x[row * k + first + j] : 0.f;
-    most = fmaxf(most, fabsf(v[j]) < INFINITY ? fabsf(v[j]) : INFINITY);
-  }
+constexpr int kMostSpan = 4;
+
+// Span number `number` of a row, by one warp; the rule of fixed_point (simd/scalar.h).
+__device__ __forceinline__ void quantise_span(const Quantising& p, int64_t row, int64_t number) {
+  const int lane = threadIdx.x % 32;
+  const int64_t k = p.k, all = units(k), first = number * p.span;
+  const int count = int(all - first < p.span ? all - first : p.span);
+  float v[kMostSpan][4], most = 0;  // infinite if any is not finite
+#pragma unroll
+  for (int u = 0; u < kMostSpan; u++)
+    for (int j = 0; j < 4; j++) {
+      const int64_t i = (first + u) * kCodeUnit + lane * 4 + j;
+      v[u][j] = u < count && i < k ? p.x[row * k + i] : 0.f;
+      most = fmaxf(most, fabsf(v[u][j]) < INFINITY ? fabsf(v[u][j]) : INFINITY);
+    }
   most = warp_max(most);
   const bool finite = most < INFINITY, zero = most < 0x1p-100f;
   const float steps = !finite || zero ? 0.f : 127.f / most;
-  int code[4];
-  for (int j = 0; j < 4; j++) {
-    const float rounded = nearbyintf(__fmul_rn(v[j], steps));
-    code[j] = fabsf(rounded) <= 127 ? int(rounded) : 0;  // not a number: the scale says so
+  char* const to = p.y + (row * all + first) * kUnitBytes;
+#pragma unroll
+  for (int u = 0; u < kMostSpan; u++) {
+    if (u >= count) break;
+    int code[4];
+    for (int j = 0; j < 4; j++) {
+      const float rounded = nearbyintf(__fmul_rn(v[u][j], steps));
+      code[j] = fabsf(rounded) <= 127 ? int(rounded) : 0;  // not a number: the scale says so
+    }
+    reinterpret_cast<uint32_t*>(to + u * kCodeUnit)[lane] = bytes_of(code[0], code[1], code[2], code[3]);
+    if (lane == 0)
+      reinterpret_cast<Scale*>(to + count * kCodeUnit)[u].scale = !finite ? NAN : zero ? 0.f : most / 127.f;
   }
-  Codes& to = p.y[row * p.blocks() + block];
-  reinterpret_cast<uint32_t*>(to.code)[threadIdx.x % 32] = bytes_of(code[0], code[1], code[2], code[3]);
-  if (threadIdx.x % 32 == 0) to.scale = !finite ? NAN : zero ? 0.f : most / 127.f;
 }
 
 }  // namespace

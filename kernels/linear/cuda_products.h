@@ -242,24 +242,29 @@ struct Quantised {
   static constexpr int32_t kType = Type;
   static constexpr bool kCodes = true, kWide = false, kNibbles = Type == FTH_Q4_0, kScaled = Type == FTH_I8;
   static constexpr int kImages = kNibbles ? 2 : 1, kGroups = kScaled ? 0 : kImages * 4, kColumns = 64, kUnit = 1;
+  static constexpr int64_t kSpan = span_of(Type);
   using Lora = Wide;
 
   template <int N, int Threads>
   static __device__ __forceinline__ void load_x(const Operands& to, const Columns& x, int64_t step, int thread) {
-    const int64_t blocks = (x.k + Codes::kSize - 1) / Codes::kSize;
+    // Unit `unit` of a row, and the bytes from its codes' span to the span's scales.
+    const int64_t all = units(x.k);
+    const auto span_begin = [](int64_t unit) { return unit / kSpan * kSpan; };
+    const auto scales = [&](int64_t begin) { return (all - begin < kSpan ? all - begin : kSpan) * kCodeUnit; };
     for (int i = thread; i < kImages * N * 8; i += Threads) {
       const int image = i / (N * 8), column = i / 8 % N, row = x.row[column];
-      const int64_t block = step * kImages + image;
-      const bool there = row >= 0 && block < blocks;
+      const int64_t unit = step * kImages + image, begin = span_begin(unit);
+      const int64_t at = begin * kUnitBytes + (unit - begin) * kCodeUnit + i % 8 * 16;
+      const bool there = row >= 0 && unit < all;
       copy16_if(there, chunk_of(to.x + image * N * kTileRowBytes, column, i % 8),
-                x.x + (there ? row * x.bytes + block * int64_t(sizeof(Codes)) + i % 8 * 16 : 0));
+                x.x + (there ? row * x.bytes + at : 0));
     }
     for (int i = thread; i < kImages * N; i += Threads) {
       const int row = x.row[i % N];
-      const int64_t block = step * kImages + i / N;
-      const bool there = row >= 0 && block < blocks;
-      copy4_if(there, to.x_scales + i,
-               x.x + (there ? row * x.bytes + block * int64_t(sizeof(Codes)) + Codes::kSize : 0));
+      const int64_t unit = step * kImages + i / N, begin = span_begin(unit);
+      const int64_t at = begin * kUnitBytes + scales(begin) + (unit - begin) * int64_t(sizeof(Scale));
+      const bool there = row >= 0 && unit < all;
+      copy4_if(there, to.x_scales + i, x.x + (there ? row * x.bytes + at : 0));
     }
   }
 

@@ -13,11 +13,11 @@
 // Every output is one chain of fp32 fused multiply-adds over k = 0, 1, 2, ... (pairs of k with the bf16 dot
 // instruction), started at zero. With f8 it is the chain of bf16 weights that are the codes, which the feature's scale
 // multiplies at the end. Tiles, panels and blocks of k only decide when a chain advances, so a row's bits do not depend
-// on them. With quantised weights a link of the chain is 128 neighbouring k, of which x is quantised
-// together (see Codes): z = fma(x scale, t, z), where t is
+// on them. With quantised weights a link of the chain is the k whose x are quantised together, 512 with i8 and 128 with
+// the others (see Scale): z = fma(x scale, t, z), where t is
 //   i8         the integer dot product; z is multiplied by the feature's scale at the end
 //   q8_0 q4_0  a chain over groups of 32, started at zero: t = fma(integer dot product, w scale, t).
-// All targets give the same bits.
+// All instruction sets give the same bits. (A device adds up i8's links by 128.)
 #pragma once
 #include <cstdint>
 
@@ -46,16 +46,25 @@ constexpr int64_t panel_bytes(int32_t type, int64_t k) {
 
 }  // namespace
 
-// Neighbouring k of a row of x in 8-bit integers: x ~ scale * code, scale = max|x| / 127, rounded to nearest even; the
-// largest |x| below 2^-100 count as zero. Codes behind the row's end are zero. A NaN or infinite x makes the scale NaN.
-struct Codes {
-  static constexpr int64_t kSize = 128;
-  int8_t code[kSize];
+// x in 8-bit integers, 128 to a unit. A row is spans of units, of which the last may have fewer: the codes of a span,
+// zero behind the row's end, and then a Scale for each of its units. x ~ scale * code, scale = max|x| / 127 over the
+// span, rounded to nearest even; max|x| below 2^-100 counts as zero. A NaN or infinite x makes the scale NaN.
+constexpr int64_t kCodeUnit = 128, kGroups = kCodeUnit / kGroup;
+struct Scale {
   float scale;
-  int32_t minus_sum[kSize / kGroup];  // of each group's codes, negated: takes the weights' offset out
-  int32_t unused[3];
+  int32_t minus_sum[kGroups];  // of each group's codes, negated: takes the weights' offset out
+  int32_t minus_span;          // of all codes of the span, in its first unit; else 0
+  int32_t unused[2];
 };
-constexpr int64_t kGroups = Codes::kSize / kGroup;
+
+namespace {
+
+constexpr int64_t kUnitBytes = kCodeUnit + int64_t(sizeof(Scale));
+constexpr int64_t units(int64_t k) { return (k + kCodeUnit - 1) / kCodeUnit; }
+// Units of a whole span: weights that have a scale per feature are multiplied by long ones.
+constexpr int64_t span_of(int32_t type) { return type == FTH_I8 ? 4 : 1; }
+
+}  // namespace
 
 struct Args {
   int32_t type;         // of the weights: FTH_F32 ...
@@ -67,7 +76,7 @@ struct Args {
   int64_t picks_per_row;
   bool glu;             // 2n features: act(z_gate) * z_value
   int32_t activation;   // FTH_IDENTITY ...
-  const void* x;        // rows of fp32; for bf16 and f8 of bf16 (of odd k: a zero behind it); for quantised of Codes
+  const void* x;        // rows of fp32; for bf16 and f8 of bf16 (of odd k: a zero behind it); for quantised of codes
   int64_t x_bytes;      // from row to row of x; all other strides are in elements
   const int32_t* rows;  // the rows to work on, of x and of everything below; null: 0, 1, 2, ...
   int64_t count;        // how many
@@ -90,8 +99,8 @@ using Panels = void(const Args&, int64_t panel_begin, int64_t panel_end, int64_t
 // Rows [begin, end) of x, [.., k], rounded to bf16; odd k: a zero is written behind the row.
 using Round = void(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_stride, int64_t begin,
                    int64_t end);
-// Rows [begin, end) of x, [.., k], in codes, [.., ceil(k / Codes::kSize)].
-using Quantise = void(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end);
+// Rows [begin, end) of x, [.., k], in codes, [.., units(k) * kUnitBytes], in spans of so many units.
+using Quantise = void(const float* x, int64_t k, int64_t span, char* y, int64_t begin, int64_t end);
 
 // Rows that a kernel takes over a panel together: so many share the L2 cache with a block of it.
 constexpr int64_t kRowChunk = 96;
@@ -168,9 +177,9 @@ namespace cuda {
 // Products that do not depend on one another. All weights were written before a kernel that is in front of these on the
 // stream: they may be read before it is done.
 void products(const Product* list, int count, const Workspace& space, const gpu::Queue&);
-// As Round and Quantise for rows 0 .. count - 1, x without gaps; minus_sum is not set.
+// As Round and Quantise for rows 0 .. count - 1, x without gaps; of a Scale only the scale is set.
 void round(const float* x, int64_t k, uint16_t* y, int64_t y_stride, int64_t count, const gpu::Queue&);
-void quantise(const float* x, int64_t k, Codes* y, int64_t count, const gpu::Queue&);
+void quantise(const float* x, int64_t k, int64_t span, char* y, int64_t count, const gpu::Queue&);
 
 void pack(const Packing& packing, void* stream);
 // Elements of a checkpoint's tensor as fp32, times scale.

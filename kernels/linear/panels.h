@@ -30,44 +30,30 @@ typename V::F gelu(typename V::F z) {
   return V::mul(z, V::select(V::below(z, V::set(0.f)), p, V::sub(one, p)));
 }
 
-// The vectors of a panel's features, for one row.
+// Of a panel's features of some rows, z [rows][kPanel]. One loop over all, so that divisions overlap.
 template <class V>
-struct Row {
-  static constexpr int64_t kVectors = kPanel / V::kLanes;
-  typename V::F v[kVectors];
-};
-
-template <class V>
-[[gnu::noinline]] void activate(int32_t activation, Row<V>& row) {
-  Row<V> z = row;
+[[gnu::noinline]] void activate(int32_t activation, float* z, int64_t rows) {
+  const auto each = [&](auto function) {
+#pragma GCC unroll 4
+    for (float* const end = z + rows * kPanel; z < end; z += V::kLanes)
+      V::store(z, V::kLanes, function(V::load(z, V::kLanes)));
+  };
   switch (activation) {
-    case FTH_RELU:
-#pragma GCC unroll 8
-      for (auto& v : z.v) v = V::max(V::set(0.f), v);
-      break;
-    case FTH_GELU:
-#pragma GCC unroll 8
-      for (auto& v : z.v) v = gelu<V>(v);
-      break;
+    case FTH_RELU: return each([](auto v) { return V::max(V::set(0.f), v); });
+    case FTH_GELU: return each([](auto v) { return gelu<V>(v); });
     case FTH_GELU_TANH:  // (1 + tanh(w)) / 2 = sigmoid(2 w)
-#pragma GCC unroll 8
-      for (auto& v : z.v) {
+      return each([](auto v) {
         const typename V::F cubic = V::fma(V::mul(v, v), V::set(0.0713548163f), V::set(1.59576912f));
-        v = V::mul(v, sigmoid<V>(V::mul(v, cubic)));
-      }
-      break;
-    case FTH_SILU:
-#pragma GCC unroll 8
-      for (auto& v : z.v) v = V::mul(v, sigmoid<V>(v));
-      break;
-    default: break;
+        return V::mul(v, sigmoid<V>(V::mul(v, cubic)));
+      });
+    case FTH_SILU: return each([](auto v) { return V::mul(v, sigmoid<V>(v)); });
+    default: return;
   }
-  row = z;
 }
 
 // Finished chains of some rows over a panel, [rows][kPanel], which `scales` [kPanel], if there are any, multiply.
 struct Chains {
-  const float* z;
+  float* z;
   const float* scales;
 };
 
@@ -77,7 +63,7 @@ struct Chains {
 template <class V, bool kWhole>
 [[gnu::noinline]] void finish(const Args& a, int64_t panel, int64_t place, int64_t count, Chains chains,
                               Chains values) {
-  constexpr int64_t kVectors = Row<V>::kVectors;
+  constexpr int64_t kVectors = kPanel / V::kLanes;
   const int64_t first = panel * kPanel, columns = kWhole ? kPanel : a.n - first;
   const auto lanes = [&](int64_t n) { return kWhole ? V::kLanes : columns - n * V::kLanes; };
   const auto each = [&](auto body) {
@@ -85,44 +71,47 @@ template <class V, bool kWhole>
     for (int64_t n = 0; n < kVectors; n++)
       if (lanes(n) > 0) body(n);
   };
-  const auto add = [&](Row<V>& to, const float* x) {
-    each([&](int64_t n) { to.v[n] = V::add(to.v[n], V::load(x + n * V::kLanes, lanes(n))); });
+  const auto row_at = [&](int64_t i) { return a.rows == nullptr ? place + i : int64_t(a.rows[place + i]); };
+  const auto preactivations = [&](const Chains& of, int64_t feature) {
+    if (of.scales == nullptr && a.bias == nullptr && a.addend == nullptr) return;
+    for (int64_t i = 0; i < count; i++) {
+      float* const z = of.z + i * kPanel;
+      const float* const addend = a.addend == nullptr ? nullptr : a.addend + row_at(i) * a.addend_stride + feature;
+      each([&](int64_t n) {
+        const auto load = [&](const float* x) { return V::load(x + n * V::kLanes, lanes(n)); };
+        typename V::F v = V::load(z + n * V::kLanes, V::kLanes);
+        if (of.scales != nullptr) v = V::mul(v, load(of.scales));
+        if (a.bias != nullptr) v = V::add(v, load(a.bias + feature));
+        if (addend != nullptr) v = V::add(v, load(addend));
+        V::store(z + n * V::kLanes, V::kLanes, v);
+      });
+    }
   };
-  const auto preactivation = [&](Chains& of, int64_t row, int64_t feature) {
-    Row<V> to;
+  preactivations(chains, first);
+  if (a.glu) preactivations(values, a.n + first);
+  if (a.activation != FTH_IDENTITY) activate<V>(a.activation, chains.z, count);
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t row = row_at(i);
+    typename V::F y[kVectors];
 #pragma GCC unroll 8
-    for (int64_t n = 0; n < kVectors; n++) to.v[n] = V::load(of.z + n * V::kLanes, V::kLanes);
-    of.z += kPanel;
-    if (of.scales != nullptr)
-      each([&](int64_t n) { to.v[n] = V::mul(to.v[n], V::load(of.scales + n * V::kLanes, V::kLanes)); });
-    if (a.bias != nullptr) add(to, a.bias + feature);
-    if (a.addend != nullptr) add(to, a.addend + row * a.addend_stride + feature);
-    return to;
-  };
-  for (int64_t end = place + count; place < end; place++) {
-    const int64_t row = a.rows == nullptr ? place : a.rows[place];
-    Row<V> y = preactivation(chains, row, first);
-    if (a.activation != FTH_IDENTITY) {
-      Row<V> active = y;
-      activate<V>(a.activation, active);
-      y = active;
-    }
-    if (a.glu) {
-      const Row<V> value = preactivation(values, row, a.n + first);
-      each([&](int64_t n) { y.v[n] = V::mul(y.v[n], value.v[n]); });
-    }
+    for (int64_t n = 0; n < kVectors; n++) y[n] = V::load(chains.z + i * kPanel + n * V::kLanes, V::kLanes);
+    if (a.glu)
+      each([&](int64_t n) { y[n] = V::mul(y[n], V::load(values.z + i * kPanel + n * V::kLanes, V::kLanes)); });
     if (a.gate != nullptr) {
       const typename V::F gate = V::set(a.gate[row]);
-      each([&](int64_t n) { y.v[n] = V::mul(y.v[n], gate); });
+      each([&](int64_t n) { y[n] = V::mul(y[n], gate); });
     }
-    if (a.residual != nullptr) add(y, a.residual + row * a.residual_stride + first);
+    if (a.residual != nullptr) {
+      const float* from = a.residual + row * a.residual_stride + first;
+      each([&](int64_t n) { y[n] = V::add(y[n], V::load(from + n * V::kLanes, lanes(n))); });
+    }
     if (a.y != nullptr) {
       float* to = a.y + row * a.y_stride + first;
-      each([&](int64_t n) { V::store(to + n * V::kLanes, lanes(n), y.v[n]); });
+      each([&](int64_t n) { V::store(to + n * V::kLanes, lanes(n), y[n]); });
     }
     if (a.y_bf16 != nullptr) {
       uint16_t* to = a.y_bf16 + row * a.y_bf16_stride + first;
-      each([&](int64_t n) { V::store_bf16(to + n * V::kLanes, lanes(n), y.v[n]); });
+      each([&](int64_t n) { V::store_bf16(to + n * V::kLanes, lanes(n), y[n]); });
       if (first + columns == a.n && a.n % 2 != 0) to[columns] = 0;
     }
   }

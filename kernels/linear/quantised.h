@@ -32,11 +32,11 @@ struct Q4 {
   static constexpr int kHalves = 2, kOffsetBits = 3;
 };
 
-// The links of the chains of some rows over some Codes.
+// The links of the chains of some rows over some spans of x.
 struct CodesTask {
-  const Codes* x[6];
+  const char* x[6];       // each row's first span
   const char* w;
-  int64_t groups;         // of 32 k; a multiple of kGroups but at the end of a row
+  int64_t groups;         // of 32 k; whole spans but at the end of a row
   const char* next;       // weights to bring to the L2 cache meanwhile
   int64_t share, shares;  // the first pass's part in that, if it is not negative, and how many parts there are
   const float* before;    // z so far, or zeros
@@ -49,6 +49,7 @@ template <class I, class Q>
 struct CodesTile {
   static constexpr int kRows = Q::kScaled && I::kRows > I::kScaledRows ? I::kScaledRows : I::kRows;
   static constexpr int64_t kSteps = kGroup / 4 / Q::kHalves;  // of a group, kStepBytes of weights each
+  static constexpr int64_t kSpan = span_of(Q::kType) * kGroups;
   static constexpr int64_t kVectorBytes = I::kLanes * 4;      // of weights: 4 of each lane
 
   static void run(int rows, const CodesTask& task) {
@@ -83,16 +84,20 @@ struct CodesTile {
 
   template <int R, int N, int kLines>
   [[gnu::noinline]] static void tile(const CodesTask& task, int64_t first, [[maybe_unused]] const char* next) {
-    const Codes* x[R];
+    const char* x[R];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++) x[r] = task.x[r];
     const char* w = task.w + first * (Q::kScaled ? 2 : 4);
     const float* before = task.before + first;
     float* const z = task.z + first;
-    for (int64_t left = task.groups; left > 0; left -= kGroups) {
-      const int64_t groups = left < kGroups ? left : kGroups;
+    for (int64_t left = task.groups; left > 0; left -= kSpan) {
+      const int64_t groups = left < kSpan ? left : kSpan;
+      const int64_t span_units = kSpan == kGroups ? 1 : (groups + kGroups - 1) / kGroups;
+      const auto scale_of = [&](int r) -> const Scale& {
+        return *reinterpret_cast<const Scale*>(x[r] + span_units * kCodeUnit);
+      };
       typename I::V sum[R][N];
-      typename I::F t[R][N];  // the chains over the groups of one Codes
+      typename I::F t[R][N];  // the chains over the groups of a span
       if constexpr (Q::kScaled) {
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++)
@@ -100,8 +105,10 @@ struct CodesTile {
           for (int n = 0; n < N; n++) t[r][n] = I::zero();
         for (int64_t g = 0; g < groups; g++, w += Q::kGroupBytes) {
 #pragma GCC unroll 6
-          for (int r = 0; r < R; r++) start<N>(sum[r], x[r]->minus_sum[g]);
-          dots<R, N, kLines>(sum, x, g * kGroup, 1, w + kScaleBytes + first * 2, next);
+          for (int r = 0; r < R; r++) start<N>(sum[r], scale_of(r).minus_sum[g]);
+          const char* of_group = w + kScaleBytes + first * 2;
+          for (int64_t k = g * kGroup, end = k + kGroup; k < end; k += 4 * Q::kHalves, of_group += kStepBytes)
+            step<R, N, kLines>(sum, x, k, of_group, next);
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) {
             const typename I::F d = I::scales(w + n * I::kLanes * 2);
@@ -111,23 +118,20 @@ struct CodesTile {
         }
       } else {
 #pragma GCC unroll 6
-        for (int r = 0; r < R; r++) {
-          const int32_t* s = x[r]->minus_sum;
-          start<N>(sum[r], s[0] + s[1] + s[2] + s[3]);
-        }
-        dots<R, N, kLines>(sum, x, 0, groups, w, next);
-        w += groups * Q::kGroupBytes;
+        for (int r = 0; r < R; r++) start<N>(sum[r], scale_of(r).minus_span);
+        for (int64_t k = 0; k < groups * kGroup; k += 4 * Q::kHalves, w += kStepBytes)
+          step<R, N, kLines>(sum, x, k, w, next);
       }
 #pragma GCC unroll 6
       for (int r = 0; r < R; r++) {
-        const typename I::F scale = I::set(x[r]->scale);
+        const typename I::F of_x = I::set(scale_of(r).scale);
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) {
           const int64_t at = r * kPanel + n * I::kLanes;
           const typename I::F link = Q::kScaled ? t[r][n] : I::to_float(sum[r][n]);
-          I::store(z + at, I::fma(scale, link, I::load(before + at)));
+          I::store(z + at, I::fma(of_x, link, I::load(before + at)));
         }
-        x[r]++;
+        x[r] += span_units * kUnitBytes;
       }
       before = z;
     }
@@ -139,29 +143,27 @@ struct CodesTile {
     for (int n = 0; n < N; n++) sum[n] = offset;
   }
 
-  // Adds the products of some groups from k on, and fetches kLines lines of `next` per step.
+  // Adds the products of a step's codes, those from k on, and fetches kLines lines of `next`.
   template <int R, int N, int kLines>
-  [[gnu::always_inline]] static void dots(typename I::V (&sum)[R][N], const Codes* const (&x)[R], int64_t k,
-                                          int64_t groups, const char* w, const char*& next) {
-    for (int64_t s = 0; s < groups * kSteps; s++, w += kStepBytes) {
+  [[gnu::always_inline]] static void step(typename I::V (&sum)[R][N], const char* const (&x)[R], int64_t k,
+                                          const char* w, [[maybe_unused]] const char*& next) {
 #pragma GCC unroll 4
-      for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+    for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
 #pragma GCC unroll 2
-      for (int half = 0; half < Q::kHalves; half++, k += 4) {
-        typename I::Weights b[N];
+    for (int half = 0; half < Q::kHalves; half++) {
+      typename I::Weights b[N];
 #pragma GCC unroll 8
-        for (int n = 0; n < N; n++) {
-          const typename I::V stored = I::load_bytes(w + n * kVectorBytes);
-          b[n] = I::template weights<Q::kOffsetBits>(Q::kHalves == 1 ? stored : I::nibbles(stored, half));
-        }
+      for (int n = 0; n < N; n++) {
+        const typename I::V stored = I::load_bytes(w + n * kVectorBytes);
+        b[n] = I::template weights<Q::kOffsetBits>(Q::kHalves == 1 ? stored : I::nibbles(stored, half));
+      }
 #pragma GCC unroll 6
-        for (int r = 0; r < R; r++) {
-          int32_t four;
-          memcpy(&four, x[r]->code + k, sizeof four);
-          const typename I::V codes = I::set_int(four);
+      for (int r = 0; r < R; r++) {
+        int32_t four;
+        memcpy(&four, x[r] + k + half * 4, sizeof four);
+        const typename I::V codes = I::set_int(four);
 #pragma GCC unroll 8
-          for (int n = 0; n < N; n++) I::dot(sum[r][n], b[n], codes);
-        }
+        for (int n = 0; n < N; n++) I::dot(sum[r][n], b[n], codes);
       }
     }
   }
@@ -185,8 +187,7 @@ struct CodesPanel {
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
         CodesTask task{};
-        for (int64_t r = 0; r < size; r++)
-          task.x[r] = reinterpret_cast<const Codes*>(x[first + r]) + begin / kGroups;
+        for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + begin / kGroups * kUnitBytes;
         task.w = w + begin * Q::kGroupBytes;
         task.groups = end - begin;
         // The tiles behind the first bring the next block, or a single one that passes over the block several times.

@@ -53,18 +53,30 @@ int32_t dot_nibbles(const uint8_t* w, int64_t column, const int8_t* code) {
   return sum;
 }
 
+// A span of x whose first element is k `begin`.
+struct OfSpan {
+  const int8_t* code;
+  float scale;
+  int64_t end;  // the next one's k
+};
+OfSpan span_at(const void* x, int32_t type, int64_t begin, int64_t k) {
+  const int64_t first = begin / kCodeUnit, left = units(k) - first, count = left < span_of(type) ? left : span_of(type);
+  const char* const at = static_cast<const char*>(x) + first * kUnitBytes;
+  return {reinterpret_cast<const int8_t*>(at), reinterpret_cast<const Scale*>(at + count * kCodeUnit)->scale,
+          begin + count * kCodeUnit};
+}
+
 struct I8 {
   static float product(const char* w, int64_t column, const void* x, int64_t k) {
-    const Codes* codes = static_cast<const Codes*>(x);
-    const int64_t groups = (k + kGroup - 1) / kGroup;
     float z = 0;
-    for (int64_t g = 0; g < groups; codes++) {
+    for (int64_t i = 0; i < k;) {
+      OfSpan span = span_at(x, kType, i, k);
       int32_t sum = 0;
-      for (int64_t i = 0; i < kGroups && g < groups; i++, g++)
-        sum += dot_bytes(reinterpret_cast<const uint8_t*>(w) + g * kGroup * kPanel, column, codes->code + i * kGroup);
-      z = fmaf(codes->scale, float(sum), z);
+      for (; i < span.end && i < k; i += kGroup, w += kGroup * kPanel, span.code += kGroup)
+        sum += dot_bytes(reinterpret_cast<const uint8_t*>(w), column, span.code);
+      z = fmaf(span.scale, float(sum), z);
     }
-    return z * reinterpret_cast<const float*>(w + groups * kGroup * kPanel)[column];
+    return z * reinterpret_cast<const float*>(w)[column];
   }
   static constexpr int32_t kType = FTH_I8;
 };
@@ -72,16 +84,15 @@ struct I8 {
 template <int32_t kTypeOf, auto kDot>
 struct Groups {
   static float product(const char* w, int64_t column, const void* x, int64_t k) {
-    const Codes* codes = static_cast<const Codes*>(x);
     float z = 0;
-    for (int64_t i = 0; i < k; codes++) {
+    for (int64_t i = 0; i < k;) {
+      OfSpan span = span_at(x, kType, i, k);
       float t = 0;
-      for (int64_t g = 0; g < kGroups && i < k; g++, i += kGroup, w += panel_bytes(kType, kGroup)) {
+      for (; i < span.end && i < k; i += kGroup, w += panel_bytes(kType, kGroup), span.code += kGroup) {
         const uint8_t* stored = reinterpret_cast<const uint8_t*>(w) + kPanel * 2;
-        t = fmaf(float(kDot(stored, column, codes->code + g * kGroup)),
-                 float_of_f16(reinterpret_cast<const uint16_t*>(w)[column]), t);
+        t = fmaf(float(kDot(stored, column, span.code)), float_of_f16(reinterpret_cast<const uint16_t*>(w)[column]), t);
       }
-      z = fmaf(codes->scale, t, z);
+      z = fmaf(span.scale, t, z);
     }
     return z;
   }
@@ -149,29 +160,26 @@ void round(const float* x, int64_t x_stride, int64_t k, uint16_t* y, int64_t y_s
   }
 }
 
-void quantise(const float* x, int64_t k, Codes* y, int64_t begin, int64_t end) {
-  const int64_t blocks = (k + Codes::kSize - 1) / Codes::kSize;
-  for (int64_t row = begin; row < end; row++)
-    for (int64_t b = 0; b < blocks; b++) {
-      const int64_t first = b * Codes::kSize;
-      Codes& to = y[row * blocks + b];
-      float from[Codes::kSize];
-      int32_t bits[Codes::kSize];  // of |x|, as integers: NaN is above infinity
-      for (int64_t i = 0; i < Codes::kSize; i++) {
-        from[i] = first + i < k ? x[row * k + first + i] : 0;
-        bits[i] = int32_t(bits_of_float(from[i]) & 0x7fffffff);
-      }
-      const float inverse = begin_codes(to, largest_of(bits, Codes::kSize));
-      for (int64_t g = 0; g < kGroups; g++) {
-        int32_t codes[kGroup];
-        for (int64_t i = 0; i < kGroup; i++) {
-          const float code = nearbyintf(from[g * kGroup + i] * inverse);
-          codes[i] = fabsf(code) <= 127 ? int32_t(code) : -128;  // not a number: the scale says so
-          to.code[g * kGroup + i] = int8_t(codes[i]);
-        }
-        to.minus_sum[g] = minus_sum_of(codes, kGroup);
-      }
+void quantise(const float* x, int64_t k, int64_t span, char* y, int64_t begin, int64_t end) {
+  spans(x, k, span, y, begin, end, [](const float* from, int64_t count, const Span& to) {
+    const auto at = [&](int64_t i) { return i < count ? from[i] : 0.f; };
+    int32_t most = 0;  // |x| as integers: NaN is above infinity
+    for (int64_t i = 0; i < to.units * kCodeUnit; i++) {
+      const int32_t bits = int32_t(bits_of_float(at(i)) & 0x7fffffff);
+      most = bits > most ? bits : most;
     }
+    const float inverse = begin_span(to, most);
+    for (int64_t g = 0; g < to.units * kCodeUnit / kGroup; g++) {
+      int32_t codes[kGroup];
+      for (int64_t i = 0; i < kGroup; i++) {
+        const float code = nearbyintf(at(g * kGroup + i) * inverse);
+        codes[i] = fabsf(code) <= 127 ? int32_t(code) : -128;  // not a number: the scale says so
+        to.code[g * kGroup + i] = int8_t(codes[i]);
+      }
+      to.scale[g / kGroups].minus_sum[g % kGroups] = minus_sum_of(codes, kGroup);
+    }
+    end_span(to);
+  });
 }
 
 }  // namespace fth::linear::scalar

@@ -145,7 +145,7 @@ __device__ __forceinline__ void carry_out_row(const Task& task, int64_t row) {
     }
     case Op::quantise: {
       const auto& p = params_of<linear::Quantising>(task);
-      for (int64_t i = warp; i < p.blocks(); i += kTeam / 32) linear::quantise_block(p, row, i);
+      for (int64_t i = warp; i < p.spans(); i += kTeam / 32) linear::quantise_span(p, row, i);
       return;
     }
     default: return gate::gate_row(params_of<gate::Params>(task), row);

@@ -180,11 +180,11 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
   if (weight_type == FTH_F32) return {x, x};
   const bool codes = quantised(weight_type);
   uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch + (codes ? at.rounded : at.x));
-  linear::Codes* to = reinterpret_cast<linear::Codes*>(scratch + at.x);
+  char* const to = scratch + at.x;
   if (FTH_ON_DEVICE(ctx)) {
     const gpu::Queue queue = ctx->device->queue();
     if (!codes || at.lora) linear::cuda::round(x, in, rounded, x_bytes(in, FTH_BF16) / 2, count, queue);
-    if (codes) linear::cuda::quantise(x, in, to, count, queue);
+    if (codes) linear::cuda::quantise(x, in, linear::span_of(weight_type), to, count, queue);
     return {codes ? static_cast<const void*>(to) : rounded, rounded};
   }
   if (!codes || at.lora) {
@@ -195,8 +195,9 @@ Input input_of(fth_context* ctx, const float* x, int64_t in, int32_t weight_type
   }
   if (!codes) return {rounded, rounded};
   const auto quantise = for_isa(ctx, linear::scalar::quantise, linear::avx2::quantise, linear::avx512::quantise);
-  parallel(ctx, count, kLeastElements / in,
-           [&](int64_t begin, int64_t end, int) { quantise(x, in, to, begin, end); });
+  parallel(ctx, count, kLeastElements / in, [&](int64_t begin, int64_t end, int) {
+    quantise(x, in, linear::span_of(weight_type), to, begin, end);
+  });
   return {to, rounded};
 }
 

@@ -24,7 +24,7 @@ inline size_t source_alignment(int32_t type) { return type == FTH_F8_E4M3 ? 1 : 
 
 // Bytes from row to row of a contiguous x as weights of `type` read it. On a device rows of bf16 are zero up to there.
 inline int64_t x_bytes(int64_t in, int32_t type) {
-  if (quantised(type)) return ceil_div(in, linear::Codes::kSize) * int64_t(sizeof(linear::Codes));
+  if (quantised(type)) return linear::units(in) * linear::kUnitBytes;
   return reads_bf16(type) ? round_up(in, 8) * 2 : in * 4;
 }
 // LoRA pairs are fp32 with fp32 weights, else bf16.

@@ -49,9 +49,10 @@ inline void store_weights(int32_t type, const float* w, int64_t in, double* out)
 
 // What a product reads of a row of x.
 inline void store_input(int32_t type, const float* x, int64_t in, double* out) {
-  for (int64_t first = 0; first < in; first += 128) {
+  const int64_t span = type == FTH_I8 ? 512 : 128;  // whose codes have one scale
+  for (int64_t first = 0; first < in; first += span) {
     float most = 0;
-    const int64_t end = first + 128 < in ? first + 128 : in;
+    const int64_t end = first + span < in ? first + span : in;
     for (int64_t i = first; i < end; i++) most = fmaxf(most, fabsf(x[i]));
     for (int64_t i = first; i < end; i++)
       out[i] = type == FTH_F32    ? x[i]

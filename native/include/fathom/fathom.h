@@ -155,9 +155,10 @@ enum { FTH_RESIDUAL_NONE = 0, FTH_RESIDUAL_ADD = 1, FTH_RESIDUAL_GATED = 2 };
  * glu = 1: W has 2*out_features rows, first the gate's, then the values', and act(z) becomes act(z_gate) * z_value.
  * With bf16 weights x, and A_d x, is rounded to bf16 before the product. With F8_E4M3 weights too: W x is what bf16
  * weights of the same numbers without their scales give, times the features' scales. With quantised weights (I8, Q8_0,
- * Q4_0) every 128 neighbouring elements of a row of x become 8-bit integers with one fp32 scale, max|x| / 127, rounded
- * to nearest even; the integers are multiplied exactly and the scales applied in fp32, to sums of 32 (I8: 128) products,
- * so that all instruction sets give the same z. LoRA pairs are fp32 with fp32 weights and else bf16. */
+ * Q4_0) every 128 neighbouring elements of a row of x, with I8 every 512, become 8-bit integers with one fp32 scale,
+ * max|x| / 127, rounded to nearest even; the integers are multiplied exactly and the scales applied in fp32, to sums of
+ * 32 products (I8: 512, on CUDA 128), so that all instruction sets give the same z. LoRA pairs are fp32 with fp32
+ * weights and else bf16. */
 typedef struct fth_linear_shape {
   int32_t in_features;
   int32_t out_features;

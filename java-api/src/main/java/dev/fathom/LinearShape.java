@@ -5,8 +5,8 @@ import dev.fathom.ffi.fth_linear_shape;
 /**
  * {@code y = r + g * act(z)}, {@code z = W x + bias + B_d (A_d x)}, where d is the row's depth. With {@code glu}, W
  * has {@code 2 * outFeatures} rows, first the gate's, then the values', and act(z) becomes act(z_gate) * z_value.
- * With BF16 and F8_E4M3 weights x is rounded to bf16 before the product, with I8, Q8_0 and Q4_0 to 8-bit integers, 128
- * neighbours to a scale.
+ * With BF16 and F8_E4M3 weights x is rounded to bf16 before the product, with Q8_0, Q4_0 and I8 to 8-bit integers, of
+ * which 128 neighbours, with I8 512, have one scale.
  */
 public final class LinearShape extends Shape {
     final long[] packedBytes = new long[Context.BACKENDS];
