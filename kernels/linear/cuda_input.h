@@ -19,7 +19,8 @@ struct Quantising {
   const float* x;
   int64_t k, span;  // in units, at most kMostSpan
   char* y;
-  __host__ __device__ int64_t spans() const { return (units(k) + span - 1) / span; }
+  __host__ __device__ int64_t units() const { return (k + kCodeUnit - 1) / kCodeUnit; }
+  __host__ __device__ int64_t spans() const { return (units() + span - 1) / span; }
 };
 
 __device__ __forceinline__ uint32_t bytes_of(int a, int b, int c, int d) {
@@ -48,7 +49,7 @@ constexpr int kMostSpan = 4;
 // Span number `number` of a row, by one warp; the rule of fixed_point (simd/scalar.h).
 __device__ __forceinline__ void quantise_span(const Quantising& p, int64_t row, int64_t number) {
   const int lane = threadIdx.x % 32;
-  const int64_t k = p.k, all = units(k), first = number * p.span;
+  const int64_t k = p.k, all = p.units(), first = number * p.span;
   const int count = int(all - first < p.span ? all - first : p.span);
   float v[kMostSpan][4], most = 0;  // infinite if any is not finite
 #pragma unroll

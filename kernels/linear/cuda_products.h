@@ -33,6 +33,7 @@ struct Columns {
   int64_t bytes;  // from row to row
   int64_t k;
   const int* row;  // [N], shared memory
+  __device__ __forceinline__ int64_t units() const { return (k + kCodeUnit - 1) / kCodeUnit; }
 };
 
 // One step of the operands in shared memory.
@@ -248,7 +249,7 @@ struct Quantised {
   template <int N, int Threads>
   static __device__ __forceinline__ void load_x(const Operands& to, const Columns& x, int64_t step, int thread) {
     // Unit `unit` of a row, and the bytes from its codes' span to the span's scales.
-    const int64_t all = units(x.k);
+    const int64_t all = x.units();
     const auto span_begin = [](int64_t unit) { return unit / kSpan * kSpan; };
     const auto scales = [&](int64_t begin) { return (all - begin < kSpan ? all - begin : kSpan) * kCodeUnit; };
     for (int i = thread; i < kImages * N * 8; i += Threads) {
