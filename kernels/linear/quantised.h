@@ -172,6 +172,9 @@ struct CodesTile {
 template <class I, class Q>
 struct CodesPanel {
   static constexpr int64_t kRows = CodesTile<I, Q>::kRows;
+  // Of a tile. With AVX-512 one of up to three rows passes over the weights once, in the order in which they lie, which
+  // counts where memory is what it waits for; the 8-bit weights of few rows.
+  static int64_t most_rows(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows <= 8 ? 3 : kRows; }
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
   static const float* scales(const char* w, int64_t k) {
     return Q::kScaled ? nullptr : reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
@@ -181,7 +184,7 @@ struct CodesPanel {
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
     // A block, 32 KiB of weights, stays in the L1 cache or close to it while the tiles pass over it.
     constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
-    const int64_t groups = (k + kGroup - 1) / kGroup, tiles = (rows + kRows - 1) / kRows;
+    const int64_t most = most_rows(rows), groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
     for (int64_t begin = 0; begin < groups; begin += kBlock) {
       const int64_t end = begin + kBlock < groups ? begin + kBlock : groups;
       for (int64_t tile = 0; tile < tiles; tile++) {
