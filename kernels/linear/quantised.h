@@ -40,10 +40,18 @@ struct CodesTask {
   const char* next;       // weights to bring to the L2 cache meanwhile
   int64_t share, shares;  // the first pass's part in that, if it is not negative, and how many parts there are
   const float* before;    // z so far, or zeros
+  const float* scales;    // [kPanel], multiply z where the rows end here; or null
   float* z;               // [rows][kPanel]
 };
 
 alignas(64) constexpr float kZeros[6 * kPanel] = {};
+struct Ones {
+  float x[kPanel];
+  constexpr Ones() : x{} {
+    for (float& one : x) one = 1;
+  }
+};
+constexpr Ones kOnes;
 
 template <class I, class Q>
 struct CodesTile {
@@ -121,7 +129,12 @@ struct CodesTile {
         for (int r = 0; r < R; r++) start<N>(sum[r], scale_of(r).minus_span);
         for (int64_t k = 0; k < groups * kGroup; k += 4 * Q::kHalves, w += kStepBytes)
           step<R, N, kLines>(sum, x, k, w, next);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+          for (int n = 0; n < N; n++) asm volatile("" : "+v"(sum[r][n]));  // or GCC keeps them on the stack
       }
+      const float* scales = task.scales == nullptr || left > kSpan ? kOnes.x : task.scales + first;
 #pragma GCC unroll 6
       for (int r = 0; r < R; r++) {
         const typename I::F of_x = I::set(scale_of(r).scale);
@@ -129,7 +142,8 @@ struct CodesTile {
         for (int n = 0; n < N; n++) {
           const int64_t at = r * kPanel + n * I::kLanes;
           const typename I::F link = Q::kScaled ? t[r][n] : I::to_float(sum[r][n]);
-          I::store(z + at, I::fma(of_x, link, I::load(before + at)));
+          const typename I::F sums = I::fma(of_x, link, I::load(before + at));
+          I::store(z + at, Q::kScaled ? sums : I::mul(sums, I::load_scale(scales + n * I::kLanes)));
         }
         x[r] += span_units * kUnitBytes;
       }
@@ -176,17 +190,17 @@ struct CodesPanel {
   // counts where memory is what it waits for; the 8-bit weights of few rows.
   static int64_t most_rows(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows <= 8 ? 3 : kRows; }
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
-  static const float* scales(const char* w, int64_t k) {
-    return Q::kScaled ? nullptr : reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
-  }
+  static const float* scales(const char*, int64_t) { return nullptr; }  // the tile applies them
 
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
-    // A block, 32 KiB of weights, stays in the L1 cache or close to it while the tiles pass over it.
-    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
     const int64_t most = most_rows(rows), groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
-    for (int64_t begin = 0; begin < groups; begin += kBlock) {
-      const int64_t end = begin + kBlock < groups ? begin + kBlock : groups;
+    // A block, 32 KiB of weights, stays in the L1 cache or close to it while the tiles pass over it. Many tiles of int8
+    // read it from the L2 cache as fast, and begin less often if it is larger.
+    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
+    const int64_t block = !Q::kScaled && tiles >= 6 ? 4 * kBlock : kBlock;
+    for (int64_t begin = 0; begin < groups; begin += block) {
+      const int64_t end = begin + block < groups ? begin + block : groups;
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
         CodesTask task{};
@@ -200,6 +214,7 @@ struct CodesPanel {
         task.shares = tiles * passes - silent;
         task.z = z + first * kPanel;
         task.before = begin == 0 ? kZeros : task.z;
+        if (!Q::kScaled && end == groups) task.scales = reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
         CodesTile<I, Q>::run(int(size), task);
         if (end == groups) done(first, size);
       }
