@@ -99,7 +99,11 @@ struct Tile : S {
         } else {
           __m512 b[N];
 #pragma GCC unroll 4
-          for (int n = 0; n < N; n++) b[n] = S::weights(part, w, n);
+          for (int n = 0; n < N; n++) {
+            b[n] = S::weights(part, w, n);
+            // Or GCC reads it again for every row, which is slow while it is on its way from memory.
+            if constexpr (S::kParts == 1) asm("" : "+v"(b[n]));
+          }
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) {
             const __m512 a = S::part(part, broadcast_step(x[r] + s * 4));
