@@ -16,7 +16,8 @@ namespace {
 double most_difference(int32_t type) { return type == FTH_F32 ? 1e-5 : type == FTH_BF16 ? 5e-3 : 3e-2; }
 
 // Sums of three uniform numbers: near enough to what weights and activations look like.
-void fill(std::vector<float>& values, float scale, uint32_t state) {
+template <class Floats>
+void fill(Floats& values, float scale, uint32_t state) {
   const auto next = [&] {
     state = state * 1664525u + 1013904223u;
     return float(int32_t(state) >> 8) * (1.f / (1 << 23));

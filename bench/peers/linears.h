@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,23 @@ namespace peers {
 // The rows of a step that are compared.
 constexpr int64_t kRows[] = {1, 4, 16, 128, 512}, kMostRows = 512;
 
+// Memory that begins where a cache line does, as that of engines and of oneDNN does.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, std::align_val_t(64)); }
+  bool operator==(const LineAllocator&) const { return true; }
+};
+
 // One product y = W x: x [kMostRows, in], w [out, in].
 struct Part {
   int32_t in, out;
-  std::vector<float> x, w;
+  std::vector<float, LineAllocator<float>> x;
+  std::vector<float> w;
   std::vector<uint8_t> blocks;  // w in the blocks of q8_0 or q4_0, as in GGUF files; empty for other types
 };
 
