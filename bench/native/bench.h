@@ -54,8 +54,6 @@ double read_rate(fth_context* ctx, const Memory& memory, int64_t bytes);
 double copy_rate(fth_context* ctx, const Memory& memory, int64_t bytes);
 // Reads a buffer with all workers, each its own slice; what a kernel that reads it once cannot beat.
 void read_all(fth_context* ctx, const char* data, int64_t bytes);
-// The arithmetic of so many FLOPs of products with weights of this type with all workers, and nothing else.
-void calculate(fth_context* ctx, int32_t type, double flops);
 
 inline double now() {
   timespec t;
@@ -110,8 +108,8 @@ struct Line {
 };
 void report(const Line& line, const Samples& samples);
 
-// What the machine's limits allow for some work: reading its bytes and doing its arithmetic, whichever takes longer. Both
-// alternate with the work, so that all see the same machine.
+// What the machine's limits allow for some work: reading its bytes or doing its arithmetic, whichever takes longer.
+// Both alternate with the work, so that all see the same machine.
 class Ideal {
  public:
   // type: of the weights, which says what arithmetic.

@@ -139,6 +139,15 @@ Arithmetic arithmetic(fth_context* ctx, int32_t type) {
   return {fma_scalar, 2.0 * 8};
 }
 
+// The arithmetic of so many FLOPs of products with weights of this type, by all workers, and nothing else.
+void calculate(fth_context* ctx, int32_t type, double flops) {
+  const Arithmetic a = arithmetic(ctx, type);
+  const int64_t workers = ctx->info.workers, rounds = int64_t(ceil(flops / (a.flops * double(workers))));
+  fth::parallel(ctx, workers, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t worker = begin; worker < end; worker++) a.loop(rounds);
+  });
+}
+
 // slice(from, to) of a buffer by every worker.
 template <class F>
 void slices(fth_context* ctx, int64_t bytes, F slice) {
@@ -184,14 +193,6 @@ double read_rate(fth_context* ctx, const Memory& memory, int64_t bytes) {
 }
 double copy_rate(fth_context* ctx, const Memory& memory, int64_t bytes) {
   return memory_rate(memory, bytes, [&](char* data, int64_t piece) { copy_all(ctx, data, piece); });
-}
-
-void calculate(fth_context* ctx, int32_t type, double flops) {
-  const Arithmetic a = arithmetic(ctx, type);
-  const int64_t workers = ctx->info.workers, rounds = int64_t(ceil(flops / (a.flops * double(workers))));
-  fth::parallel(ctx, workers, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t worker = begin; worker < end; worker++) a.loop(rounds);
-  });
 }
 
 double peak(fth_context* ctx, int32_t type) {

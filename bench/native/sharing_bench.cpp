@@ -35,7 +35,8 @@ void kernel(fth_context* ctx, const bench::Options& options, int64_t rows) {
   snprintf(what, sizeof what, "%lld row%s, one layer", (long long)rows, rows > 1 ? "s" : "");
   bench::report(ideal_shared.line("sharing", what), of_shared);
   printf("%-10s   %.2f times as many rows in the same time; reading alone: %.2f times\n", "",
-         double(rows) * of_distinct.median() / of_shared.median(), ideal_distinct.read_seconds() / ideal_shared.read_seconds());
+         double(rows) * of_distinct.median() / of_shared.median(),
+         ideal_distinct.read_seconds() / ideal_shared.read_seconds());
 }
 
 // One token through 24 effective layers: `layers` that are each passed as often as it takes, against 24 layers.

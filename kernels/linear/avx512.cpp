@@ -107,16 +107,10 @@ template <bool kWhole>
   const auto unit = [&](int64_t u) { return Unit<kWhole>{x + u * kCodeUnit, count - u * kCodeUnit}; };
   __m512i most = unit(0).largest();
   for (int64_t u = 1; u < to.units; u++) most = _mm512_max_epi32(most, unit(u).largest());
-  const FixedPoint fixed = fixed_point(uint32_t(_mm512_reduce_max_epi32(most)), 127);
-  __m128i all = _mm_setzero_si128();
-  for (int64_t u = 0; u < to.units; u++) {
-    const __m128i minus_sum = unit(u).encode(_mm512_set1_ps(fixed.steps), to.code + u * kCodeUnit);
-    all = _mm_add_epi32(all, minus_sum);
-    to.scale[u] = {fixed.unit, {}, 0, {}};
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.scale[u].minus_sum), minus_sum);
-  }
-  all = _mm_add_epi32(all, _mm_unpackhi_epi64(all, all));
-  to.scale->minus_span = _mm_cvtsi128_si32(all) + _mm_extract_epi32(all, 1);
+  const __m512 steps = _mm512_set1_ps(begin_span(to, _mm512_reduce_max_epi32(most)));
+  for (int64_t u = 0; u < to.units; u++)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to.scale[u].minus_sum), unit(u).encode(steps, to.code + u * kCodeUnit));
+  end_span(to);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 namespace fth::linear {
 namespace {
 
+// Where the codes and scales of a span go.
 struct Span {
   int64_t units;
   int8_t* code;
@@ -43,10 +44,12 @@ inline float begin_span(const Span& span, int32_t most_bits) {
   for (int64_t u = 0; u < span.units; u++) span.scale[u] = {fixed.unit, {}, 0, {}};
   return fixed.steps;
 }
-// Once each group's minus_sum is there.
+// Once each group's minus_sum is there. (Those of numbers that are none wrap around.)
 inline void end_span(const Span& span) {
+  uint32_t all = 0;
   for (int64_t u = 0; u < span.units; u++)
-    for (int32_t sum : span.scale[u].minus_sum) span.scale->minus_span += sum;
+    for (int32_t sum : span.scale[u].minus_sum) all += uint32_t(sum);
+  span.scale->minus_span = int32_t(all);
 }
 
 }  // namespace
