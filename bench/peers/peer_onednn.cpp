@@ -1,6 +1,9 @@
-// oneDNN: matmul with weights that it lays out once (format_tag::any), activations already in their type.
+// oneDNN: matmul with weights that it lays out once (format_tag::any), activations already in their type. With
+// ONEDNN_F32=1 they come in fp32, as Fathom's do, and its reorder makes them bf16 or int8 inside the timed call, by a
+// scale that is known beforehand.
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
@@ -15,8 +18,9 @@ using Data = memory::data_type;
 
 class DnnlLinears : public peers::Linears {
  public:
-  DnnlLinears(const dnnl::engine& engine, int32_t type, const std::vector<peers::Part>& parts, int64_t copies)
-      : engine_(engine), stream_(engine), type_(type), copies_(copies) {
+  DnnlLinears(const dnnl::engine& engine, int32_t type, bool from_f32, const std::vector<peers::Part>& parts,
+              int64_t copies)
+      : engine_(engine), stream_(engine), type_(type), from_f32_(from_f32 && type != FTH_F32), copies_(copies) {
     for (const peers::Part& part : parts) products_.emplace_back(part);
   }
 
@@ -26,6 +30,7 @@ class DnnlLinears : public peers::Linears {
   }
   void run(int64_t copy) override {
     for (Product& p : products_) {
+      if (from_f32_) p.convert.execute(stream_, p.convert_arguments);
       p.arguments[DNNL_ARG_WEIGHTS] = p.weights[size_t(copy)];
       p.matmul.execute(stream_, p.arguments);
     }
@@ -38,10 +43,11 @@ class DnnlLinears : public peers::Linears {
     explicit Product(const peers::Part& p) : part(p), y(size_t(peers::kMostRows) * size_t(p.out)) {}
     const peers::Part& part;
     std::vector<float> y, scale;
+    dnnl::reorder convert;
     dnnl::matmul matmul;
     memory::desc layout;
     std::vector<memory> weights;
-    std::unordered_map<int, memory> arguments;
+    std::unordered_map<int, memory> arguments, convert_arguments;
   };
 
   Data data() const { return type_ == FTH_F32 ? Data::f32 : type_ == FTH_BF16 ? Data::bf16 : Data::s8; }
@@ -98,6 +104,7 @@ class DnnlLinears : public peers::Linears {
     p.matmul = dnnl::matmul(description);
     p.arguments[DNNL_ARG_SRC] = converted(p.part.x.data(), rows, in, Tag::ab, x_scale);
     p.arguments[DNNL_ARG_DST] = memory(dst, engine_, p.y.data());
+    if (from_f32_) prepare_convert(p, rows);
     // The layout it wants may depend on the number of rows.
     if (!p.weights.empty() && p.layout == description.weights_desc()) return;
     p.layout = description.weights_desc();
@@ -111,9 +118,26 @@ class DnnlLinears : public peers::Linears {
     stream_.wait();
   }
 
+  void prepare_convert(Product& p, int64_t rows) {
+    const memory from({{rows, p.part.in}, Data::f32, Tag::ab}, engine_, const_cast<float*>(p.part.x.data()));
+    const memory& to = p.arguments[DNNL_ARG_SRC];
+    dnnl::primitive_attr attributes;
+    p.convert_arguments = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
+    if (type_ == FTH_I8) {
+#if DNNL_VERSION_MAJOR >= 3
+      attributes.set_scales_mask(DNNL_ARG_DST, 0);
+      p.convert_arguments[DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST] = p.arguments[DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC];
+#else
+      attributes.set_output_scales(0, {1 / peers::i8_scale(p.part.x.data(), rows * p.part.in)});
+#endif
+    }
+    p.convert = dnnl::reorder(from, to, attributes);
+  }
+
   dnnl::engine engine_;
   dnnl::stream stream_;
   int32_t type_;
+  bool from_f32_;
   int64_t copies_;
   std::vector<Product> products_;
 };
@@ -122,15 +146,17 @@ class OneDnn : public peers::Peer {
  public:
   std::string name() const override {
     const dnnl_version_t* v = dnnl_version();
-    return "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch);
+    return "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch) +
+           (from_f32_ ? ", activations in f32" : "");
   }
   std::unique_ptr<peers::Linears> load(int32_t type, const std::vector<peers::Part>& parts, int64_t copies) override {
     if (type != FTH_F32 && type != FTH_BF16 && type != FTH_I8) return nullptr;
-    return std::make_unique<DnnlLinears>(engine_, type, parts, copies);
+    return std::make_unique<DnnlLinears>(engine_, type, from_f32_, parts, copies);
   }
 
  private:
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  const bool from_f32_ = getenv("ONEDNN_F32") != nullptr;
 };
 
 }  // namespace
