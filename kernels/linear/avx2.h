@@ -17,6 +17,9 @@ struct IntegersBase {
   static V set_int(int32_t x) { return _mm256_set1_epi32(x); }
   static V nibbles(V w, int high) { return _mm256_and_si256(high ? _mm256_srli_epi16(w, 4) : w, _mm256_set1_epi8(15)); }
 
+  static V load_sum(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const V*>(p)); }
+  static void store_sum(int32_t* p, V x) { _mm256_store_si256(reinterpret_cast<V*>(p), x); }
+
   static F scales(const char* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static F to_float(V x) { return _mm256_cvtepi32_ps(x); }
   static F zero() { return _mm256_setzero_ps(); }

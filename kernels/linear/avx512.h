@@ -81,7 +81,7 @@ struct Tile : S {
     }
     for (int64_t s = 0, steps = task.steps; s < steps; s++, w += kStepBytes) {
 #pragma GCC unroll 2
-      for (int i = 0; i < kFetchLines; i++, fetch += 64) _mm_prefetch(fetch, _MM_HINT_T1);
+      for (int i = 0; i < kFetchLines; i++, fetch += 64) _mm_prefetch(fetch, _MM_HINT_T0);
 #pragma GCC unroll 2
       for (int part = 0; part < S::kParts; part++) {
         // There are no registers to keep both parts of a load: load again, with all chains in registers.

@@ -27,6 +27,9 @@ struct Integers {
   // Not the intrinsic: GCC copies its accumulators around, to the stack and back when there are many.
   static void dot(V& sum, Weights w, V codes) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(codes)); }
 
+  static V load_sum(const int32_t* p) { return _mm512_load_si512(p); }
+  static void store_sum(int32_t* p, V x) { _mm512_store_si512(p, x); }
+
   static F scales(const char* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static F to_float(V x) { return _mm512_cvtepi32_ps(x); }
   static F zero() { return _mm512_setzero_ps(); }

@@ -124,7 +124,7 @@ struct Task {
   const char* w;
   int64_t steps;
   bool fresh;         // the chains start here; else they continue from z
-  const char* fetch;  // weights to bring to the L2 cache meanwhile,
+  const char* fetch;  // weights to fetch meanwhile,
   int fetch_lines;    // so many lines of 64 bytes per step: 0, 1, 2 or 4
   float* z;           // [rows][kPanel]
 };
@@ -135,19 +135,24 @@ struct Fetch {
   int lines;
 };
 
-// A panel's weights as they are stored. Where several tiles read a block, the later ones fetch the next block, so that
-// memory is never idle. A few rows read the weights as one stream, which the processor prefetches best by itself unless
-// the tile passes over the block several times (T::kPasses).
+// A panel's weights as they are stored. Where several tiles read a block they fetch the next one meanwhile, so that
+// memory is never idle. A single tile reads the weights as one stream, which the processor prefetches best by itself
+// unless the tile passes over the block several times (T::kPasses).
 template <class T>
 struct Stored {
-  static constexpr int64_t kBlockSteps = T::kBlockSteps, kBytes = T::kStepBytes;
+  static constexpr int64_t kBytes = T::kStepBytes;
+  static constexpr int kLines = kBytes / 64;
   const char* w;
+
+  // Few tiles are done with a block before the next one has come from memory, unless both are small and in the L1 cache.
+  static int64_t block_steps(int64_t tiles) { return few(tiles) ? (16 << 10) / kBytes : T::kBlockSteps; }
+  static bool few(int64_t tiles) { return tiles > 1 && tiles <= kLines; }
 
   const char* block(int64_t begin, int64_t) const { return w + begin * kBytes; }
   static Fetch fetch(int64_t tile, int64_t tiles, int64_t size) {
-    constexpr int kLines = kBytes / 64;
-    if (tiles < 3) return {tile, T::kPasses && size > 1 ? kLines : 0};
-    return {tile - 1, tiles > kLines ? 1 : kLines / 2};
+    if (tiles == 1) return {0, T::kPasses && size > 1 ? kLines : 0};
+    if (tiles == 2) return {tile, kLines / 2};
+    return {tile - 1, few(tiles) ? kLines / 2 : 1};
   }
 };
 
@@ -155,7 +160,8 @@ struct Stored {
 // does overlaps the next tile.
 template <class T, class W, class Done>
 void product(const char* const* x, int64_t rows, const W& weights, int64_t steps, float* z, Done done) {
-  const int64_t blocks = (steps + W::kBlockSteps - 1) / W::kBlockSteps, tiles = (rows + T::kRows - 1) / T::kRows;
+  const int64_t tiles = (rows + T::kRows - 1) / T::kRows, most = W::block_steps(tiles);
+  const int64_t blocks = (steps + most - 1) / most;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t begin = steps * block / blocks, end = steps * (block + 1) / blocks;
     const char* w = weights.block(begin, end);
@@ -226,6 +232,7 @@ struct EightBits {
 
   struct Decoded {
     static constexpr int64_t kBlockSteps = 128, kBytes = E::kStepBytes;  // 32 KiB: it stays in the L1 cache
+    static int64_t block_steps(int64_t) { return kBlockSteps; }
     const char* w;
     char* room;
 

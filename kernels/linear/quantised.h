@@ -32,13 +32,14 @@ struct Q4 {
   static constexpr int kHalves = 2, kOffsetBits = 3;
 };
 
-// The links of the chains of some rows over some spans of x.
+// The links of the chains of some rows over a block of weights.
 struct CodesTask {
-  const char* x[6];       // each row's first span
+  const char* x[6];         // each row's span in which the block begins
+  int64_t begin, end, all;  // groups of 32 k, from that span's begin on: the block's, and where the row ends
   const char* w;
-  int64_t groups;         // of 32 k; whole spans but at the end of a row
-  const char* next;       // weights to bring to the L2 cache meanwhile
+  const char* next;       // weights to fetch meanwhile
   int64_t share, shares;  // the first pass's part in that, if it is not negative, and how many parts there are
+  int32_t* sums;          // [rows][kPanel]: of a span that begins before the block or ends behind it, so far
   const float* before;    // z so far, or zeros
   const float* scales;    // [kPanel], multiply z where the rows end here; or null
   float* z;               // [rows][kPanel]
@@ -78,11 +79,11 @@ struct CodesTile {
   template <int R>
   static void passes(const CodesTask& task) {
     constexpr int N = I::vectors(R, Q::kScaled);
-    constexpr bool kFetches = R > 1 && 2 * R > kRows;  // smaller tiles have none before them
+    constexpr bool kFetches = R > 1 && 2 * R >= kRows;  // of several tiles none is smaller
     for (int64_t pass = 0; pass < kPanel / (N * I::kLanes); pass++) {
       const int64_t first = pass * N * I::kLanes, share = task.share + pass;
       const int lines = task.shares >= 4 ? 1 : task.shares >= 2 ? 2 : 4;
-      const char* next = task.next + share * lines * 64 * kSteps * task.groups;
+      const char* next = task.next + share * lines * 64 * kSteps * (task.end - task.begin);
       if (!kFetches || share < 0 || share * lines >= 4) tile<R, N, 0>(task, first, nullptr);
       else if (lines == 1) tile<R, N, 1>(task, first, next);
       else if (lines == 2) tile<R, N, 2>(task, first, next);
@@ -98,8 +99,8 @@ struct CodesTile {
     const char* w = task.w + first * (Q::kScaled ? 2 : 4);
     const float* before = task.before + first;
     float* const z = task.z + first;
-    for (int64_t left = task.groups; left > 0; left -= kSpan) {
-      const int64_t groups = left < kSpan ? left : kSpan;
+    for (int64_t span = 0; span < task.end; span += kSpan) {
+      const int64_t groups = task.all - span < kSpan ? task.all - span : kSpan;
       const int64_t span_units = kSpan == kGroups ? 1 : (groups + kGroups - 1) / kGroups;
       const auto scale_of = [&](int r) -> const Scale& {
         return *reinterpret_cast<const Scale*>(x[r] + span_units * kCodeUnit);
@@ -125,16 +126,30 @@ struct CodesTile {
           }
         }
       } else {
+        const int64_t from = span < task.begin ? task.begin - span : 0;
+        const int64_t to = task.end - span < groups ? task.end - span : groups;
+        const auto so_far = [&](int r, int n) { return task.sums + first + r * kPanel + n * I::kLanes; };
 #pragma GCC unroll 6
-        for (int r = 0; r < R; r++) start<N>(sum[r], scale_of(r).minus_span);
-        for (int64_t k = 0; k < groups * kGroup; k += 4 * Q::kHalves, w += kStepBytes)
+        for (int r = 0; r < R; r++)
+          if (from == 0) start<N>(sum[r], scale_of(r).minus_span);
+          else
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) sum[r][n] = I::load_sum(so_far(r, n));
+        for (int64_t k = from * kGroup; k < to * kGroup; k += 4 * Q::kHalves, w += kStepBytes)
           step<R, N, kLines>(sum, x, k, w, next);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
           for (int n = 0; n < N; n++) asm volatile("" : "+v"(sum[r][n]));  // or GCC keeps them on the stack
+        if (to < groups) {
+#pragma GCC unroll 6
+          for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) I::store_sum(so_far(r, n), sum[r][n]);
+          return;
+        }
       }
-      const float* scales = task.scales == nullptr || left > kSpan ? kOnes.x : task.scales + first;
+      const float* scales = task.scales == nullptr || span + kSpan < task.end ? kOnes.x : task.scales + first;
 #pragma GCC unroll 6
       for (int r = 0; r < R; r++) {
         const typename I::F of_x = I::set(scale_of(r).scale);
@@ -142,8 +157,8 @@ struct CodesTile {
         for (int n = 0; n < N; n++) {
           const int64_t at = r * kPanel + n * I::kLanes;
           const typename I::F link = Q::kScaled ? t[r][n] : I::to_float(sum[r][n]);
-          const typename I::F sums = I::fma(of_x, link, I::load(before + at));
-          I::store(z + at, Q::kScaled ? sums : I::mul(sums, I::load_scale(scales + n * I::kLanes)));
+          const typename I::F chain = I::fma(of_x, link, I::load(before + at));
+          I::store(z + at, Q::kScaled ? chain : I::mul(chain, I::load_scale(scales + n * I::kLanes)));
         }
         x[r] += span_units * kUnitBytes;
       }
@@ -162,7 +177,7 @@ struct CodesTile {
   [[gnu::always_inline]] static void step(typename I::V (&sum)[R][N], const char* const (&x)[R], int64_t k,
                                           const char* w, [[maybe_unused]] const char*& next) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+    for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T0);
 #pragma GCC unroll 2
     for (int half = 0; half < Q::kHalves; half++) {
       typename I::Weights b[N];
@@ -185,35 +200,44 @@ struct CodesTile {
 
 template <class I, class Q>
 struct CodesPanel {
-  static constexpr int64_t kRows = CodesTile<I, Q>::kRows;
-  // Of a tile. With AVX-512 one of up to three rows passes over the weights once, in the order in which they lie, which
-  // counts where memory is what it waits for; the 8-bit weights of few rows.
-  static int64_t most_rows(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows <= 8 ? 3 : kRows; }
+  static constexpr int64_t kRows = CodesTile<I, Q>::kRows, kSpan = CodesTile<I, Q>::kSpan;
+  // With AVX-512 a tile of up to three rows passes over 8-bit weights once, in the order in which they lie, which counts
+  // where memory is what it waits for: with few rows. The processor prefetches them best by itself.
+  static bool narrow(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows <= 6; }
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
   static const float* scales(const char*, int64_t) { return nullptr; }  // the tile applies them
 
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
-    const int64_t most = most_rows(rows), groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
-    // A block, 32 KiB of weights, stays in the L1 cache or close to it while the tiles pass over it. Many tiles of int8
-    // read it from the L2 cache as fast, and begin less often if it is larger.
-    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
-    const int64_t block = !Q::kScaled && tiles >= 6 ? 4 * kBlock : kBlock;
+    const int64_t most = narrow(rows) ? 3 : kRows, groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
+    // A block of weights, 32 KiB, stays in the L1 cache or close to it while the tiles pass over it. A few tiles are done
+    // with theirs before the next one has come from memory, unless both are smaller. Many tiles of int8 read theirs from
+    // the L2 cache as fast, and begin less often if it is larger.
+    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8), kFewTiles = 4;
+    constexpr bool kSmallBlocks = Q::kScaled || kRows == 6;  // half a span of int8 has its cost, more so with AVX2
+    const bool few = tiles > 1 && tiles <= kFewTiles && !narrow(rows);
+    const int64_t block = few && kSmallBlocks ? kBlock / 2 : !Q::kScaled && tiles >= 6 ? kBlock * 4 : kBlock;
+    alignas(64) int32_t sums[kFewTiles * kRows * kPanel];
     for (int64_t begin = 0; begin < groups; begin += block) {
-      const int64_t end = begin + block < groups ? begin + block : groups;
+      const int64_t end = begin + block < groups ? begin + block : groups, span = begin / kSpan * kSpan;
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
         CodesTask task{};
-        for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + begin / kGroups * kUnitBytes;
+        for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + span / kGroups * kUnitBytes;
         task.w = w + begin * Q::kGroupBytes;
-        task.groups = end - begin;
-        // The tiles behind the first bring the next block, or a single one that passes over the block several times.
-        const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), silent = tiles == 1 && passes > 1 ? 0 : passes;
+        task.begin = begin - span;
+        task.end = end - span;
+        task.all = groups - span;
+        if (few && !Q::kScaled) task.sums = sums + first * kPanel;
+        // The next block is fetched by both of two tiles, those behind the first of more, or a single one that passes
+        // over its block several times.
+        const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), all = tiles * passes;
+        const int64_t silent = narrow(rows) ? all : tiles == 1 ? (passes > 1 ? 0 : all) : tiles == 2 ? 0 : passes;
         task.next = w + end * Q::kGroupBytes;
         task.share = tile * passes - silent;
-        task.shares = tiles * passes - silent;
+        task.shares = all - silent;
         task.z = z + first * kPanel;
-        task.before = begin == 0 ? kZeros : task.z;
+        task.before = span == 0 ? kZeros : task.z;
         if (!Q::kScaled && end == groups) task.scales = reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
         CodesTile<I, Q>::run(int(size), task);
         if (end == groups) done(first, size);
