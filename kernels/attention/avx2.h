@@ -96,7 +96,7 @@ template <Form form, int R, int N, bool kMasked>
       step(s + 1, 3);
       step(s + 2, 3);
       step(s + 3, 3);
-      for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.at + i * 64, _MM_HINT_T1);
+      for (int i = 0; i < ahead.lines; i++) _mm_prefetch(ahead.at + i * 64, _MM_HINT_T0);
       ahead.at += ahead.lines * 64;
     }
   }
