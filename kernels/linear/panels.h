@@ -144,7 +144,8 @@ struct Stored {
   static constexpr int kLines = kBytes / 64;
   const char* w;
 
-  // Few tiles are done with a block before the next one has come from memory, unless both are small and in the L1 cache.
+  // A few tiles are done with a block before the next one has come from memory, unless both are small and in the L1
+  // cache.
   static int64_t block_steps(int64_t tiles) { return few(tiles) ? (16 << 10) / kBytes : T::kBlockSteps; }
   static bool few(int64_t tiles) { return tiles > 1 && tiles <= kLines; }
 

@@ -201,22 +201,33 @@ struct CodesTile {
 template <class I, class Q>
 struct CodesPanel {
   static constexpr int64_t kRows = CodesTile<I, Q>::kRows, kSpan = CodesTile<I, Q>::kSpan;
-  // With AVX-512 a tile of up to three rows passes over 8-bit weights once, in the order in which they lie, which counts
-  // where memory is what it waits for: with few rows. The processor prefetches them best by itself.
+  // With AVX-512 a tile of up to three rows passes over 8-bit weights once, in the order in which they lie, which
+  // counts where memory is what it waits for: with few rows. The processor prefetches them best by itself.
   static bool narrow(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows <= 6; }
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
   static const float* scales(const char*, int64_t) { return nullptr; }  // the tile applies them
 
+  static constexpr int64_t kFewTiles = 4;
+  // Groups of a block: 32 KiB of weights stay in the L1 cache or close to it while the tiles pass over them. A few
+  // tiles are done with a block before the next one has come from memory, unless both are smaller. (Half a span of int8
+  // has its cost, too high for AVX2.) Many tiles of int8 read theirs from the L2 cache as fast, and begin less often if
+  // it is larger.
+  static int64_t block_groups(int64_t tiles, bool few) {
+    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
+    if (few && (Q::kScaled || kRows == 6)) return kBlock / 2;
+    return !Q::kScaled && tiles >= 6 ? kBlock * 4 : kBlock;
+  }
+  // Passes over a block before the first that fetches a part of the next one. Two tiles fetch both; of more those
+  // behind the first; a single one if it passes over its block several times.
+  static int64_t silent_passes(int64_t tiles, int64_t passes) {
+    return tiles == 2 || (tiles == 1 && passes > 1) ? 0 : passes;
+  }
+
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
     const int64_t most = narrow(rows) ? 3 : kRows, groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
-    // A block of weights, 32 KiB, stays in the L1 cache or close to it while the tiles pass over it. A few tiles are done
-    // with theirs before the next one has come from memory, unless both are smaller. Many tiles of int8 read theirs from
-    // the L2 cache as fast, and begin less often if it is larger.
-    constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8), kFewTiles = 4;
-    constexpr bool kSmallBlocks = Q::kScaled || kRows == 6;  // half a span of int8 has its cost, more so with AVX2
     const bool few = tiles > 1 && tiles <= kFewTiles && !narrow(rows);
-    const int64_t block = few && kSmallBlocks ? kBlock / 2 : !Q::kScaled && tiles >= 6 ? kBlock * 4 : kBlock;
+    const int64_t block = block_groups(tiles, few);
     alignas(64) int32_t sums[kFewTiles * kRows * kPanel];
     for (int64_t begin = 0; begin < groups; begin += block) {
       const int64_t end = begin + block < groups ? begin + block : groups, span = begin / kSpan * kSpan;
@@ -224,18 +235,16 @@ struct CodesPanel {
         const int64_t first = rows * tile / tiles, size = rows * (tile + 1) / tiles - first;
         CodesTask task{};
         for (int64_t r = 0; r < size; r++) task.x[r] = x[first + r] + span / kGroups * kUnitBytes;
-        task.w = w + begin * Q::kGroupBytes;
         task.begin = begin - span;
         task.end = end - span;
         task.all = groups - span;
-        if (few && !Q::kScaled) task.sums = sums + first * kPanel;
-        // The next block is fetched by both of two tiles, those behind the first of more, or a single one that passes
-        // over its block several times.
+        task.w = w + begin * Q::kGroupBytes;
         const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), all = tiles * passes;
-        const int64_t silent = narrow(rows) ? all : tiles == 1 ? (passes > 1 ? 0 : all) : tiles == 2 ? 0 : passes;
+        const int64_t silent = narrow(rows) ? all : silent_passes(tiles, passes);
         task.next = w + end * Q::kGroupBytes;
         task.share = tile * passes - silent;
         task.shares = all - silent;
+        if (few && !Q::kScaled) task.sums = sums + first * kPanel;
         task.z = z + first * kPanel;
         task.before = span == 0 ? kZeros : task.z;
         if (!Q::kScaled && end == groups) task.scales = reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
