@@ -37,12 +37,12 @@ struct CodesTask {
   const char* x[6];         // each row's span in which the block begins
   int64_t begin, end, all;  // groups of 32 k, from that span's begin on: the block's, and where the row ends
   const char* w;
-  const char* next;       // weights to fetch meanwhile
-  int64_t share, shares;  // the first pass's part in that, if it is not negative, and how many parts there are
-  int32_t* sums;          // [rows][kPanel]: of a span that begins before the block or ends behind it, so far
-  const float* before;    // z so far, or zeros
-  const float* scales;    // [kPanel], multiply z where the rows end here; or null
-  float* z;               // [rows][kPanel]
+  const char* next;         // the next block, of which this tile fetches its share meanwhile, if that is not negative
+  int64_t share, shares;
+  int32_t* sums;            // [rows][kPanel]: of a span that begins before the block or ends behind it, so far
+  const float* before;      // z so far, or zeros
+  const float* scales;      // [kPanel], multiply z where the rows end here; or null
+  float* z;                 // [rows][kPanel]
 };
 
 alignas(64) constexpr float kZeros[6 * kPanel] = {};
@@ -74,20 +74,27 @@ struct CodesTile {
   static int64_t pass_count(int rows) { return kPanel / I::kLanes / I::vectors(rows, Q::kScaled); }
   static constexpr int least(int rows) { return rows < kRows ? rows : kRows; }
 
-  // N vectors of the panel's features per pass. Passes with a share bring the next weights, one, two or all four lines
-  // of every step, so that they come in an even stream: a burst of prefetches holds up the loads behind it.
+  // N vectors of the panel's features per pass. Each brings its part of the next block: so many of every step's four
+  // lines, in an even stream, since a burst of prefetches holds up the loads behind it.
   template <int R>
   static void passes(const CodesTask& task) {
     constexpr int N = I::vectors(R, Q::kScaled);
-    constexpr bool kFetches = R > 1 && 2 * R >= kRows;  // of several tiles none is smaller
-    for (int64_t pass = 0; pass < kPanel / (N * I::kLanes); pass++) {
-      const int64_t first = pass * N * I::kLanes, share = task.share + pass;
-      const int lines = task.shares >= 4 ? 1 : task.shares >= 2 ? 2 : 4;
-      const char* next = task.next + share * lines * 64 * kSteps * (task.end - task.begin);
-      if (!kFetches || share < 0 || share * lines >= 4) tile<R, N, 0>(task, first, nullptr);
-      else if (lines == 1) tile<R, N, 1>(task, first, next);
-      else if (lines == 2) tile<R, N, 2>(task, first, next);
-      else tile<R, N, 4>(task, first, next);
+    constexpr int64_t kPasses = kPanel / (N * I::kLanes);
+    constexpr bool kFetches = 2 * R >= kRows;  // of several tiles none is smaller
+    for (int64_t pass = 0; pass < kPasses; pass++) {
+      const int64_t first = pass * N * I::kLanes, part = task.share * kPasses + pass, parts = task.shares * kPasses;
+      if (!kFetches || part < 0) {
+        tile<R, N, 0>(task, first, nullptr);
+        continue;
+      }
+      const int64_t begin = part * 4 / parts, end = (part + 1) * 4 / parts;
+      const char* next = task.next + (task.end - task.begin) * Q::kGroupBytes * begin / 4;
+      switch (end - begin) {
+        case 0: tile<R, N, 0>(task, first, next); break;
+        case 1: tile<R, N, 1>(task, first, next); break;
+        case 2: tile<R, N, 2>(task, first, next); break;
+        default: tile<R, N, 4>(task, first, next);
+      }
     }
   }
 
@@ -116,6 +123,7 @@ struct CodesTile {
 #pragma GCC unroll 6
           for (int r = 0; r < R; r++) start<N>(sum[r], scale_of(r).minus_sum[g]);
           const char* of_group = w + kScaleBytes + first * 2;
+          fetch<(kLines + 1) / 2>(next);  // of the scales' two lines
           for (int64_t k = g * kGroup, end = k + kGroup; k < end; k += 4 * Q::kHalves, of_group += kStepBytes)
             step<R, N, kLines>(sum, x, k, of_group, next);
 #pragma GCC unroll 8
@@ -172,12 +180,17 @@ struct CodesTile {
     for (int n = 0; n < N; n++) sum[n] = offset;
   }
 
+  template <int kLines>
+  [[gnu::always_inline]] static void fetch(const char*& next) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T0);
+  }
+
   // Adds the products of a step's codes, those from k on, and fetches kLines lines of `next`.
   template <int R, int N, int kLines>
   [[gnu::always_inline]] static void step(typename I::V (&sum)[R][N], const char* const (&x)[R], int64_t k,
                                           const char* w, [[maybe_unused]] const char*& next) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kLines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T0);
+    fetch<kLines>(next);
 #pragma GCC unroll 2
     for (int half = 0; half < Q::kHalves; half++) {
       typename I::Weights b[N];
@@ -201,33 +214,31 @@ struct CodesTile {
 template <class I, class Q>
 struct CodesPanel {
   static constexpr int64_t kRows = CodesTile<I, Q>::kRows, kSpan = CodesTile<I, Q>::kSpan;
-  // With AVX-512 a tile of up to three rows passes over 8-bit weights once, in the order in which they lie, which
-  // counts where memory is what it waits for: with few rows. The processor prefetches them best by itself.
-  static bool narrow(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows <= 6; }
   static int64_t panel_bytes(int64_t k) { return fth::linear::panel_bytes(Q::kType, k); }
   static const float* scales(const char*, int64_t) { return nullptr; }  // the tile applies them
 
+  // Four rows of q8_0 with AVX-512 are two narrow tiles, which pass over the weights once, in the order in which they
+  // lie: a sixth faster from memory than one tile that passes twice.
+  static bool narrow(int64_t rows) { return Q::kType == FTH_Q8_0 && kRows == 6 && rows == 4; }
+
   static constexpr int64_t kFewTiles = 4;
-  // Groups of a block: 32 KiB of weights stay in the L1 cache or close to it while the tiles pass over them. A few
-  // tiles are done with a block before the next one has come from memory, unless both are smaller. (Half a span of int8
-  // has its cost, too high for AVX2.) Many tiles of int8 read theirs from the L2 cache as fast, and begin less often if
-  // it is larger.
-  static int64_t block_groups(int64_t tiles, bool few) {
+  // Groups of a block: 32 KiB of weights stay in the L1 cache or close to it while tiles pass over them. A few that
+  // fetch the next block are done with theirs before it has come from memory, unless both are smaller. (Half a span of
+  // int8 has its cost, too high for AVX2.) Many tiles of int8 read theirs from the L2 cache as fast, and begin less often
+  // if it is larger.
+  static int64_t block_groups(int64_t tiles, bool fetch) {
     constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
-    if (few && (Q::kScaled || kRows == 6)) return kBlock / 2;
+    if (fetch && tiles <= kFewTiles && (Q::kScaled || kRows == 6)) return kBlock / 2;
     return !Q::kScaled && tiles >= 6 ? kBlock * 4 : kBlock;
-  }
-  // Passes over a block before the first that fetches a part of the next one. Two tiles fetch both; of more those
-  // behind the first; a single one if it passes over its block several times.
-  static int64_t silent_passes(int64_t tiles, int64_t passes) {
-    return tiles == 2 || (tiles == 1 && passes > 1) ? 0 : passes;
   }
 
   template <class Done>
   static void product(const char* const* x, int64_t rows, const char* w, int64_t k, float* z, Done done) {
-    const int64_t most = narrow(rows) ? 3 : kRows, groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
-    const bool few = tiles > 1 && tiles <= kFewTiles && !narrow(rows);
-    const int64_t block = block_groups(tiles, few);
+    const int64_t most = narrow(rows) ? 2 : kRows, groups = (k + kGroup - 1) / kGroup, tiles = (rows + most - 1) / most;
+    // Two tiles fetch the next block both, of more those behind the first. One that passes over the weights once reads
+    // them as a stream, which the processor prefetches best by itself.
+    const bool fetch = tiles * CodesTile<I, Q>::pass_count(int(rows / tiles)) > 1 && !narrow(rows);
+    const int64_t block = block_groups(tiles, fetch), silent = !fetch ? tiles : tiles > 2 ? 1 : 0;
     alignas(64) int32_t sums[kFewTiles * kRows * kPanel];
     for (int64_t begin = 0; begin < groups; begin += block) {
       const int64_t end = begin + block < groups ? begin + block : groups, span = begin / kSpan * kSpan;
@@ -239,12 +250,10 @@ struct CodesPanel {
         task.end = end - span;
         task.all = groups - span;
         task.w = w + begin * Q::kGroupBytes;
-        const int64_t passes = CodesTile<I, Q>::pass_count(int(size)), all = tiles * passes;
-        const int64_t silent = narrow(rows) ? all : silent_passes(tiles, passes);
         task.next = w + end * Q::kGroupBytes;
-        task.share = tile * passes - silent;
-        task.shares = all - silent;
-        if (few && !Q::kScaled) task.sums = sums + first * kPanel;
+        task.share = tile - silent;
+        task.shares = tiles - silent;
+        if (tiles <= kFewTiles) task.sums = sums + first * kPanel;
         task.z = z + first * kPanel;
         task.before = span == 0 ? kZeros : task.z;
         if (!Q::kScaled && end == groups) task.scales = reinterpret_cast<const float*>(w + panel_bytes(k)) - kPanel;
