@@ -224,8 +224,8 @@ struct CodesPanel {
   static constexpr int64_t kFewTiles = 4;
   // Groups of a block: 32 KiB of weights stay in the L1 cache or close to it while tiles pass over them. A few that
   // fetch the next block are done with theirs before it has come from memory, unless both are smaller. (Half a span of
-  // int8 has its cost, too high for AVX2.) Many tiles of int8 read theirs from the L2 cache as fast, and begin less often
-  // if it is larger.
+  // int8 has its cost, too high for AVX2.) Many tiles of int8 read theirs from the L2 cache as fast, and begin less
+  // often if it is larger.
   static int64_t block_groups(int64_t tiles, bool fetch) {
     constexpr int64_t kBlock = kGroups * (Q::kHalves == 1 ? 4 : 8);
     if (fetch && tiles <= kFewTiles && (Q::kScaled || kRows == 6)) return kBlock / 2;
