@@ -80,7 +80,7 @@ struct CodesTile {
   static void passes(const CodesTask& task) {
     constexpr int N = I::vectors(R, Q::kScaled);
     constexpr int64_t kPasses = kPanel / (N * I::kLanes);
-    constexpr bool kFetches = 2 * R >= kRows;  // of several tiles none is smaller
+    constexpr bool kFetches = kPasses > 1 || 2 * R >= kRows;  // of several tiles none is smaller than half
     for (int64_t pass = 0; pass < kPasses; pass++) {
       const int64_t first = pass * N * I::kLanes, part = task.share * kPasses + pass, parts = task.shares * kPasses;
       if (!kFetches || part < 0) {
